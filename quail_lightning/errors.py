@@ -1,0 +1,28 @@
+"""The one error for input that cannot be used."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """A value, file or combination that the user gave cannot be used.
+
+    Raised before anything expensive starts. The command line prints it without a traceback and exits
+    with status 2; from Python it is an ordinary ``ValueError``.
+
+    Args:
+        fact: what is wrong, in one sentence without the final full stop.
+        given: the value that was given, or None where the fact holds it already.
+        allowed: what would have been accepted.
+        remedy: what to do about it.
+    """
+
+    def __init__(
+        self, fact: str, *, given: object = None, allowed: str | None = None, remedy: str | None = None
+    ) -> None:
+        self.fact, self.given, self.allowed, self.remedy = fact, given, allowed, remedy
+        parts = [fact if given is None else f"{fact}; got {given!r}"]
+        if allowed is not None:
+            parts.append(f"Allowed: {allowed}")
+        if remedy is not None:
+            parts.append(remedy)
+        super().__init__(". ".join(part.rstrip(".") for part in parts) + ".")
