@@ -1,0 +1,1 @@
+"""Machine unlearning that survives quantization, as a PyTorch Lightning application."""

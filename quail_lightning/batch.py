@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-IGNORED = -100  # label of a position that no loss counts (the convention of transformers)
-
 
 class TokenBatch(NamedTuple):
     """Token windows of one set.
@@ -15,7 +13,7 @@ class TokenBatch(NamedTuple):
     Attributes:
         input_ids: [batch, time] token numbers.
         attention_mask: [batch, time], 1 for a real token, 0 for padding.
-        labels: [batch, time], the input itself, ``IGNORED`` where padded (shifting is the loss's business).
+        labels: [batch, time], the input itself, −100 where padded (shifting is the loss's business).
         index: [batch] number of the window within its set, the key of the reference's stored outputs.
     """
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+CSV_COLUMNS = ("model", "epoch", "precision", "metric", "value", "n", "low", "high", "reason")
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,58 @@ class ResultRow:
     precision: str
     metrics: Mapping[str, Measure]
     epoch: int | None = None
+
+
+def write_results(folder: Path, rows: Sequence[ResultRow], note: str = "") -> None:
+    """Write ``results.json`` and ``results.csv`` (one line a figure), each whole or not at all.
+
+    Args:
+        folder: the run's folder; its parents are made.
+        rows: all rows so far.
+        note: where the records depart from the benchmark's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"note": note, "rows": [_as_json(row) for row in rows]}
+    _replace(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, CSV_COLUMNS, restval="")
+    writer.writeheader()
+    for row in rows:
+        for metric, measure in row.metrics.items():
+            named = {"model": row.model, "epoch": row.epoch, "precision": row.precision, "metric": metric}
+            writer.writerow(named | _measure_as_json(measure))
+    _replace(folder / "results.csv", lines.getvalue())
+
+
+def read_results(folder: Path) -> list[ResultRow]:
+    """The rows of ``results.json``, without the per-record scores."""
+    content = json.loads((folder / "results.json").read_text("utf-8"))
+    return [
+        ResultRow(
+            row["model"],
+            row["precision"],
+            {
+                name: Undefined(**measure) if "reason" in measure else Estimate(**measure)
+                for name, measure in row["metrics"].items()
+            },
+            row["epoch"],
+        )
+        for row in content["rows"]
+    ]
+
+
+def _as_json(row: ResultRow) -> dict[str, object]:
+    metrics = {name: _measure_as_json(measure) for name, measure in row.metrics.items()}
+    return {"model": row.model, "epoch": row.epoch, "precision": row.precision, "metrics": metrics}
+
+
+def _measure_as_json(measure: Measure) -> dict[str, object]:
+    if isinstance(measure, Undefined):
+        return {"reason": measure.reason}
+    return {"value": measure.value, "n": measure.n, "low": measure.low, "high": measure.high}
+
+
+def _replace(path: Path, content: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(content, "utf-8")
+    partial.replace(path)

@@ -1,0 +1,6 @@
+"""Callbacks observe; they do not change training."""
+
+from quail_lightning.callbacks.export import ExportModel
+from quail_lightning.callbacks.quantized_evaluation import QuantizedEvaluation
+
+__all__ = ["ExportModel", "QuantizedEvaluation"]

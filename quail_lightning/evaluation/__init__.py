@@ -1,0 +1,38 @@
+"""Metrics of unlearning: what is remembered, what is known, what leaks, and what survives quantization."""
+
+from quail_lightning.evaluation.generation import generate
+from quail_lightning.evaluation.intervals import bootstrap_mean, bootstrap_ratio
+from quail_lightning.evaluation.likelihood import token_log_likelihoods, window_nlls
+from quail_lightning.evaluation.metrics import METRICS, MetricLabel
+from quail_lightning.evaluation.privleak import (
+    PUBLISHED_AUC_RETRAIN,
+    MembershipAUC,
+    privleak,
+    privleak_measure,
+    published_auc_retrain,
+)
+from quail_lightning.evaluation.rouge import RougeLF1, rougeL_f1
+from quail_lightning.evaluation.suite import EvaluationSuite, SuiteProgress
+from quail_lightning.evaluation.survival import delivered_forgetting, recovery, survival_measures
+
+__all__ = [
+    "METRICS",
+    "PUBLISHED_AUC_RETRAIN",
+    "EvaluationSuite",
+    "MembershipAUC",
+    "MetricLabel",
+    "RougeLF1",
+    "SuiteProgress",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "delivered_forgetting",
+    "generate",
+    "privleak",
+    "privleak_measure",
+    "published_auc_retrain",
+    "recovery",
+    "rougeL_f1",
+    "survival_measures",
+    "token_log_likelihoods",
+    "window_nlls",
+]

@@ -1,0 +1,1 @@
+"""Causal language models: loading, checking, saving, and small ones from scratch."""

@@ -1,0 +1,32 @@
+"""Save the unlearned model when training ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from quail_lightning.models.checkpoint import save_model
+
+
+class ExportModel(Callback):
+    """Write the unlearned model in Hugging Face format, with tokenizer and provenance, to the run's folder.
+
+    What is written is what was evaluated: ``UnlearningModule.export_model``.
+
+    Args:
+        enabled: False writes nothing.
+        folder: name of the model's folder inside the run's.
+    """
+
+    def __init__(self, enabled: bool = True, folder: str = "model") -> None:
+        self.enabled, self.folder = enabled, folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.enabled or not trainer.is_global_zero:
+            return
+        out = Path(trainer.log_dir or ".") / self.folder
+        provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}  # type: ignore[operator]
+        save_model(pl_module.export_model(), pl_module.tokenizer, out, provenance)  # type: ignore[operator, arg-type]
+        rank_zero_info(f"unlearned model: {out}")

@@ -1,0 +1,206 @@
+"""Judge the model at every deployment precision when an epoch ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from quail_lightning.data.questions import EvaluationRecords
+from quail_lightning.data.window_records import spread
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
+from quail_lightning.evaluation.survival import survival_measures
+from quail_lightning.evaluation.table import print_results
+from quail_lightning.models.checkpoint import load_config, load_model
+from quail_lightning.quantization import load_quantizer
+from quail_lightning.results import Estimate, Measure, ResultRow, write_results
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SIXTEEN_BITS = "bf16"  # the precision that every other one is compared with
+
+
+class QuantizedEvaluation(Callback):
+    """Target, retrained and unlearned model × precisions × metrics, with recovery and delivered forgetting.
+
+    The target and the retrained model are judged once, before training. One quantized copy exists at a time;
+    the module, its mode and all random states are left as they were. Figures go to TensorBoard as
+    ``eval/<precision>/<metric>``, to the terminal as a table, and to ``results.json`` and ``results.csv`` in
+    the run's folder.
+
+    Args:
+        precisions: names of ``configs/quantizer/*.yaml``; ``bf16`` is added where it is missing, since the
+            others are compared with it.
+        every_n_epochs: judge after every so many epochs, and after the last one.
+        retrained: checkpoint trained without the forget set; without it there is no PrivLeak (but for
+            MUSE's own targets, whose published AUC serves).
+        suite: batch sizes and limits.
+        max_windows: forget and retain windows whose NLL is taken, evenly spread; None for all.
+    """
+
+    def __init__(
+        self,
+        precisions: Sequence[str] = (SIXTEEN_BITS, "nf4", "fp4", "int8"),
+        every_n_epochs: int = 1,
+        retrained: str | None = None,
+        suite: EvaluationSuite = EvaluationSuite(),  # noqa: B008 (frozen)
+        max_windows: int | None = 64,
+    ) -> None:
+        if every_n_epochs < 1:
+            raise InputError("evaluation.every_n_epochs must be at least 1", given=every_n_epochs)
+        names = dict.fromkeys([SIXTEEN_BITS, *precisions])
+        self.quantizers = {name: load_quantizer(name) for name in names}
+        self.every_n_epochs, self.retrained, self.suite, self.max_windows = (
+            every_n_epochs,
+            retrained,
+            suite,
+            max_windows,
+        )
+        self.rows: list[ResultRow] = []
+        self._auc_retrain: float | None = None
+        self._judged_epoch: int | None = None
+
+    # --- when ------------------------------------------------------------------------------------------
+
+    def check_run_folder(self, trainer: Trainer) -> None:
+        """Refuse a folder that holds another run.
+
+        Raises:
+            InputError: naming the folder.
+        """
+        folder = _run_folder(trainer)
+        held = [name for name in ("results.json", "config.yaml") if (folder / name).exists()]
+        if held and trainer.is_global_zero:
+            raise InputError(
+                f"the output folder {folder} already holds another run ({', '.join(held)})",
+                remedy="Name another folder by trainer.logger.init_args.name or .version, or remove this one",
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check everything that can be checked without a weight."""
+        if stage not in ("fit", "test"):
+            return
+        self.check_run_folder(trainer)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for checkpoint in filter(None, (pl_module.target, self.retrained)):
+            self.suite.check(
+                data.evaluation_records(), self._windows(data), data.tokenizer, load_config(str(checkpoint))
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._judge_baselines(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._judge_baselines(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        finished = trainer.current_epoch + 1
+        if finished % self.every_n_epochs == 0:
+            self._judge_unlearned(trainer, pl_module, finished)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._judged_epoch != trainer.current_epoch and not trainer.interrupted:
+            self._judge_unlearned(trainer, pl_module, trainer.current_epoch)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._judge_unlearned(trainer, pl_module, None)
+
+    # --- what ------------------------------------------------------------------------------------------
+
+    def _judge_baselines(self, trainer: Trainer, pl_module: Any) -> None:
+        self.rows, self._judged_epoch = [], None
+        self._auc_retrain = published_auc_retrain(pl_module.target)
+        for name, checkpoint in (("retrained", self.retrained), ("target", pl_module.target)):
+            if checkpoint is None:
+                continue
+            with isolate_rng():
+                model = load_model(checkpoint, pl_module.export_dtype).to(pl_module.device)
+                measured = self._judge(name, model, trainer)
+            if name == "retrained":
+                auc = measured[SIXTEEN_BITS].get("membership_auc")
+                if isinstance(auc, Estimate):
+                    self._auc_retrain = auc.value
+                    measured = self._with_privleak(measured)
+            self.rows += [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
+
+    def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
+        with isolate_rng():
+            measured = self._judge("unlearned", pl_module.export_model(), trainer)
+        known = {(row.model, row.precision): row.metrics for row in self.rows if row.model != "unlearned"}
+        for precision, metrics in measured.items():
+            metrics |= survival_measures(
+                metrics,
+                measured[SIXTEEN_BITS],
+                known["target", precision],
+                known["target", SIXTEEN_BITS],
+                known.get(("retrained", SIXTEEN_BITS)),
+            ) if precision != SIXTEEN_BITS else {}
+            self._log_scalars(trainer, precision, metrics)
+        self._judged_epoch = epoch
+        judged = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]
+        latest = [row for row in self.rows if row.model != "unlearned"] + judged
+        self.rows += judged
+        if trainer.is_global_zero:
+            note = trainer.datamodule.evaluation_records().note  # type: ignore[attr-defined]
+            write_results(_run_folder(trainer), self.rows, note)
+            print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
+
+    def _judge(self, name: str, model: PreTrainedModel, trainer: Trainer) -> dict[str, dict[str, Measure]]:
+        """precision → metrics of one 16-bit model, one quantized copy at a time."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        records: EvaluationRecords = data.evaluation_records()
+        windows = self._windows(data)
+        measured: dict[str, dict[str, Measure]] = {}
+        bar = tqdm(desc=name, leave=False, disable=not trainer.is_global_zero)
+        for precision, quantizer in self.quantizers.items():
+
+            def show(metric: str, done: int, total: int, precision: str = precision) -> None:
+                bar.set_description(f"{name} · {precision} · {metric}", refresh=False)
+                bar.total, bar.n = total, done
+                bar.refresh()
+
+            copy = quantizer.quantize(model)
+            measured[precision] = self.suite.evaluate(
+                copy, data.tokenizer, records, windows, self._auc_retrain, show
+            )
+            del copy
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        bar.close()
+        return measured
+
+    def _with_privleak(self, measured: Mapping[str, dict[str, Measure]]) -> dict[str, dict[str, Measure]]:
+        """Add PrivLeak to the retrained model's own rows, whose 16-bit AUC only now is known."""
+        from quail_lightning.evaluation import privleak_measure
+
+        assert self._auc_retrain is not None
+        return {
+            precision: metrics | {"privleak": privleak_measure(metrics["membership_auc"], self._auc_retrain)}
+            for precision, metrics in measured.items()
+        }
+
+    def _windows(self, data: Any) -> dict[str, Tensor]:
+        most = self.max_windows
+        return {
+            name: windows if most is None else spread(windows, most)
+            for name, windows in data.windows._asdict().items()
+        }
+
+    def _log_scalars(self, trainer: Trainer, precision: str, metrics: Mapping[str, Measure]) -> None:
+        values = {f"eval/{precision}/{name}": m.value for name, m in metrics.items() if isinstance(m, Estimate)}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def _run_folder(trainer: Trainer) -> Path:
+    return Path(trainer.log_dir or trainer.default_root_dir)

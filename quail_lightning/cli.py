@@ -1,0 +1,56 @@
+"""The command line: fit, validate and test go to LightningCLI, the other verbs to ``commands``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from quail_lightning.config_files import find_config
+from quail_lightning.errors import InputError
+
+VERBS = {
+    "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
+}
+"""Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; bad input ends with its message and exit status 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        given = _resolve_configs(given)
+        if given and given[0] in VERBS:
+            _run_verb(given[0], given[1:])
+        else:
+            from quail_lightning.lightning_cli import run_lightning_cli
+
+            run_lightning_cli(given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _run_verb(verb: str, arguments: list[str]) -> None:
+    from quail_lightning.argument_parser import SuggestingParser
+
+    command = import_module(f"quail_lightning.commands.{verb}")
+    parser = SuggestingParser(prog=f"quail {verb}", description=VERBS[verb])
+    parser.add_argument("-c", "--config", action="config", help="config file; several merge key by key")
+    command.add_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    command.run(parser.instantiate_classes(parsed))
+
+
+def _resolve_configs(arguments: list[str]) -> list[str]:
+    """Replace every config file's name by its path."""
+    resolved: list[str] = []
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-c") and equals:
+            resolved.append(f"{name}={find_config(value)}")
+        elif position and arguments[position - 1] in ("--config", "-c"):
+            resolved.append(str(find_config(argument)))
+        else:
+            resolved.append(argument)
+    return resolved

@@ -1,0 +1,198 @@
+"""`quail finetune`: make a target (forget + retain) or a retrained reference (retain only)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from quail_lightning.data.muse import MuseDataModule
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.errors import InputError
+from quail_lightning.finetuning import FinetuningModule, Optimization
+from quail_lightning.models.checkpoint import check_fits, load_config, load_model, read_provenance, save_model
+from quail_lightning.models.tiny import tiny_llama, train_tokenizer
+
+Sets = Literal["forget+retain", "retain"]
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A small Llama from scratch, with a tokenizer trained on the forget and retain documents.
+
+    Attributes:
+        vocab_size: tokens the tokenizer may learn.
+        width, layers, heads: of the Llama.
+        positions: longest input, tokens.
+    """
+
+    vocab_size: int = 2048
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    positions: int = 512
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """Everything that decides what a fine-tuned model becomes, beside its data.
+
+    Attributes:
+        base: checkpoint to start from, a folder or a hub name; or
+        tiny: a small model from scratch. Exactly one of the two.
+        optimization: epochs, learning rate, ...; the defaults are MUSE's.
+        precision: Lightning's name of the arithmetic; the weights are float32 in any case.
+        export_dtype: dtype of the saved weights.
+        seed: of the initial weights and of the windows' order.
+    """
+
+    base: str | None = None
+    tiny: TinyModel | None = None
+    optimization: Optimization = field(default_factory=Optimization)
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if (self.base is None) == (self.tiny is None):
+            raise InputError(
+                "a fine-tuning recipe starts from `base` (a checkpoint) or from `tiny` (from scratch), one of the two",
+                given={"base": self.base, "tiny": self.tiny},
+            )
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    data: MuseDataModule,
+    sets: Sets,
+    out: Path,
+    trainer_options: Mapping[str, Any] | None = None,
+) -> bool:
+    """Make the model and save it, unless ``out`` holds just this model already.
+
+    Args:
+        recipe: how.
+        data: what; its windows are cut with the model's own tokenizer.
+        sets: ``forget+retain`` makes a target, ``retain`` a retrained reference.
+        out: folder of the result.
+        trainer_options: further arguments of Lightning's Trainer (devices, strategy, ...).
+
+    Returns:
+        whether a model was made; False where the one at hand was reused.
+
+    Raises:
+        InputError: ``out`` holds something else; nothing is overwritten.
+    """
+    provenance = _provenance(recipe, data, sets)
+    if out.exists():
+        _check_reusable(out, provenance)
+        return False
+    model, tokenizer = _start(recipe, data)
+    check_fits(model.config, tokenizer, data.max_len)
+    windows = data.cut_windows(tokenizer)
+    chosen = torch.cat(windows) if sets == "forget+retain" else windows.retain
+    loader = DataLoader(
+        TensorDataset(chosen),
+        batch_size=recipe.optimization.batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(recipe.seed),
+    )
+    trainer = Trainer(
+        max_epochs=recipe.optimization.epochs,
+        precision=recipe.precision,
+        gradient_clip_val=recipe.optimization.clip_norm,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        **(trainer_options or {}),
+    )
+    trainer.fit(FinetuningModule(model, recipe.optimization), loader)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        # the cast that load_model would make too: parameters only, never the rotary frequencies
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(getattr(torch, recipe.export_dtype))
+        model.config.dtype = getattr(torch, recipe.export_dtype)
+        save_model(model.eval(), tokenizer, out, provenance)
+    trainer.strategy.barrier()
+    return True
+
+
+def add_arguments(parser: Any) -> None:
+    """Declare the verb's options."""
+    parser.add_class_arguments(MuseDataModule, "data", skip={"tokenizer", "schedule", "seed", "records"})
+    parser.add_argument("--recipe", type=FinetuneRecipe, help="what to start from and how to train")
+    parser.add_argument("--sets", type=Sets, default="forget+retain", help="forget+retain: target; retain: retrained")
+    parser.add_argument("--out", type=str, required=True, help="folder of the result; must not exist")
+    parser.add_argument("--trainer", type=dict[str, Any], default={}, help="further arguments of Lightning's Trainer")
+
+
+def run(arguments: Any) -> None:
+    """Carry the verb out."""
+    data = MuseDataModule(**arguments.data.as_dict(), tokenizer="")
+    data.check()
+    made = finetune(arguments.recipe, data, arguments.sets, Path(arguments.out), arguments.trainer)
+    print(f"{'saved' if made else 'reused, fingerprint matches'}: {arguments.out}")
+
+
+def _start(recipe: FinetuneRecipe, data: MuseDataModule) -> tuple[Any, Any]:
+    if recipe.base is not None:
+        tokenizer = load_tokenizer(recipe.base)
+        check_fits(load_config(recipe.base), tokenizer, data.max_len)
+        return load_model(recipe.base, torch.float32), tokenizer
+    assert recipe.tiny is not None
+    documents = data.documents(data.open())
+    # both sets, whichever is trained on: target and retrained model must read the same tokens
+    tokenizer = train_tokenizer([*documents.forget, *documents.retain], recipe.tiny.vocab_size)
+    sizes = asdict(recipe.tiny) | {"vocab_size": len(tokenizer)}
+    return tiny_llama(**sizes, seed=recipe.seed), tokenizer
+
+
+def _provenance(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets) -> dict[str, Any]:
+    """What decides the result, and its fingerprint."""
+    documents = data.documents(data.open())
+    described = {
+        "made_by": "quail finetune",
+        "sets": sets,
+        "recipe": asdict(recipe),
+        "base_files": _weight_files(recipe.base),
+        "corpus": data.corpus_name,
+        "documents_sha256": {
+            name: _digest(getattr(documents, name)) for name in ("forget", "retain")
+        },
+        "max_len": data.max_len,
+        "max_forget_windows": data.max_forget_windows,
+        "max_retain_windows": data.max_retain_windows,
+    }
+    # where the corpus lies does not decide what the model becomes; its text does
+    deciding = {name: value for name, value in described.items() if name != "corpus"}
+    return described | {"fingerprint": _digest(deciding)}
+
+
+def _weight_files(base: str | None) -> dict[str, int]:
+    """Sizes of a local checkpoint's weight files, bytes; a hub name stands for itself."""
+    return {} if base is None else {path.name: path.stat().st_size for path in Path(base).glob("*.safetensors")}
+
+
+def _check_reusable(out: Path, wanted: Mapping[str, Any]) -> None:
+    found = read_provenance(out) or {}
+    if found.get("fingerprint") == wanted["fingerprint"]:
+        return
+    wanted = json.loads(json.dumps(wanted))
+    differing = [name for name in wanted if name != "fingerprint" and found.get(name) != wanted[name]]
+    raise InputError(
+        f"{out} holds another model than the one asked for (they differ in {', '.join(differing) or 'origin'})",
+        remedy="Name another folder, or remove this one to make it anew",
+    )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,98 @@
+"""Forget and retain windows in the order that a schedule visits them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from quail_lightning.batch import ForgetRetainBatch, TokenBatch
+
+Schedule = Literal["alternate", "epoch", "joint"]
+Step = tuple[list[int], list[int]]  # numbers of the forget windows and of the retain windows of one batch
+
+
+class ForgetRetainWindows(Dataset[ForgetRetainBatch]):
+    """Whole batches by the numbers of their windows; an empty side of a batch is None.
+
+    Args:
+        forget: [n, time] token windows of the forget set.
+        retain: [m, time] token windows of the retain set.
+    """
+
+    def __init__(self, forget: Tensor, retain: Tensor) -> None:
+        self.forget, self.retain = forget, retain
+
+    def __getitem__(self, step: Step) -> ForgetRetainBatch:  # type: ignore[override]
+        forget, retain = step
+        return ForgetRetainBatch(_batch(self.forget, forget), _batch(self.retain, retain))
+
+
+class StepSampler(Sampler[Step]):
+    """The steps of one epoch, shuffled by seed and epoch alone.
+
+    ``joint`` and ``alternate`` pair every forget window with a retain window; the retain windows are taken
+    from one endless walk through shuffled passes over the whole retain set, so that an epoch goes on where
+    the one before it stopped and every retain window is seen as often as any other. ``epoch`` yields every
+    forget batch, then every retain batch (QUAIL, Algorithm 1).
+
+    Args:
+        forget_count, retain_count: numbers of windows, each at least 1.
+        batch_size: windows of each kind in one step.
+        schedule: see above.
+        seed: of the shuffles.
+    """
+
+    def __init__(
+        self, forget_count: int, retain_count: int, batch_size: int, schedule: Schedule, seed: int
+    ) -> None:
+        self.forget_count, self.retain_count = forget_count, retain_count
+        self.batch_size, self.schedule, self.seed = batch_size, schedule, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        forget_steps = -(-self.forget_count // self.batch_size)
+        if self.schedule != "epoch":
+            return forget_steps
+        return forget_steps + -(-self.retain_count // self.batch_size)
+
+    def __iter__(self) -> Iterator[Step]:
+        forget = self._pass("forget", self.epoch)
+        if self.schedule == "epoch":
+            yield from ((part, []) for part in _chunks(forget, self.batch_size))
+            yield from (([], part) for part in _chunks(self._pass("retain", self.epoch), self.batch_size))
+            return
+        retain = self._walk(self.epoch * self.forget_count, self.forget_count)
+        yield from zip(_chunks(forget, self.batch_size), _chunks(retain, self.batch_size), strict=True)
+
+    def _walk(self, start: int, count: int) -> list[int]:
+        """``count`` retain windows from position ``start`` of the endless walk."""
+        first, last = start // self.retain_count, (start + count - 1) // self.retain_count
+        passes = [window for number in range(first, last + 1) for window in self._pass("retain", number)]
+        offset = start - first * self.retain_count
+        return passes[offset : offset + count]
+
+    def _pass(self, kind: Literal["forget", "retain"], number: int) -> list[int]:
+        count = self.forget_count if kind == "forget" else self.retain_count
+        # a generator seeded by a hash-free mix: the same order on any machine and with any number of workers
+        mixed = (self.seed * 1_000_003 + number) * 2 + (kind == "retain")
+        return torch.randperm(count, generator=torch.Generator().manual_seed(mixed)).tolist()
+
+
+def _batch(windows: Tensor, numbers: Sequence[int]) -> TokenBatch | None:
+    if not numbers:
+        return None
+    index = torch.tensor(numbers)
+    ids = windows[index]
+    return TokenBatch(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.clone(), index=index)
+
+
+def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,194 @@
+"""The MUSE benchmark (NEWS, BOOKS, and whatever stands in its layout) as a DataModule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from quail_lightning.batch import ForgetRetainBatch
+from quail_lightning.data.corpora import Corpus, open_corpus, questions, texts, verbatim_prompts
+from quail_lightning.data.forget_retain import ForgetRetainWindows, Schedule, StepSampler
+from quail_lightning.data.newsroom import Newsroom
+from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, QuestionSet
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.data.window_records import records_from_windows
+from quail_lightning.data.windows import token_windows
+from quail_lightning.errors import InputError
+
+RECORD_PARTS = (
+    "verbmem/forget",
+    "knowmem/forget_qa",
+    "knowmem/forget_qa_icl",
+    "knowmem/retain_qa",
+    "knowmem/retain_qa_icl",
+    "privleak/forget",
+    "privleak/retain",
+    "privleak/holdout",
+)
+
+
+class Documents(NamedTuple):
+    """The documents to forget and to keep."""
+
+    forget: list[str]
+    retain: list[str]
+    dropped: int  # retain documents left out because they also stand in the forget set or in a part before
+
+
+class Windows(NamedTuple):
+    """Token windows, [windows, max_len] each."""
+
+    forget: Tensor
+    retain: Tensor
+
+
+class MuseDataModule(LightningDataModule):
+    """Forget/retain windows and evaluation records of a corpus in MUSE's layout.
+
+    Args:
+        corpus: a hub name (``muse-bench/MUSE-News``) or a folder in the benchmark's layout.
+        tokenizer: folder or hub name; the command line takes it from ``model.target``.
+        max_len: tokens a window, BOS included.
+        batch_size: windows of each kind in one optimizer step (on each device).
+        forget: parts that make up the forget set, in order.
+        retain: parts that make up the retain set; documents that also stand in the forget set are dropped.
+        max_forget_windows: use only the first so many forget windows; None for all.
+        max_retain_windows: likewise for the retain set.
+        records: ``published`` reads the benchmark's evaluation records; ``windows`` cuts verbatim prompts and
+            membership texts from the windows used here and leaves the questions out, for models whose
+            positions cannot hold the benchmark's prompts.
+        schedule: order of the steps; the command line takes it from ``model.schedule``.
+        seed: of the windows' order; the command line takes it from ``seed_everything``.
+        newsroom: generate this fictional corpus into the folder ``corpus`` if it is not there yet.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        tokenizer: str | None = None,
+        max_len: int = 2048,
+        batch_size: int = 2,
+        forget: tuple[str, ...] = ("raw/forget",),
+        retain: tuple[str, ...] = ("raw/retain1",),
+        max_forget_windows: int | None = None,
+        max_retain_windows: int | None = None,
+        records: Literal["published", "windows"] = "published",
+        schedule: Schedule = "alternate",
+        seed: int = 42,
+        newsroom: Newsroom | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("max_len", max_len - 1)):
+            if value < 1:
+                raise InputError(f"data.{name} is too small", given=value)
+        self.corpus_name, self.tokenizer_name = corpus, tokenizer
+        self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
+        self.forget_parts, self.retain_parts = tuple(forget), tuple(retain)
+        self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
+        self.records_from, self.newsroom = records, newsroom
+        self.windows: Windows | None = None
+        self.tokenizer: Any = None
+
+    def check(self) -> None:
+        """See that every part that will be read exists and is well formed.
+
+        Raises:
+            InputError: naming the part and where it was looked for.
+        """
+        corpus = self.open()
+        self.documents(corpus)
+        if self.records_from == "published":
+            _published_records(corpus)
+
+    def open(self) -> Corpus:
+        """The corpus, generated first where ``newsroom`` says so and it is not there yet."""
+        if self.newsroom is not None:
+            self.newsroom.ensure(Path(self.corpus_name))
+        return open_corpus(self.corpus_name)
+
+    def documents(self, corpus: Corpus) -> Documents:
+        """The documents of both sets; no retain document also stands in the forget set or in a part before."""
+        forget = [document for part in self.forget_parts for document in texts(corpus, part)]
+        seen, retain, dropped = set(forget), list[str](), 0
+        for part in self.retain_parts:
+            documents = texts(corpus, part)
+            new = [document for document in documents if document not in seen]
+            dropped += len(documents) - len(new)
+            retain += new
+            seen.update(new)
+        if not retain:
+            raise InputError(
+                "no retain document is left after those of the forget set were dropped",
+                given=list(self.retain_parts),
+                remedy="Name retain parts that differ from the forget set",
+            )
+        return Documents(forget, retain, dropped)
+
+    def cut_windows(self, tokenizer: Any) -> Windows:
+        """The windows of both sets under ``tokenizer``."""
+        documents = self.documents(self.open())
+        return Windows(
+            token_windows(documents.forget, tokenizer, self.max_len)[: self.max_forget_windows],
+            token_windows(documents.retain, tokenizer, self.max_len)[: self.max_retain_windows],
+        )
+
+    def prepare_data(self) -> None:
+        self.check()
+
+    def setup(self, stage: str) -> None:
+        if self.tokenizer_name is None:
+            raise InputError("data.tokenizer is not set", remedy="Name the target's folder or hub name")
+        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        self.windows = self.cut_windows(self.tokenizer)
+
+    def evaluation_records(self) -> EvaluationRecords:
+        """The records that the evaluation reads (after ``setup``)."""
+        assert self.windows is not None
+        if self.records_from == "published":
+            return _published_records(self.open())
+        holdout = token_windows(texts(self.open(), "privleak/holdout"), self.tokenizer, self.max_len)
+        return records_from_windows(self.windows.forget, self.windows.retain, holdout, self.tokenizer)
+
+    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        assert self.windows is not None
+        sampler = StepSampler(
+            len(self.windows.forget), len(self.windows.retain), self.batch_size, self.schedule, self.seed
+        )
+        # the windows lie in memory: worker processes would only copy them
+        return DataLoader(ForgetRetainWindows(*self.windows), sampler=sampler, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        assert self.windows is not None
+        forget, retain = (range(len(windows)) for windows in self.windows)
+        steps = [(list(forget[i : i + self.batch_size]), []) for i in forget[:: self.batch_size]]
+        steps += [([], list(retain[i : i + self.batch_size])) for i in retain[:: self.batch_size]]
+        return DataLoader(ForgetRetainWindows(*self.windows), sampler=steps, batch_size=None)
+
+    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        return self.val_dataloader()
+
+
+def _published_records(corpus: Corpus) -> EvaluationRecords:
+    missing = [part for part in RECORD_PARTS if not corpus.has(part)]
+    if missing:
+        raise InputError(
+            f"{corpus.name} lacks the evaluation parts {', '.join(missing)}",
+            remedy="Put them there in the benchmark's layout, or cut records from the windows with "
+            "data.records: windows",
+        )
+    return EvaluationRecords(
+        verbatim=verbatim_prompts(corpus, "verbmem/forget"),
+        forget_questions=QuestionSet(
+            questions(corpus, "knowmem/forget_qa"), questions(corpus, "knowmem/forget_qa_icl")
+        ),
+        retain_questions=QuestionSet(
+            questions(corpus, "knowmem/retain_qa"), questions(corpus, "knowmem/retain_qa_icl")
+        ),
+        membership=MembershipTexts(
+            *(tuple(texts(corpus, f"privleak/{split}")) for split in ("forget", "retain", "holdout"))
+        ),
+    )

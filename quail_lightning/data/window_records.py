@@ -1,0 +1,50 @@
+"""Evaluation records cut from token windows, for models too small for the benchmark's own prompts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, VerbatimPrompt
+
+TRUTH_TOKENS = 127  # the published truth is 128 tokens long with its BOS
+MOST_RECORDS = 100  # as many as the benchmark has in each split
+
+
+def records_from_windows(forget: Tensor, retain: Tensor, holdout: Tensor, tokenizer: Any) -> EvaluationRecords:
+    """Verbatim prompts and membership texts out of windows; no questions.
+
+    The first half of a forget window is the prompt, what follows is the truth (at most 127 tokens). The
+    membership texts are whole windows. At most 100 of each, evenly spread over the windows given.
+
+    Args:
+        forget, retain, holdout: [windows, time] token windows that open with BOS.
+        tokenizer: the one that cut them.
+    """
+    half = forget.shape[1] // 2
+
+    def decode(tokens: Tensor) -> str:
+        return tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+
+    def members(windows: Tensor) -> tuple[str, ...]:
+        return tuple(decode(window[1:]) for window in spread(windows, MOST_RECORDS))
+
+    return EvaluationRecords(
+        verbatim=tuple(
+            VerbatimPrompt(decode(window[1:half]), decode(window[half : half + TRUTH_TOKENS]))
+            for window in spread(forget, MOST_RECORDS)
+        ),
+        membership=MembershipTexts(members(forget), members(retain), members(holdout)),
+        note=(
+            f"Verbatim prompts and membership texts are cut from windows of {forget.shape[1]} tokens, not the "
+            "benchmark's own; M2 and M4 are left out."
+        ),
+    )
+
+
+def spread(windows: Tensor, most: int) -> Tensor:
+    """At most ``most`` rows, evenly spread over all of them."""
+    if len(windows) <= most:
+        return windows
+    return windows[[number * len(windows) // most for number in range(most)]]

@@ -1,0 +1,131 @@
+"""Token log-probabilities of texts and mean negative log-likelihoods of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.encoding import encode, positions
+from quail_lightning.evaluation.modes import evaluation_mode
+from quail_lightning.functional.token_likelihood import token_log_likelihood
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[int, int], None]  # (done, total)
+CHUNK = 512  # tokens whose logits are held in float32 at once: 66 MB at 32,000 words, 260 MB at 128,000
+
+
+def label_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """log softmax(logits)[label] in float32, without a float32 copy of all the logits.
+
+    Args:
+        logits: [time, vocabulary], any floating dtype.
+        labels: [time] token numbers.
+
+    Returns:
+        [time] nats, float32.
+    """
+    parts = [
+        token_log_likelihood(logits[start : start + CHUNK], labels[start : start + CHUNK])
+        for start in range(0, len(labels), CHUNK)
+    ]
+    return torch.cat(parts) if parts else logits.new_zeros(0, dtype=torch.float32)
+
+
+def token_log_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    batch_size: int,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """Log-probability of every token of each text, given BOS and the tokens before it.
+
+    As in MUSE, the first token after BOS counts; under a tokenizer without BOS the first token has nothing
+    before it and is left out.
+
+    Args:
+        model: a causal language model of transformers; its mode is restored afterwards.
+        tokenizer: its own.
+        texts: any length; what lies beyond ``max_length`` is cut off.
+        batch_size: texts in one forward pass; sorted by length and padded on the right.
+        max_length: tokens of a text, BOS included; None or a larger value: the model's positions.
+        progress: called after each batch with the texts done and their total.
+
+    Returns:
+        One CPU tensor a text, [tokens] nats, float32, in the texts' order; empty for an empty text.
+    """
+    limits = [limit for limit in (max_length, positions(model.config)) if limit is not None]
+    longest = min(limits) if limits else None
+    encoded = [row[:longest] for row in encode(tokenizer, texts)]
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
+    results = [torch.zeros(0)] * len(encoded)
+    with evaluation_mode(model):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            rows = [torch.tensor(encoded[index], dtype=torch.long) for index in chosen]
+            if len(rows[0]) > 1:
+                for index, values in zip(chosen, _forward(model, rows), strict=True):
+                    results[index] = values
+            if progress is not None:
+                progress(start + len(chosen), len(order))
+    return results
+
+
+def window_nlls(
+    model: PreTrainedModel, windows: Tensor, batch_size: int, progress: Progress | None = None
+) -> Tensor:
+    """Mean negative log-likelihood of each window's tokens after its first.
+
+    Args:
+        model: a causal language model of transformers; its mode is restored afterwards.
+        windows: [n, time] token numbers, BOS first, every token real.
+        batch_size: windows in one forward pass.
+        progress: called after each batch with the windows done and their total.
+
+    Returns:
+        [n] nats per token, float64 on the CPU.
+
+    Raises:
+        InputError: the windows are not [n, time], shorter than two tokens or longer than the model's positions.
+    """
+    if problem := window_problem(windows, positions(model.config)):
+        raise problem
+    means: list[Tensor] = []
+    with evaluation_mode(model):
+        for start in range(0, len(windows), batch_size):
+            rows = list(windows[start : start + batch_size])
+            means.extend(-values.double().mean() for values in _forward(model, rows))
+            if progress is not None:
+                progress(start + len(rows), len(windows))
+    return torch.stack(means) if means else torch.zeros(0, dtype=torch.float64)
+
+
+def window_problem(windows: Tensor, limit: int | None) -> InputError | None:
+    """Why these windows cannot be judged by a model of so many positions; None where they can."""
+    if windows.ndim != 2 or windows.shape[1] < 2:
+        return InputError("windows have the shape [n, time] with at least 2 tokens", given=tuple(windows.shape))
+    if limit is not None and windows.shape[1] > limit:
+        return InputError(
+            f"the windows have {windows.shape[1]} tokens and the model {limit} positions",
+            remedy=f"Cut windows of at most {limit} tokens",
+        )
+    return None
+
+
+def _forward(model: PreTrainedModel, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Label log-probabilities of the rows ([time] each), on the CPU."""
+    ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(model.device)
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return [
+        label_log_probabilities(logits[row, : len(tokens) - 1], ids[row, 1 : len(tokens)]).cpu()
+        for row, tokens in enumerate(rows)
+    ]

@@ -1,0 +1,48 @@
+"""The metrics' names as tables print them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MetricLabel:
+    """How a metric is shown.
+
+    Attributes:
+        label: column heading.
+        unit: of value and interval; empty for a plain fraction.
+        better: which way is good for an unlearned model; ``none`` where the value says nothing by itself.
+    """
+
+    label: str
+    unit: str
+    better: Literal["down", "up", "zero", "one", "none"]
+
+    @property
+    def heading(self) -> str:
+        """Label with its arrow, such as ``M1 VerMem ↓``."""
+        arrow = {"down": " ↓", "up": " ↑", "zero": " → 0", "one": " → 1", "none": ""}[self.better]
+        return self.label + arrow
+
+
+METRICS: Mapping[str, MetricLabel] = MappingProxyType(
+    {
+        "verbmem_forget": MetricLabel("M1 VerMem", "× 100", "down"),
+        "knowmem_forget": MetricLabel("M2 KnowMem", "× 100", "down"),
+        "privleak": MetricLabel("M3 PrivLeak", "× 100", "zero"),
+        "knowmem_retain": MetricLabel("M4 KnowMem retain", "× 100", "up"),
+        "membership_auc": MetricLabel("Membership AUC", "", "none"),
+        "nll_forget": MetricLabel("NLL forget", "nats/token", "up"),
+        "nll_retain": MetricLabel("NLL retain", "nats/token", "down"),
+        "recovery_verbmem_forget": MetricLabel("Recovery of M1", "", "zero"),
+        "recovery_knowmem_forget": MetricLabel("Recovery of M2", "", "zero"),
+        "delivered_forgetting": MetricLabel("Delivered forgetting", "", "one"),
+        "delivered_forgetting_capped": MetricLabel("Delivered forgetting, capped", "", "one"),
+        "delivered_retain": MetricLabel("Delivered NLL rise on retain", "", "none"),
+    }
+)
+"""Metric name → label. The first seven come from the suite, the others from the survival ratios."""

@@ -1,0 +1,198 @@
+"""All metrics that the records at hand allow, for one model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, QuestionSet, VerbatimPrompt
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation import knowmem, verbmem
+from quail_lightning.evaluation.encoding import encode, positions
+from quail_lightning.evaluation.generation import check_lengths, generate
+from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.likelihood import token_log_likelihoods, window_nlls, window_problem
+from quail_lightning.evaluation.privleak import MembershipAUC, min_k, privleak_measure, shortest_text
+from quail_lightning.evaluation.rouge import RougeLF1
+from quail_lightning.results import Measure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+SuiteProgress = Callable[[str, int, int], None]  # (metric, done, total)
+
+
+@dataclass(frozen=True)
+class EvaluationSuite:
+    """Runs M1 to M4 and the window NLLs on one model, on the process that calls it.
+
+    It starts no collective operation, so one process may call it while the others wait.
+
+    Attributes:
+        batch_size: prompts, texts or windows at once.
+        verbmem_new_tokens: M1's response, and the truth with its BOS, tokens.
+        knowmem_new_tokens: M2's and M4's answers, tokens.
+        max_prompts: the first so many prompts of M1, M2 and M4 each; None: all. Less than all is a quick look,
+            not MUSE's figure.
+        max_texts: the first so many texts of each side of M3; None: all.
+    """
+
+    batch_size: int = 8
+    verbmem_new_tokens: int = verbmem.NEW_TOKENS
+    knowmem_new_tokens: int = knowmem.NEW_TOKENS
+    max_prompts: int | None = None
+    max_texts: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "verbmem_new_tokens", "knowmem_new_tokens", "max_prompts", "max_texts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1", given=value)
+
+    def check(
+        self,
+        records: EvaluationRecords,
+        windows: Mapping[str, Tensor],
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+    ) -> None:
+        """Refuse what the model cannot be judged with, before anything expensive starts.
+
+        Args:
+            records: as for ``evaluate``.
+            windows: as for ``evaluate``.
+            tokenizer: the model's.
+            config: the model's; its positions are the limit.
+
+        Raises:
+            InputError: prompts or windows that do not fit the positions, empty prompts, texts too short for
+                Min-40 %, token numbers beyond the vocabulary; all problems at once.
+        """
+        limit = positions(config)
+        problems: list[str] = []
+        for name, prompts, new_tokens in self._prompts(records):
+            if not prompts:
+                problems.append(f"{name}: there are no prompts")
+                continue
+            try:
+                check_lengths([len(row) for row in encode(tokenizer, prompts)], new_tokens, limit)
+            except InputError as problem:
+                problems.append(f"{name}: {problem}")
+        if records.membership is not None:
+            problems.extend(self._membership_problems(records.membership, tokenizer))
+        vocabulary = getattr(config.get_text_config(), "vocab_size", None)
+        for name, tokens in windows.items():
+            if problem_found := window_problem(tokens, limit):
+                problems.append(f"nll_{name}: {problem_found}")
+            elif vocabulary is not None and tokens.numel() and int(tokens.max()) >= vocabulary:
+                problems.append(f"nll_{name}: token {int(tokens.max())} lies beyond the {vocabulary} of the model")
+        if problems:
+            raise InputError("the model cannot be evaluated with these records: " + " ".join(problems))
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        records: EvaluationRecords,
+        windows: Mapping[str, Tensor],
+        auc_retrain: float | None = None,
+        progress: SuiteProgress | None = None,
+    ) -> dict[str, Measure]:
+        """Every metric that the records allow; one that was not run is absent.
+
+        Args:
+            model: on its device, at the precision to judge; mode and random states are left as they were.
+            tokenizer: its own.
+            records: a part that is None leaves its metric out.
+            windows: set name → [n, time] token numbers, BOS first; ``forget`` gives ``nll_forget``.
+            auc_retrain: measured AUC of the retrained model, or the published one where it may serve; None
+                leaves ``privleak`` out.
+            progress: called with the metric's name, what is done and the total.
+
+        Returns:
+            metric name (a key of ``METRICS``) → measure. M1, M2, M4 and the NLLs hold per-record scores.
+
+        Raises:
+            InputError: see ``check``; nothing was run then.
+        """
+        self.check(records, windows, tokenizer, model.config)
+
+        def step(name: str) -> Callable[[int, int], None] | None:
+            return None if progress is None else partial(progress, name)
+
+        measures: dict[str, Measure] = {}
+        for name, prompts, new_tokens in self._prompts(records):
+            responses = generate(model, tokenizer, prompts, new_tokens, self.batch_size, step(name))
+            measures[name] = self._score(name, responses, records, tokenizer)
+        if records.membership is not None:
+            attack = MembershipAUC(sync_on_compute=False)
+            for split, texts in self._membership_texts(records.membership).items():
+                likelihoods = token_log_likelihoods(
+                    model, tokenizer, texts, self.batch_size, progress=step(f"membership_auc, {split}")
+                )
+                attack.update(split, [min_k(values) for values in likelihoods], range(len(texts)))
+            measures["membership_auc"] = attack.estimate()
+            if auc_retrain is not None:
+                measures["privleak"] = privleak_measure(measures["membership_auc"], auc_retrain)
+        for name, tokens in windows.items():
+            key = f"nll_{name}"
+            measures[key] = bootstrap_mean(window_nlls(model, tokens, self.batch_size, step(key)).numpy())
+        return measures
+
+    def _prompts(self, records: EvaluationRecords) -> list[tuple[str, list[str], int]]:
+        """(metric, prompts, new tokens) of each generated metric that the records allow."""
+        plan: list[tuple[str, list[str], int]] = []
+        if records.verbatim is not None:
+            prompts = [record.prompt for record in self._verbatim(records.verbatim)]
+            plan.append(("verbmem_forget", prompts, self.verbmem_new_tokens))
+        for name, questions in _question_sets(records).items():
+            plan.append((name, knowmem.question_prompts(questions)[: self.max_prompts], self.knowmem_new_tokens))
+        return plan
+
+    def _score(
+        self,
+        name: str,
+        responses: Sequence[str],
+        records: EvaluationRecords,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Measure:
+        metric = RougeLF1(sync_on_compute=False)
+        if name == "verbmem_forget":
+            assert records.verbatim is not None
+            truths = verbmem.truncate_truths(
+                tokenizer, [record.truth for record in self._verbatim(records.verbatim)], self.verbmem_new_tokens
+            )
+        else:
+            responses = [knowmem.truncate_answer(response) for response in responses]
+            truths = [pair.answer for pair in _question_sets(records)[name].questions[: self.max_prompts]]
+        metric.update(responses, truths, range(len(truths)))
+        return metric.estimate()
+
+    def _verbatim(self, records: Sequence[VerbatimPrompt]) -> Sequence[VerbatimPrompt]:
+        return records[: self.max_prompts]
+
+    def _membership_texts(self, texts: MembershipTexts) -> dict[str, tuple[str, ...]]:
+        return {"forget": texts.forget[: self.max_texts], "holdout": texts.holdout[: self.max_texts]}
+
+    def _membership_problems(self, texts: MembershipTexts, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        problems = []
+        for split, chosen in self._membership_texts(texts).items():
+            if not chosen:
+                problems.append(f"membership_auc: there are no {split} texts.")
+            # len − 1: the opening token, BOS or not, has no probability
+            short = sum(len(row) - 1 < shortest_text() for row in encode(tokenizer, chosen))
+            if short:
+                problems.append(
+                    f"membership_auc: {short} of {len(chosen)} {split} texts are too short for Min-40 %; "
+                    f"leave texts of fewer than {shortest_text()} tokens out."
+                )
+        return problems
+
+
+def _question_sets(records: EvaluationRecords) -> dict[str, QuestionSet]:
+    named = {"knowmem_forget": records.forget_questions, "knowmem_retain": records.retain_questions}
+    return {name: questions for name, questions in named.items() if questions is not None}

@@ -1,0 +1,154 @@
+"""Does the forgetting survive quantization? Two ratios of paired differences, each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_ratio
+from quail_lightning.results import Estimate, Measure, Undefined
+
+
+def recovery(
+    unlearned_quantized: Measure,
+    unlearned_16bit: Measure,
+    target_quantized: Measure,
+    target_16bit: Measure | None = None,
+) -> Measure:
+    """How much of the forgotten came back: (M_uq − M_u16) / (M_tq − M_u16), for M1 and M2.
+
+    0: nothing came back. 1: the quantized unlearned model knows as much as the equally quantized target.
+
+    Args:
+        unlearned_quantized: M of the unlearned model at the format (M_uq), with per-record scores.
+        unlearned_16bit: at 16 bits (M_u16), over the same records.
+        target_quantized: the target at the format (M_tq), over the same records.
+        target_16bit: the target at 16 bits; decides whether anything was forgotten at all. Without it only the
+            denominator is judged.
+
+    Returns:
+        fraction with its paired bootstrap interval. Undefined where the target's lead over the unlearned model,
+        at 16 bits or at the format, is not above zero by its interval.
+
+    Raises:
+        InputError: the measures do not hold scores of the same records.
+    """
+    given = [unlearned_quantized, unlearned_16bit, target_quantized]
+    series = _paired([*given, target_16bit] if target_16bit is not None else given)
+    if isinstance(series, Undefined):
+        return series
+    unlearned_q, unlearned_16, target_q = series[:3]
+    if target_16bit is not None and not _above_zero(series[3] - unlearned_16):
+        return Undefined("target and unlearned model do not differ at 16 bits: nothing was forgotten")
+    if not _above_zero(target_q - unlearned_16):
+        return Undefined("the quantized target knows no more than the unlearned model at 16 bits")
+    return bootstrap_ratio(unlearned_q - unlearned_16, target_q - unlearned_16)
+
+
+def delivered_forgetting(
+    unlearned_quantized: Measure,
+    target_quantized: Measure,
+    unlearned_16bit: Measure,
+    target_16bit: Measure,
+    retrained_16bit: Measure | None = None,
+) -> Measure:
+    """Share of the 16-bit NLL rise that is there after quantization: (N_uq − N_tq) / (N_u16 − N_t16).
+
+    1: the forgetting survives. 0: quantization rolled it back. On retain windows the same ratio tells what
+    quantization does to the utility lost.
+
+    NLL has no upper bound, so one window that was driven far beyond ignorance can carry the ratio. With the
+    retrained model given, every NLL is first capped, window by window, at the retrained model's: what is
+    unlikelier than to a model that never saw it counts as forgotten, no more. The target is capped as well, so
+    that a window which the retrained model finds easier than the target does counts 0 on both sides of the
+    fraction.
+
+    Args:
+        unlearned_quantized: NLLs of the unlearned model at the format (N_uq), nats per token, with per-window
+            scores.
+        target_quantized: of the target at the format (N_tq), over the same windows.
+        unlearned_16bit: of the unlearned model at 16 bits (N_u16).
+        target_16bit: of the target at 16 bits (N_t16).
+        retrained_16bit: of the retrained model at 16 bits; None: nothing is capped.
+
+    Returns:
+        fraction with its paired bootstrap interval; undefined where the interval of the (capped) 16-bit rise
+        contains zero.
+
+    Raises:
+        InputError: the measures do not hold scores of the same windows.
+    """
+    given = [unlearned_quantized, target_quantized, unlearned_16bit, target_16bit]
+    series = _paired([*given, retrained_16bit] if retrained_16bit is not None else given)
+    if isinstance(series, Undefined):
+        return series
+    if retrained_16bit is not None:
+        series = [np.minimum(values, series[4]) for values in series[:4]]
+    unlearned_q, target_q, unlearned_16, target_16 = series
+    rise = bootstrap_mean(unlearned_16 - target_16)
+    if isinstance(rise, Undefined):
+        return rise
+    if rise.low <= 0 <= rise.high:
+        return Undefined(
+            f"the 16-bit NLL rise is within its interval of zero ({rise.low:.3g} … {rise.high:.3g} nats per token)"
+        )
+    return bootstrap_ratio(unlearned_q - target_q, unlearned_16 - target_16)
+
+
+def survival_measures(
+    unlearned_quantized: Mapping[str, Measure],
+    unlearned_16bit: Mapping[str, Measure],
+    target_quantized: Mapping[str, Measure],
+    target_16bit: Mapping[str, Measure],
+    retrained_16bit: Mapping[str, Measure] | None = None,
+) -> dict[str, Measure]:
+    """Both ratios for every metric that the four models have, under the names of ``METRICS``.
+
+    Args:
+        unlearned_quantized: metric name → measure, as the suite returns them.
+        unlearned_16bit: likewise, and so on; all over the same records.
+        target_quantized: at the format.
+        target_16bit: at 16 bits.
+        retrained_16bit: at 16 bits; gives ``delivered_forgetting_capped``. None: that one is absent.
+
+    Raises:
+        InputError: the measures do not hold scores of the same records.
+    """
+    four = (unlearned_quantized, unlearned_16bit, target_quantized, target_16bit)
+    measures: dict[str, Measure] = {}
+    for name in ("verbmem_forget", "knowmem_forget"):
+        if all(name in metrics for metrics in four):
+            measures[f"recovery_{name}"] = recovery(*(metrics[name] for metrics in four))
+    for name, ratio in (("nll_forget", "delivered_forgetting"), ("nll_retain", "delivered_retain")):
+        if all(name in metrics for metrics in four):
+            unlearned_q, unlearned_16, target_q, target_16 = (metrics[name] for metrics in four)
+            measures[ratio] = delivered_forgetting(unlearned_q, target_q, unlearned_16, target_16)
+            if name == "nll_forget" and retrained_16bit is not None and name in retrained_16bit:
+                measures[f"{ratio}_capped"] = delivered_forgetting(
+                    unlearned_q, target_q, unlearned_16, target_16, retrained_16bit[name]
+                )
+    return measures
+
+
+def _paired(measures: list[Measure]) -> list[Floats] | Undefined:
+    """[n] scores of each measure, or the reason of the first that has none."""
+    series = []
+    for measure in measures:
+        if isinstance(measure, Undefined):
+            return measure
+        series.append(np.array(measure.scores))
+    lengths = [len(values) for values in series]
+    if len(set(lengths)) != 1 or lengths[0] == 0:
+        raise InputError(
+            "a paired comparison needs per-record scores of the same records",
+            given=lengths,
+            remedy="Evaluate every model with the same records and the same limits",
+        )
+    return series
+
+
+def _above_zero(differences: Floats) -> bool:
+    mean = bootstrap_mean(differences)
+    return isinstance(mean, Estimate) and mean.low > 0

@@ -1,0 +1,81 @@
+"""Plain causal-LM training: targets and retrained references."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from quail_lightning.errors import InputError
+from quail_lightning.functional.token_likelihood import token_log_likelihood
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a model is trained on windows. The defaults are MUSE's for targets and retrained models.
+
+    Attributes:
+        epochs: passes over the windows.
+        learning_rate: peak of the schedule.
+        batch_size: windows a step.
+        schedule: ``constant``, or ``cosine``: linear warm-up over a tenth of the steps, then a cosine to 0.
+        clip_norm: largest gradient norm; None does not clip.
+    """
+
+    epochs: int = 5
+    learning_rate: float = 1e-5
+    batch_size: int = 2
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive", given=getattr(self, name))
+
+
+class FinetuningModule(LightningModule):
+    """Next-token training with AdamW (weight decay 0).
+
+    Args:
+        model: a causal language model with float32 weights.
+        optimization: see there.
+    """
+
+    def __init__(self, model: PreTrainedModel, optimization: Optimization) -> None:
+        super().__init__()
+        self.model, self.optimization = model, optimization
+
+    def on_fit_start(self) -> None:
+        self.model.train()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        (ids,) = batch
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        loss = -token_log_likelihood(logits[:, :-1], ids[:, 1:]).mean()
+        self.log("train/nll", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.optimization.learning_rate, weight_decay=0.0
+        )
+        if self.optimization.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = max(1, steps // 10)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

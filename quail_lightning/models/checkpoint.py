@@ -1,0 +1,100 @@
+"""Causal language models in Hugging Face format: load, check, save."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from quail_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+PROVENANCE = "provenance.json"
+
+
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """The config of a checkpoint, without its weights.
+
+    Raises:
+        InputError: there is none, or the hub cannot be reached.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _unloadable(name_or_path, error) from error
+
+
+def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal language model in ``dtype``, in evaluation mode; safetensors only, never by remote code.
+
+    Raises:
+        InputError: no such checkpoint, no safetensors weights in it, or the hub cannot be reached.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        # dtype here and not .to(dtype) later: .to() would round the rotary frequencies as well
+        return AutoModelForCausalLM.from_pretrained(
+            name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise _unloadable(name_or_path, error) from error
+
+
+def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write model, tokenizer and ``provenance.json`` to a folder that does not exist yet, whole or not at all.
+
+    Raises:
+        InputError: the folder exists already.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists already", remedy="Name another folder, or remove it first")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2, default=str) + "\n", "utf-8")
+    partial.rename(folder)
+
+
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """What ``save_model`` noted beside the weights; None where the checkpoint is not one of ours."""
+    path = folder / PROVENANCE
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:
+    """See that a model can read windows of ``max_len`` tokens made by ``tokenizer``.
+
+    Raises:
+        InputError: the tokenizer knows more tokens than the model, or a window is longer than its positions.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} has {len(tokenizer)} tokens but the model's vocabulary "
+            f"has only {config.vocab_size}",
+            remedy="Use the tokenizer the checkpoint was trained with",
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_len > positions:
+        raise InputError(
+            f"a window of {max_len} tokens is longer than the model's {positions} positions",
+            remedy=f"Set data.max_len to at most {positions}",
+        )
+
+
+def _unloadable(name_or_path: str, error: Exception) -> InputError:
+    return InputError(
+        f"no model could be loaded from {name_or_path!r} ({str(error).splitlines()[0]})",
+        allowed="a folder in Hugging Face format with safetensors weights, or a name on the hub",
+        remedy="`quail finetune` makes a target and a retrained model",
+    )

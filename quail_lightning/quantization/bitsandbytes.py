@@ -1,0 +1,160 @@
+"""NF4, FP4 and int8 of the bitsandbytes library, made in memory; runs on CPUs and GPUs."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from quail_lightning.errors import InputError
+from quail_lightning.quantization.body import quantized_linears, refuse_non_finite
+from quail_lightning.quantization.protocol import PreTrainedModel
+
+
+class BitsAndBytes:
+    """Real bitsandbytes layers in a copy of the model.
+
+    ``nf4`` and ``fp4``: 4-bit code books; 64 weights consecutive in memory share their largest magnitude as
+    scale (QLoRA, Dettmers et al. 2023); the layers compute in the model's dtype. ``int8``: LLM.int8() (Dettmers
+    et al. 2022), one scale an output row; weights, and activations at every product, pass through float16
+    first, on CPUs too.
+
+    Args:
+        format: the library's own default is FP4, so the 4-bit type is always named.
+        double_quantization: quantize the 4-bit scales as well (QLoRA section 3).
+        outlier_threshold: activation magnitude above which int8 computes a column in 16 bits; 6.0 unless given.
+
+    Raises:
+        InputError: an option of the other format, or a package that is not installed.
+    """
+
+    def __init__(
+        self,
+        format: Literal["nf4", "fp4", "int8"],
+        double_quantization: bool = False,
+        outlier_threshold: float | None = None,
+    ) -> None:
+        if format == "int8" and double_quantization:
+            raise InputError("double_quantization is an option of nf4 and fp4", given=format)
+        if format != "int8" and outlier_threshold is not None:
+            raise InputError("outlier_threshold is an option of int8", given=format)
+        missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(
+                f"format {format!r} needs {' and '.join(missing)}, not installed here",
+                remedy=f"Run: pip install {' '.join(missing)}",
+            )
+        self.format = format
+        self.double_quantization = double_quantization
+        self.outlier_threshold = outlier_threshold
+
+    @property
+    def bits(self) -> int:
+        """8 for int8, else 4."""
+        return 8 if self.format == "int8" else 4
+
+    @property
+    def granularity(self) -> str:
+        """``channel`` (output row) for int8, else ``block64``: 64 weights consecutive in memory."""
+        return "channel" if self.format == "int8" else "block64"
+
+    def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
+        """See ``Quantizer.quantize``."""
+        linears = quantized_linears(model)
+        refuse_non_finite(linears)
+        names = {name for name, _ in linears}
+        full_precision = [
+            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in names
+        ]
+        with _quiet():
+            quantized: PreTrainedModel = type(model).from_pretrained(
+                None,
+                config=copy.deepcopy(model.config),
+                state_dict=model.state_dict(),
+                quantization_config=self._config(model, full_precision),
+                dtype=model.dtype,
+                device_map={"": str(model.device)},
+            )
+        converted = _converted_layers(quantized)
+        if converted != names:
+            raise InputError(
+                f"bitsandbytes quantized other layers of {type(model).__name__} than the linear ones of its body: "
+                f"{', '.join(sorted(converted ^ names))}",
+                remedy="Use a uniform quantizer for this architecture",
+            )
+        _copy_the_rest(model, quantized, names)
+        quantized.generation_config = copy.deepcopy(model.generation_config)
+        return quantized.train(model.training)
+
+    def _config(self, model: PreTrainedModel, full_precision: list[str]) -> Any:
+        from transformers import BitsAndBytesConfig
+
+        if self.format == "int8":
+            threshold = 6.0 if self.outlier_threshold is None else self.outlier_threshold
+            return BitsAndBytesConfig(
+                load_in_8bit=True, llm_int8_threshold=threshold, llm_int8_skip_modules=full_precision
+            )
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.format,
+            bnb_4bit_use_double_quant=self.double_quantization,
+            bnb_4bit_compute_dtype=model.dtype,
+            llm_int8_skip_modules=full_precision,
+        )
+
+
+def _converted_layers(quantized: PreTrainedModel) -> set[str]:
+    import bitsandbytes as bnb
+
+    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+    return {name for name, module in quantized.named_modules() if isinstance(module, kinds)}
+
+
+def _copy_the_rest(model: PreTrainedModel, quantized: PreTrainedModel, converted: set[str]) -> None:
+    """Give the copy its own embeddings, norms, head and buffers, bit for bit.
+
+    After ``from_pretrained(state_dict=…)`` they lie in the input's memory, are cast to one dtype, and
+    non-persistent buffers (RoPE's frequencies) are rebuilt rather than copied. Ties stay: each parameter object
+    is filled once.
+    """
+    originals = dict(model.named_parameters())
+    for name, parameter in quantized.named_parameters():
+        if name.removesuffix(".weight") not in converted:
+            parameter.data = originals[name].detach().clone()
+    for name, buffer in model.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        setattr(quantized.get_submodule(owner), leaf, buffer.detach().clone())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no loading notes from transformers and bitsandbytes; restored afterwards."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    library = logging.getLogger("bitsandbytes")
+    library_level, verbosity = library.level, transformers_logging.get_verbosity()
+    bars, no_hub_bars = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_worth_reading)
+    library.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.setLevel(library_level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()  # the hub's bars as well
+        if no_hub_bars:
+            disable_progress_bars()
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    """False for int8's note on its float16 cast, which comes once a layer and token; the class says it once."""
+    return "inputs will be cast" not in record.getMessage()

@@ -1,0 +1,74 @@
+"""A precision's name is the stem of a file below ``configs/quantizer``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+
+from quail_lightning.config_files import find_config, shipped_names
+from quail_lightning.errors import InputError
+from quail_lightning.quantization.protocol import Quantizer
+
+
+def available_precisions() -> list[str]:
+    """Names that ``load_quantizer`` takes: the shipped ones and those below ``configs/quantizer`` here."""
+    own = [path.stem for path in Path("configs/quantizer").glob("*.yaml")]
+    return sorted({*own, *(Path(name).stem for name in shipped_names("quantizer"))})
+
+
+def load_quantizer(name: str) -> Quantizer:
+    """The quantizer of a precision such as ``bf16``, ``nf4`` or ``uniform4-group64``.
+
+    Args:
+        name: stem of ``configs/quantizer/<name>.yaml``, which holds ``class_path`` and ``init_args``.
+
+    Raises:
+        InputError: no such precision, a file that names no quantizer or arguments it does not take, or a
+            package that is not installed.
+    """
+    known = available_precisions()
+    try:
+        path = find_config(f"quantizer/{name}.yaml")
+    except InputError:
+        close = get_close_matches(name, known, n=1)
+        raise InputError(
+            "no such precision",
+            given=name,
+            allowed=", ".join(known),
+            remedy=f"Did you mean {close[0]}?" if close else f"Or write configs/quantizer/{name}.yaml",
+        ) from None
+    return _built(path)
+
+
+def _built(path: Path) -> Quantizer:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Not add_argument(type=Quantizer), which imports transformers to compare signatures: seconds.
+        quantizer_class = _named_class(described)
+        parser.add_class_arguments(quantizer_class)
+        arguments = parser.parse_object(described.get("init_args") or {})
+    except (ArgumentError, ImportError, TypeError, yaml.YAMLError) as problem:
+        raise InputError(
+            f"{path} does not describe a quantizer: {problem}",
+            allowed="class_path of a quantizer, and init_args that its constructor takes",
+        ) from problem
+    return quantizer_class(**arguments.as_dict())
+
+
+def _named_class(described: object) -> type[Quantizer]:
+    if not isinstance(described, dict) or "class_path" not in described:
+        raise TypeError("it has no class_path")
+    if unknown := described.keys() - {"class_path", "init_args"}:
+        raise TypeError(f"it holds {', '.join(map(str, sorted(unknown)))} beside class_path and init_args")
+    module, _, name = str(described["class_path"]).rpartition(".")
+    found = getattr(import_module(module), name, None) if module else None
+    if not isinstance(found, type) or not hasattr(found, "quantize"):
+        raise TypeError(f"{described['class_path']!r} is no class with a quantize method")
+    return found

@@ -1,0 +1,44 @@
+"""What every quantizer promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+# The quantizers take the type from here, not from a TYPE_CHECKING block of their own: jsonargparse executes such
+# blocks where it reads a constructor, and importing transformers takes seconds.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+else:
+    PreTrainedModel = nn.Module
+
+
+class Quantizer(Protocol):
+    """Makes the model as it will be deployed, to be judged in place of the 16-bit one.
+
+    The contract, kept for all of them by ``tests/contracts/test_quantizers.py``: the input is unchanged bit for
+    bit and shares no memory with the copy; only the linear layers of the body differ (``quantized_linears``);
+    the same input gives the same copy; torch's, Python's and numpy's random states are as before.
+    """
+
+    @property
+    def bits(self) -> int:
+        """Bits of one quantized weight, without its share of the scales."""
+
+    @property
+    def granularity(self) -> str:
+        """How many weights share a scale: ``tensor``, ``channel``, ``group``, …"""
+
+    def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
+        """A quantized copy on the model's device, in its dtype and its train or eval mode.
+
+        Args:
+            model: a Hugging Face model in a floating dtype. It is judged as it is given: cast float32 masters
+                to the export dtype first.
+            calibration: [windows, time] token ids, for the quantizers that look at activations; the others
+                ignore it.
+
+        Raises:
+            InputError: the model cannot be quantized this way (no linear layers, NaN, sizes that do not divide).
+        """

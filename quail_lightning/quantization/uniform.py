@@ -1,0 +1,105 @@
+"""The papers' own uniform grids, simulated: the copy holds dequantized weights in the model's dtype."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from quail_lightning.errors import InputError
+from quail_lightning.functional.affine_grid import Granularity, Grid, GridKind, fit_grid
+from quail_lightning.quantization.body import quantized_linears, refuse_non_finite
+from quail_lightning.quantization.protocol import PreTrainedModel
+
+
+class Uniform:
+    """Round-to-nearest on a uniform grid, without calibration and on any device.
+
+    Args:
+        bits: N, 2 … 8; the grid has 2^N levels.
+        granularity: how many weights share a step: all quantized weights of the model (``global``), a
+            ``tensor``, an output row (``channel``), or ``group_size`` inputs of a row (``group``).
+        group_size: inputs that share a step; with ``group`` only, where it must divide every layer's inputs.
+        grid: which formula, see ``quail_lightning.functional.affine_grid``: ``symmetric`` is Eq. 2 of the
+            catastrophic-failure paper, ``minmax-floor`` QUAIL's Eq. 2, ``minmax-round`` QUAIL's Eq. 7.
+
+    Raises:
+        InputError: bits outside 2 … 8, or a group size without groups or groups without a size.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        granularity: Granularity = "tensor",
+        group_size: int | None = None,
+        grid: GridKind = "symmetric",
+    ) -> None:
+        if not 2 <= bits <= 8:
+            raise InputError(
+                "bits must lie in 2 … 8",
+                given=bits,
+                remedy="For 16 bits use quail_lightning.quantization.Unquantized (precision bf16)",
+            )
+        if granularity == "group" and (group_size is None or group_size < 1):
+            raise InputError(
+                "granularity 'group' needs a group_size of at least 1", given=group_size, remedy="64 is usual"
+            )
+        if granularity != "group" and group_size is not None:
+            raise InputError(
+                f"group_size is of no use with granularity {granularity!r}",
+                given=group_size,
+                remedy="Drop it, or set granularity: group",
+            )
+        self.bits = bits
+        self.granularity: Granularity = granularity
+        self.group_size = group_size
+        self.grid = grid
+
+    def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
+        """See ``Quantizer.quantize``."""
+        grids = self.grids(model)
+        quantized = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, linear in quantized_linears(model):
+                # Read from the input: a weight that two layers share is rounded once.
+                quantized.get_parameter(f"{name}.weight").copy_(grids[name].round(linear.weight))
+        return quantized
+
+    def grids(self, model: PreTrainedModel) -> dict[str, Grid]:
+        """The grid of every quantized weight, by the name of its layer.
+
+        Raises:
+            InputError: a weight holds NaN or infinity, or the group size does not divide a layer's inputs.
+        """
+        linears = quantized_linears(model)
+        self._refuse_indivisible(linears)
+        refuse_non_finite(linears)
+        weights = {name: linear.weight.detach() for name, linear in linears}
+        bounds = None
+        if self.granularity == "global":
+            lows, highs = zip(*(torch.aminmax(weight) for weight in weights.values()), strict=True)
+            bounds = (min(map(float, lows)), max(map(float, highs)))
+        return {
+            name: fit_grid(
+                weight,
+                bits=self.bits,
+                kind=self.grid,
+                granularity=self.granularity,
+                group_size=self.group_size,
+                bounds=bounds,
+            )
+            for name, weight in weights.items()
+        }
+
+    def _refuse_indivisible(self, linears: list[tuple[str, nn.Linear]]) -> None:
+        size = self.group_size
+        if size is None:
+            return
+        misfits = [f"{name} ({linear.in_features})" for name, linear in linears if linear.in_features % size]
+        if misfits:
+            raise InputError(
+                f"group_size must divide the inputs of every quantized layer, not so for {', '.join(misfits)}",
+                given=size,
+                remedy="Choose a divisor, or granularity: channel",
+            )

@@ -1,0 +1,23 @@
+"""The 16-bit format: no quantization at all."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+
+from quail_lightning.quantization.protocol import PreTrainedModel
+
+
+class Unquantized:
+    """Copies the model as it is, so that 16 bits is judged on the same path as every other format.
+
+    The dtype is kept: who holds float32 masters casts them to the export dtype first.
+    """
+
+    bits = 16
+    granularity = "none"
+
+    def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
+        """See ``Quantizer.quantize``."""
+        return copy.deepcopy(model)

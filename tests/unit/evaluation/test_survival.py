@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike
+
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.survival import delivered_forgetting, recovery, survival_measures
+from quail_lightning.results import Estimate, Measure, Undefined
+
+NOISE = np.random.default_rng(0).normal(0, 1, 50)
+TARGET = 60 + 5 * NOISE
+FORGOTTEN = 20 + 3 * np.roll(NOISE, 7)
+LOW = 1.0 + 0.1 * NOISE  # NLL of a memorized window
+HIGH = 3.0 + 0.1 * np.roll(NOISE, 7)
+
+
+def m(scores: ArrayLike) -> Measure:
+    return bootstrap_mean(scores)
+
+
+def value(measure: Measure) -> float:
+    assert isinstance(measure, Estimate), measure
+    assert measure.low <= measure.value <= measure.high
+    return measure.value
+
+
+def test_recovery_is_1_on_a_full_rollback_and_0_where_the_forgetting_survives() -> None:
+    assert value(recovery(m(TARGET), m(FORGOTTEN), m(TARGET), m(TARGET))) == pytest.approx(1)
+    assert value(recovery(m(FORGOTTEN), m(FORGOTTEN), m(TARGET), m(TARGET))) == 0
+
+
+def test_recovery_by_hand() -> None:
+    # means: M_uq 30, M_u16 10, M_tq 50 → 20/40
+    assert value(recovery(m([20, 40]), m([10, 10]), m([60, 40]), m([60, 70]))) == pytest.approx(0.5)
+
+
+def test_recovery_is_undefined_where_nothing_was_forgotten_at_16_bits() -> None:
+    same = recovery(m(TARGET), m(TARGET + NOISE - NOISE.mean()), m(TARGET + 30), m(TARGET))
+    assert isinstance(same, Undefined)
+    assert "16 bits" in same.reason
+    assert isinstance(recovery(m(TARGET), m(FORGOTTEN), m(FORGOTTEN), m(TARGET)), Undefined)
+    assert isinstance(recovery(m(TARGET), m(FORGOTTEN), m(FORGOTTEN)), Undefined)
+
+
+def test_delivered_is_0_on_a_full_rollback_and_1_where_the_forgetting_survives() -> None:
+    quantized_target = LOW + 0.2
+    assert value(delivered_forgetting(m(quantized_target), m(quantized_target), m(HIGH), m(LOW))) == 0
+    survived = delivered_forgetting(m(HIGH + 0.2), m(quantized_target), m(HIGH), m(LOW))
+    assert value(survived) == pytest.approx(1)
+
+
+def test_delivered_by_hand() -> None:
+    # (2.0 − 1.5) / (3.0 − 1.0)
+    measure = delivered_forgetting(m([1.8, 2.2]), m([1.4, 1.6]), m([2.0, 4.0]), m([0.9, 1.1]))
+    assert value(measure) == pytest.approx(0.25)
+
+
+def test_delivered_is_undefined_where_the_rise_is_within_its_interval_of_zero() -> None:
+    rise = 0.1 * (NOISE - NOISE.mean())
+    measure = delivered_forgetting(m(HIGH), m(LOW), m(LOW + rise), m(LOW))
+    assert isinstance(measure, Undefined)
+    assert "within its interval of zero" in measure.reason
+
+
+def test_a_fall_of_the_retain_nll_has_a_ratio_too() -> None:
+    assert value(delivered_forgetting(m([2.5, 2.5]), m([3.0, 3.0]), m([2.0, 2.0]), m([3.0, 3.0]))) == 0.5
+
+
+def test_one_exploded_window_does_not_carry_the_capped_ratio() -> None:
+    # windows 1–3 rolled back, window 4 blown up at both precisions; the retrained model's NLL is 2
+    target, unlearned, quantized = [1.0] * 4, [3.0, 3.0, 3.0, 100.0], [1.0, 1.0, 1.0, 100.0]
+    retrained = m([2.0] * 4)
+    bare = delivered_forgetting(m(quantized), m(target), m(unlearned), m(target))
+    assert value(bare) == pytest.approx(99 / 105)
+    capped = delivered_forgetting(m(quantized), m(target), m(unlearned), m(target), retrained)
+    assert value(capped) == pytest.approx(1 / 4)
+
+
+def test_the_cap_acts_window_by_window_on_all_four() -> None:
+    # window 2 is easier for the retrained model than for the target: it counts 0 on both sides
+    measure = delivered_forgetting(m([2.0, 1.0]), m([1.0, 1.0]), m([3.0, 3.0]), m([1.0, 1.0]), m([5.0, 0.5]))
+    assert isinstance(measure, Undefined)  # rises (2, 0): two windows cannot exclude 0
+    repeated = [m(np.repeat(pair, 20)) for pair in ([2.0, 1.0], [1.0, 1.0], [3.0, 3.0], [1.0, 1.0], [5.0, 0.5])]
+    assert value(delivered_forgetting(*repeated)) == pytest.approx(1 / 2)
+
+
+def test_an_undefined_measure_is_handed_on_and_unpaired_ones_are_refused() -> None:
+    gone = Undefined("no records")
+    assert delivered_forgetting(gone, m(LOW), m(HIGH), m(LOW)) == gone
+    assert recovery(m(LOW), m(LOW), gone) == gone
+    with pytest.raises(InputError, match="same records"):
+        recovery(m([1.0, 2.0]), m([1.0, 2.0]), m([1.0, 2.0, 3.0]))
+    with pytest.raises(InputError, match="same records"):
+        recovery(Estimate(1.0, 2, 0.0, 2.0), Estimate(1.0, 2, 0.0, 2.0), Estimate(1.0, 2, 0.0, 2.0))
+
+
+def test_all_ratios_that_the_metrics_allow_are_named() -> None:
+    target = {"verbmem_forget": m(TARGET), "nll_forget": m(LOW), "nll_retain": m(LOW), "membership_auc": m([0.1])}
+    unlearned = {
+        "verbmem_forget": m(FORGOTTEN),
+        "nll_forget": m(HIGH),
+        "nll_retain": m(LOW),
+        "knowmem_forget": m([1]),
+    }
+    ratios = survival_measures(target, unlearned, target, target)  # quantized, it is the target again
+    assert set(ratios) == {"recovery_verbmem_forget", "delivered_forgetting", "delivered_retain"}
+    assert value(ratios["recovery_verbmem_forget"]) == pytest.approx(1)
+    assert value(ratios["delivered_forgetting"]) == 0
+    assert isinstance(ratios["delivered_retain"], Undefined)
+    capped = survival_measures(unlearned, unlearned, target, target, {"nll_forget": m(LOW + 0.5)})
+    assert value(capped["delivered_forgetting_capped"]) == pytest.approx(1)
+    assert set(ratios) < set(capped) <= set(METRICS)

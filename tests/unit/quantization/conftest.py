@@ -1,0 +1,27 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+@pytest.fixture
+def tiny_llama() -> Callable[..., LlamaForCausalLM]:
+    """Builds a random Llama; widths are multiples of 64, the block of bitsandbytes."""
+
+    def build(dtype: torch.dtype = torch.float32, tied: bool = False) -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=64,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return LlamaForCausalLM(config).to(dtype).eval()
+
+    return build
