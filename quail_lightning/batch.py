@@ -14,13 +14,13 @@ class TokenBatch(NamedTuple):
         input_ids: [batch, time] token numbers.
         attention_mask: [batch, time], 1 for a real token, 0 for padding.
         labels: [batch, time], the input itself, −100 where padded (shifting is the loss's business).
-        index: [batch] number of the window within its set, the key of the reference's stored outputs.
+        window: [batch] number of the window within its set, the key of the reference's stored outputs.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
-    index: Tensor
+    window: Tensor
 
 
 class ForgetRetainBatch(NamedTuple):

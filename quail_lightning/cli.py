@@ -8,6 +8,7 @@ from importlib import import_module
 
 from quail_lightning.config_files import find_config
 from quail_lightning.errors import InputError
+from quail_lightning.terminal import quiet_libraries
 
 VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         given = _resolve_configs(given)
+        if not {"-h", "--help"} & set(given):
+            quiet_libraries()
         if given and given[0] in VERBS:
             _run_verb(given[0], given[1:])
         else:

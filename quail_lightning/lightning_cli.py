@@ -53,9 +53,9 @@ class QuailCLI(LightningCLI):
         self._before_run()
 
     def _before_run(self) -> None:
-        evaluation = next(c for c in self.trainer.callbacks if isinstance(c, QuantizedEvaluation))
+        evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
         _all_at_once([self.datamodule.check, lambda: evaluation.check_run_folder(self.trainer)])
-        recipe = self.config_init[self.subcommand].prepare
+        recipe = self._get(self.config_init, "prepare")
         if recipe is not None:
             self._prepare(recipe, evaluation.retrained)
 

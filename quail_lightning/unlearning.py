@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Side = Literal["forget", "retain"]
+
+RECORDED_PACKAGES = ("quail-lightning", "torch", "transformers", "lightning")
 
 
 class UnlearningModule(LightningModule):
@@ -98,7 +101,7 @@ class UnlearningModule(LightningModule):
         self.target, self.start = target, start
         self.forget, self.retain, self.hinge = forget, retain, hinge
         self.schedule = schedule
-        self.optimizer_settings = {"lr": learning_rate, "weight_decay": weight_decay, "betas": tuple(betas)}
+        self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, (betas[0], betas[1])
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
         self.gradient_checkpointing, self.trainable = gradient_checkpointing, trainable
         self.weight_dtype = {"float32": torch.float32, "bf16-nearest": torch.bfloat16}[weight_precision]
@@ -135,13 +138,16 @@ class UnlearningModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, **self.optimizer_settings)
+        return torch.optim.AdamW(
+            trained, lr=self.learning_rate, weight_decay=self.weight_decay, betas=self.betas
+        )
 
     def on_fit_start(self) -> None:
         assert self.model is not None
         self.model.train()  # checkpoints are loaded in evaluation mode
         if any(term is not None and term.needs_reference for term in (self.forget, self.hinge)):
-            target = load_model(self.target, self.weight_dtype).to(self.device).requires_grad_(False)
+            target: nn.Module = load_model(self.target, self.weight_dtype)
+            target = target.to(self.device).requires_grad_(False)
             windows = self.trainer.datamodule.windows.forget  # type: ignore[attr-defined]
             self.reference.prepare(target, windows, self._forward, self._micro(len(windows)))
 
@@ -161,15 +167,15 @@ class UnlearningModule(LightningModule):
                 losses |= self._optimizer_step([side], f"grad_norm_{side[0]}")
         factors = {"forget": self.weights.forget, "retain": self.weights.retain, "hinge": self.weights.hinge}
         losses["total"] = sum(factors[name] * value for name, value in losses.items() if name in factors)
-        losses["lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        losses["lr"] = self._optimizer().param_groups[0]["lr"]
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        shown = {name: losses[name] for name in ("forget", "hinge", "retain") if name in losses}
+        shown = {name: value for name, value in losses.items() if name in factors}
         self.log_dict(shown, prog_bar=True, logger=False)
 
     def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
         """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
-        optimizer = self.optimizers()
-        optimizer.zero_grad()  # type: ignore[union-attr]
+        optimizer = self._optimizer()
+        optimizer.zero_grad()
         losses: dict[str, Any] = {}
         for side, batch in sides:
             for part, share in self._parts(batch):
@@ -185,6 +191,11 @@ class UnlearningModule(LightningModule):
             clip_grads_with_norm_(trained, self.clip_norm, norm)
         optimizer.step()
         return losses | {norm_name: norm}
+
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
 
     def _losses(self, side: Side, batch: TokenBatch) -> dict[str, Tensor]:
         logits = self._forward(self.model, batch.input_ids)[:, :-1]
@@ -256,12 +267,15 @@ class UnlearningModule(LightningModule):
             "terms": {name: _described(term) for name, term in terms.items() if term is not None},
             "weights": self.weights._asdict(),
             "schedule": self.schedule,
-            "optimizer": {"class": "AdamW"} | self.optimizer_settings,
+            "optimizer": "AdamW",
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "betas": list(self.betas),
             "clip_norm": self.clip_norm,
             "weight_dtype": str(self.weight_dtype),
             "export_dtype": str(self.export_dtype),
             "trainable": self.trainable,
-            "versions": {name: version(name) for name in ("quail-lightning", "torch", "transformers", "lightning")},
+            "versions": {name: version(name) for name in RECORDED_PACKAGES},
         }
 
 

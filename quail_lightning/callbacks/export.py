@@ -28,5 +28,5 @@ class ExportModel(Callback):
             return
         out = Path(trainer.log_dir or ".") / self.folder
         provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}  # type: ignore[operator]
-        save_model(pl_module.export_model(), pl_module.tokenizer, out, provenance)  # type: ignore[operator, arg-type]
+        save_model(pl_module.export_model(), pl_module.tokenizer, out, provenance)  # type: ignore[operator]
         rank_zero_info(f"unlearned model: {out}")

@@ -130,7 +130,8 @@ class QuantizedEvaluation(Callback):
                 if isinstance(auc, Estimate):
                     self._auc_retrain = auc.value
                     measured = self._with_privleak(measured)
-            self.rows += [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
+            judged = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
+            self.rows = judged + self.rows  # the target, judged last, is shown first
 
     def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.data.muse import MuseDataModule
@@ -63,7 +63,7 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if (self.base is None) == (self.tiny is None):
             raise InputError(
-                "a fine-tuning recipe starts from `base` (a checkpoint) or from `tiny` (from scratch), one of the two",
+                "a recipe starts from `base` (a checkpoint) or from `tiny` (from scratch), exactly one of the two",
                 given={"base": self.base, "tiny": self.tiny},
             )
 
@@ -128,18 +128,17 @@ def finetune(
 
 def add_arguments(parser: Any) -> None:
     """Declare the verb's options."""
-    parser.add_class_arguments(MuseDataModule, "data", skip={"tokenizer", "schedule", "seed", "records"})
+    parser.add_subclass_arguments(LightningDataModule, "data")
     parser.add_argument("--recipe", type=FinetuneRecipe, help="what to start from and how to train")
-    parser.add_argument("--sets", type=Sets, default="forget+retain", help="forget+retain: target; retain: retrained")
+    parser.add_argument("--sets", type=Sets, default="forget+retain", help="`retain` makes the retrained model")
     parser.add_argument("--out", type=str, required=True, help="folder of the result; must not exist")
-    parser.add_argument("--trainer", type=dict[str, Any], default={}, help="further arguments of Lightning's Trainer")
+    parser.add_argument("--trainer", type=dict[str, Any], default={}, help="more arguments of Lightning's Trainer")
 
 
 def run(arguments: Any) -> None:
     """Carry the verb out."""
-    data = MuseDataModule(**arguments.data.as_dict(), tokenizer="")
-    data.check()
-    made = finetune(arguments.recipe, data, arguments.sets, Path(arguments.out), arguments.trainer)
+    arguments.data.check()
+    made = finetune(arguments.recipe, arguments.data, arguments.sets, Path(arguments.out), arguments.trainer)
     print(f"{'saved' if made else 'reused, fingerprint matches'}: {arguments.out}")
 
 

@@ -179,7 +179,8 @@ def _read_list(path: Path) -> list[Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path} is not valid JSON: {place}: {error.msg}") from error
     if not isinstance(content, list):
         raise InputError(f"{path} must hold a list of records", given=type(content).__name__)
     return content

@@ -26,7 +26,7 @@ class ForgetRetainWindows(Dataset[ForgetRetainBatch]):
     def __init__(self, forget: Tensor, retain: Tensor) -> None:
         self.forget, self.retain = forget, retain
 
-    def __getitem__(self, step: Step) -> ForgetRetainBatch:  # type: ignore[override]
+    def __getitem__(self, step: Step) -> ForgetRetainBatch:
         forget, retain = step
         return ForgetRetainBatch(_batch(self.forget, forget), _batch(self.retain, retain))
 
@@ -40,7 +40,8 @@ class StepSampler(Sampler[Step]):
     forget batch, then every retain batch (QUAIL, Algorithm 1).
 
     Args:
-        forget_count, retain_count: numbers of windows, each at least 1.
+        forget_count: windows of the forget set, at least 1.
+        retain_count: windows of the retain set, at least 1.
         batch_size: windows of each kind in one step.
         schedule: see above.
         seed: of the shuffles.
@@ -91,7 +92,7 @@ def _batch(windows: Tensor, numbers: Sequence[int]) -> TokenBatch | None:
         return None
     index = torch.tensor(numbers)
     ids = windows[index]
-    return TokenBatch(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.clone(), index=index)
+    return TokenBatch(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.clone(), window=index)
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:

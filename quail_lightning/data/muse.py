@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from quail_lightning.batch import ForgetRetainBatch
 from quail_lightning.data.corpora import Corpus, open_corpus, questions, texts, verbatim_prompts
-from quail_lightning.data.forget_retain import ForgetRetainWindows, Schedule, StepSampler
+from quail_lightning.data.forget_retain import ForgetRetainWindows, Schedule, Step, StepSampler
 from quail_lightning.data.newsroom import Newsroom
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, QuestionSet
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -164,7 +164,7 @@ class MuseDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         assert self.windows is not None
         forget, retain = (range(len(windows)) for windows in self.windows)
-        steps = [(list(forget[i : i + self.batch_size]), []) for i in forget[:: self.batch_size]]
+        steps: list[Step] = [(list(forget[i : i + self.batch_size]), []) for i in forget[:: self.batch_size]]
         steps += [([], list(retain[i : i + self.batch_size])) for i in retain[:: self.batch_size]]
         return DataLoader(ForgetRetainWindows(*self.windows), sampler=steps, batch_size=None)
 

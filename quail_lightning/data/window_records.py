@@ -19,7 +19,9 @@ def records_from_windows(forget: Tensor, retain: Tensor, holdout: Tensor, tokeni
     membership texts are whole windows. At most 100 of each, evenly spread over the windows given.
 
     Args:
-        forget, retain, holdout: [windows, time] token windows that open with BOS.
+        forget: [windows, time] token windows that open with BOS.
+        retain: likewise, of the retain set.
+        holdout: likewise, of texts that no model was trained on.
         tokenizer: the one that cut them.
     """
     half = forget.shape[1] // 2

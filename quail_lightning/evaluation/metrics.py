@@ -34,15 +34,15 @@ METRICS: Mapping[str, MetricLabel] = MappingProxyType(
         "verbmem_forget": MetricLabel("M1 VerMem", "× 100", "down"),
         "knowmem_forget": MetricLabel("M2 KnowMem", "× 100", "down"),
         "privleak": MetricLabel("M3 PrivLeak", "× 100", "zero"),
-        "knowmem_retain": MetricLabel("M4 KnowMem retain", "× 100", "up"),
+        "knowmem_retain": MetricLabel("M4 KnowMem", "× 100", "up"),
         "membership_auc": MetricLabel("Membership AUC", "", "none"),
         "nll_forget": MetricLabel("NLL forget", "nats/token", "up"),
         "nll_retain": MetricLabel("NLL retain", "nats/token", "down"),
-        "recovery_verbmem_forget": MetricLabel("Recovery of M1", "", "zero"),
-        "recovery_knowmem_forget": MetricLabel("Recovery of M2", "", "zero"),
-        "delivered_forgetting": MetricLabel("Delivered forgetting", "", "one"),
-        "delivered_forgetting_capped": MetricLabel("Delivered forgetting, capped", "", "one"),
-        "delivered_retain": MetricLabel("Delivered NLL rise on retain", "", "none"),
+        "recovery_verbmem_forget": MetricLabel("Recovery M1", "", "zero"),
+        "recovery_knowmem_forget": MetricLabel("Recovery M2", "", "zero"),
+        "delivered_forgetting": MetricLabel("Delivered forget", "", "one"),
+        "delivered_forgetting_capped": MetricLabel("Delivered capped", "", "one"),
+        "delivered_retain": MetricLabel("Delivered retain", "", "none"),
     }
 )
 """Metric name → label. The first seven come from the suite, the others from the survival ratios."""

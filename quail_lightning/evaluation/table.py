@@ -10,7 +10,7 @@ from rich.table import Table
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.results import Measure, ResultRow, Undefined
 
-NARROWEST = 150  # columns: a terminal narrower than this scrolls or wraps rather than cutting figures off
+NARROWEST = 170  # columns: a terminal narrower than this scrolls or wraps rather than cutting figures off
 
 
 def results_table(rows: Sequence[ResultRow], title: str) -> Table:
@@ -22,8 +22,10 @@ def results_table(rows: Sequence[ResultRow], title: str) -> Table:
     table.add_column("model", no_wrap=True)
     table.add_column("precision", no_wrap=True)
     shown = [name for name in METRICS if any(name in row.metrics for row in rows)]
+    if "privleak" in shown:
+        shown.remove("membership_auc")  # the figure that PrivLeak restates; results.json holds both
     for name in shown:
-        table.add_column(METRICS[name].heading, justify="right")
+        table.add_column(METRICS[name].heading.replace(" ", "\n"), justify="right", no_wrap=True)
     previous = None
     for row in rows:
         if previous not in (None, row.model):

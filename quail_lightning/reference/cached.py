@@ -44,7 +44,7 @@ class CachedLogits:
 
     def logits(self, batch: TokenBatch) -> Tensor:
         assert self._logits is not None
-        return self._logits[batch.index.cpu()].to(batch.input_ids.device)
+        return self._logits[batch.window.cpu()].to(batch.input_ids.device)
 
     def _check_size(self, count: int, part: Tensor) -> None:
         gib = count * part[0].numel() * part.element_size() / GIB

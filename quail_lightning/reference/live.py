@@ -21,6 +21,7 @@ class LiveReference:
         self._target, self._forward = target, forward
 
     def logits(self, batch: TokenBatch) -> Tensor:
-        assert self._target is not None and self._forward is not None
+        assert self._target is not None
+        assert self._forward is not None
         with torch.no_grad():
             return self._forward(self._target, batch.input_ids)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from quail_lightning.batch import TokenBatch
 
-Forward = Callable[[nn.Module, Tensor], Tensor]  # model, input_ids [batch, time] → logits [batch, time, vocabulary]
+Forward = Callable[[nn.Module, Tensor], Tensor]
+"""Model and input_ids [batch, time] → logits [batch, time, vocabulary]."""
 
 
 @runtime_checkable

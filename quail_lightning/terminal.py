@@ -1,0 +1,25 @@
+"""Keep the terminal for what the user asked for."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silence the advertising and the per-file progress bars of libraries; errors and real warnings stay."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # torch's pytree deprecation, raised inside lightning at every batch transfer
+    warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*")
+    # the windows lie in memory, so there is nothing for workers to do
+    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "Tip:" not in message and not message.startswith(("TPU available", "GPU available: False"))
