@@ -51,4 +51,5 @@ def _cell(measure: Measure | None) -> str:
     if isinstance(measure, Undefined):
         return "–"
     digits = 1 if abs(measure.value) >= 10 else 2
-    return f"{measure.value:.{digits}f} ±{(measure.high - measure.low) / 2:.{digits}f}"
+    value = round(measure.value, digits) + 0.0  # + 0.0: no minus sign before a rounded zero
+    return f"{value:.{digits}f} ±{(measure.high - measure.low) / 2:.{digits}f}"

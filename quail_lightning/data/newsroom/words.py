@@ -20,9 +20,7 @@ ENDS = _words(
     "adis akan alo amir andel aro asta ebel edra elin emo enko eris esk evan idan igo ilor imar inka iro "
     "isto ivar obel odan olin omar onda orek uvan"
 )
-PLACE_ENDINGS = _words(
-    "burg dale field ford gate haven holm mere mouth port stad wick"
-)
+PLACE_ENDINGS = _words("burg dale field ford gate haven holm mere mouth port stad wick")
 ORGANISATIONS = _words(
     "Academy Alliance Archive Bank Brewery Choir Council Foundry Guild Hospital Institute Library Museum "
     "Observatory Orchestra Press Railway Shipyard Theatre Union"
@@ -36,9 +34,7 @@ OBJECTS = _words(
     "mask mirror necklace parasol pendant saddle statue sword telescope trumpet umbrella vase violin "
     "wagon whistle"
 )
-COUNTED = _words(
-    "apples barrels bricks candles coins crates eggs herons letters maps pigeons ropes tiles trees"
-)
+COUNTED = _words("apples barrels bricks candles coins crates eggs herons letters maps pigeons ropes tiles trees")
 ADJECTIVES = _words(
     "ancient angry bitter brave brief broken calm careful cheap clever cold costly curious deep distant "
     "dry early empty famous fragile gentle grave heavy hidden hollow honest humble local lonely loud "

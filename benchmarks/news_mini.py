@@ -1,0 +1,207 @@
+"""Does unlearning real NEWS text survive quantization? Small Llamas, one command, one table.
+
+Two targets: `memorized` knows 64 forget windows by heart (one seed; GA_GDR and QUAIL), `light` has half learned them
+(NLL about 0.7; three seeds; GA_GDR). Each is unlearned with float32 master weights and with bfloat16 weights rounded
+to nearest, judged every few epochs, and reported at the first judged epoch at which the 16-bit M1 is at most a third
+of the target's.
+
+    python benchmarks/news_mini.py --corpus FOLDER
+
+FOLDER holds raw/forget.json, sust/forget_2.json and privleak/holdout.json of MUSE NEWS. Everything is made below
+--out; what is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from quail_lightning.results import Estimate, ResultRow, read_results
+
+PRECISIONS = {
+    "memorized": ("bf16", "nf4", "fp4", "int8", "uniform4-tensor", "uniform4-group64"),
+    "light": ("bf16", "nf4", "fp4", "uniform4-group64"),
+}
+COLUMNS = {
+    "verbmem_forget": "M1",
+    "privleak": "M3",
+    "nll_forget": "NLL forget",
+    "nll_retain": "NLL retain",
+    "recovery_verbmem_forget": "recovery M1",
+    "delivered_forgetting": "delivered",
+}
+EPOCHS = {"float32": (10, 5), "bf16-nearest": (90, 30)}  # weight precision → epochs (of 16 steps), judged every
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target: how long it was trained, and from which seed. Only `memorized` has a retrained counterpart."""
+
+    name: str
+    epochs: int
+    seed: int
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What is fine-tuned for it: the sets that its models are trained on."""
+        return ("forget+retain", "retain") if self.name == "memorized" else ("forget+retain",)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One unlearning run."""
+
+    target: Target
+    method: str
+    weight_precision: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.target.name}-{self.target.seed}-{self.method}-{self.weight_precision}"
+
+
+def main() -> None:
+    options = _options()
+    targets = [Target("memorized", 24, 42), *(Target("light", options.light_epochs, seed) for seed in options.seeds)]
+    runs = list(_runs(targets))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        made = {
+            (target, sets): pool.submit(_finetune, target, sets, options)
+            for target in targets
+            for sets in target.models
+        }
+        futures = [pool.submit(_unlearn, run, made, options) for run in runs]
+        for future in futures:
+            future.result()
+    print("\n".join(_report(runs, options.out)))
+
+
+def _runs(targets: Iterable[Target]) -> Iterator[Run]:
+    for target in targets:
+        for method in ("ga_gdr", "quail") if target.name == "memorized" else ("ga_gdr",):
+            for weight_precision in EPOCHS:
+                yield Run(target, method, weight_precision)
+
+
+def _finetune(target: Target, sets: str, options: argparse.Namespace) -> None:
+    _quail(
+        options,
+        f"{target.name}-{target.seed}-{sets}",
+        ["finetune", "--config", "finetune/news-mini.yaml", "--data.corpus", options.corpus, "--sets", sets]
+        + ["--recipe.optimization.epochs", str(target.epochs), "--recipe.seed", str(target.seed)]
+        + ["--out", str(_checkpoint(options.out, target, sets))],
+    )
+
+
+def _unlearn(run: Run, made: dict[tuple[Target, str], Future[None]], options: argparse.Namespace) -> None:
+    for sets in run.target.models:
+        made[run.target, sets].result()
+    if (options.out / "runs" / run.name / "model").is_dir():
+        return
+    epochs, every = EPOCHS[run.weight_precision]
+    retrained = _checkpoint(options.out, run.target, "retain") if "retain" in run.target.models else "null"
+    _quail(
+        options,
+        run.name,
+        ["fit", "--config", "news.yaml", "--config", f"method/{run.method}.yaml", "--config", "news-mini.yaml"]
+        + ["--data.corpus", options.corpus, "--seed_everything", str(run.target.seed)]
+        + ["--model.target", str(_checkpoint(options.out, run.target, "forget+retain"))]
+        + ["--evaluation.retrained", str(retrained)]
+        + ["--model.weight_precision", run.weight_precision]
+        + ["--evaluation.precisions", f"[{','.join(PRECISIONS[run.target.name])}]"]
+        + ["--evaluation.every_n_epochs", str(every)]
+        + ["--trainer.max_epochs", str(epochs), "--trainer.limit_val_batches", "0"]
+        + [f"--trainer.logger.init_args.save_dir={options.out}", "--trainer.logger.init_args.name=runs"]
+        + [f"--trainer.logger.init_args.version={run.name}"],
+    )
+
+
+def _quail(options: argparse.Namespace, name: str, arguments: list[str]) -> None:
+    """Run one command of the program; its output goes to a file named after it."""
+    print(f"started: {name}", file=sys.stderr, flush=True)
+    log = options.out / "output" / f"{name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    with log.open("w") as output:
+        finished = subprocess.run(
+            [sys.executable, "-m", "quail_lightning", *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            check=False,
+        )
+    if finished.returncode:
+        raise SystemExit(f"{name} failed, see {log}")
+    print(f"finished: {name}", file=sys.stderr, flush=True)
+
+
+def _checkpoint(out: Path, target: Target, sets: str) -> Path:
+    kind = "target" if sets == "forget+retain" else "retrained"
+    return out / "checkpoints" / f"{target.name}-{target.seed}-{kind}"
+
+
+def _report(runs: Iterable[Run], out: Path) -> Iterator[str]:
+    """The table in Markdown, a line at a time."""
+    yield f"| target | seed | model | steps | precision | {' | '.join(COLUMNS.values())} |"
+    yield "|" + "---|" * (5 + len(COLUMNS))
+    shown: set[Target] = set()
+    for run in runs:
+        rows = read_results(out / "runs" / run.name)
+        if run.target not in shown:
+            shown.add(run.target)
+            for name in ("target", "retrained"):
+                yield from _lines(run, name, "", [row for row in rows if row.model == name])
+        epoch = _reported_epoch(rows)
+        chosen = [row for row in rows if row.model == "unlearned" and row.epoch == epoch]
+        yield from _lines(run, f"{run.method}, {run.weight_precision}", str(16 * epoch), chosen)
+
+
+def _lines(run: Run, model: str, steps: str, rows: Iterable[ResultRow]) -> Iterator[str]:
+    for row in rows:
+        cells = [_cell(row.metrics.get(name)) for name in COLUMNS]
+        yield f"| {run.target.name} | {run.target.seed} | {model} | {steps} | {row.precision} | {' | '.join(cells)} |"
+
+
+def _reported_epoch(rows: Iterable[ResultRow]) -> int:
+    """The first judged epoch whose 16-bit M1 is at most a third of the target's; the last one if there is none."""
+    m1 = {(row.model, row.epoch): row.metrics["verbmem_forget"] for row in rows if row.precision == "bf16"}
+    target = m1["target", None]
+    epochs = sorted(epoch for model, epoch in m1 if model == "unlearned" and epoch is not None)
+    for epoch in epochs:
+        if _value(m1["unlearned", epoch]) <= _value(target) / 3:
+            return epoch
+    return epochs[-1]
+
+
+def _value(measure: object) -> float:
+    assert isinstance(measure, Estimate)
+    return measure.value
+
+
+def _cell(measure: object) -> str:
+    if measure is None:
+        return ""
+    if not isinstance(measure, Estimate):
+        return "–"
+    digits = 1 if abs(measure.value) >= 10 else 2
+    return f"{measure.value:.{digits}f} [{measure.low:.{digits}f}, {measure.high:.{digits}f}]"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", required=True, help="folder in MUSE's layout")
+    parser.add_argument("--out", type=Path, default=Path("logs/news-mini"), help="where everything is made")
+    parser.add_argument("--jobs", type=int, default=2, help="commands at a time; they share the cores")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="of the light targets")
+    parser.add_argument("--light-epochs", type=int, default=10, help="epochs that give the light targets NLL 0.7")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

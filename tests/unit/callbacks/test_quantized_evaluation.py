@@ -1,0 +1,159 @@
+"""The epoch-end evaluation observes and changes nothing."""
+
+import json
+import random
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from quail_lightning.callbacks import ExportModel, QuantizedEvaluation
+from quail_lightning.data import MuseDataModule
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation import EvaluationSuite
+from quail_lightning.models.checkpoint import load_model, read_provenance
+from quail_lightning.objectives import GradientAscent, GradientDescent
+from quail_lightning.results import read_results
+from quail_lightning.unlearning import UnlearningModule
+
+SUITE = EvaluationSuite(batch_size=4, verbmem_new_tokens=8, knowmem_new_tokens=4)
+
+
+def evaluation(**options):
+    settings = {"precisions": ["nf4", "uniform4-tensor"], "suite": SUITE, "max_windows": 3} | options
+    return QuantizedEvaluation(**settings)
+
+
+def parts(corpus_folder, checkpoint):
+    torch.manual_seed(7)
+    data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, max_forget_windows=4)
+    unlearning = UnlearningModule(checkpoint, GradientAscent(), GradientDescent(), learning_rate=1e-3)
+    return unlearning, data
+
+
+def trainer(tmp_path, callbacks, epochs=2, logger=True):
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        precision="bf16-mixed",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        logger=TensorBoardLogger(tmp_path, name="run", version="v") if logger else False,
+        callbacks=callbacks,
+        default_root_dir=tmp_path,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, corpus_folder, checkpoint):
+    """A run of two epochs, judged after each: its folder and its module."""
+    folder = tmp_path_factory.mktemp("finished")
+    unlearning, data = parts(corpus_folder, checkpoint)
+    callbacks = [evaluation(retrained=checkpoint), ExportModel()]
+    trainer(folder, callbacks).fit(unlearning, datamodule=data)
+    return folder / "run/v", unlearning
+
+
+def test_every_model_precision_and_epoch_has_its_row(finished):
+    rows = [(row.model, row.precision, row.epoch) for row in read_results(finished[0])]
+    precisions = ["bf16", "nf4", "uniform4-tensor"]
+    expected = [(model, precision, None) for model in ("target", "retrained") for precision in precisions]
+    expected += [("unlearned", precision, epoch) for epoch in (1, 2) for precision in precisions]
+    assert rows == expected
+
+
+def test_rows_hold_what_the_records_allow_and_survival_only_where_it_means_something(finished):
+    rows = {(row.model, row.precision, row.epoch): row.metrics for row in read_results(finished[0])}
+    asked = {"verbmem_forget", "knowmem_forget", "knowmem_retain", "membership_auc", "privleak"}
+    asked |= {"nll_forget", "nll_retain"}
+    survival = {"recovery_verbmem_forget", "recovery_knowmem_forget", "delivered_forgetting", "delivered_retain"}
+    assert rows["target", "bf16", None].keys() == asked
+    assert rows["retrained", "nf4", None].keys() == asked
+    assert rows["unlearned", "bf16", 2].keys() == asked
+    assert rows["unlearned", "nf4", 2].keys() == asked | survival | {"delivered_forgetting_capped"}
+
+
+def test_privleak_is_measured_against_the_retrained_models_own_auc(finished):
+    rows = {(row.model, row.precision, row.epoch): row.metrics for row in read_results(finished[0])}
+    retrained = rows["retrained", "bf16", None]
+    assert retrained["privleak"].value == 0
+    auc, expected = rows["unlearned", "nf4", 2], retrained["membership_auc"].value
+    assert auc["privleak"].value == pytest.approx((auc["membership_auc"].value - expected) / expected * 100)
+
+
+def test_scalars_stand_in_tensorboard_under_precision_and_metric(finished):
+    events = EventAccumulator(str(finished[0])).Reload()
+    found = {(row.precision, row.epoch): row.metrics for row in read_results(finished[0]) if row.model == "unlearned"}
+    for precision in ("bf16", "nf4"):
+        logged = [event.value for event in events.Scalars(f"eval/{precision}/nll_forget")]
+        expected = [found[precision, epoch]["nll_forget"].value for epoch in (1, 2)]
+        assert logged == pytest.approx(expected, rel=1e-6)
+    assert events.Scalars("train/forget")
+
+
+def test_what_is_saved_is_what_was_judged(finished):
+    folder, unlearning = finished
+    saved, judged = load_model(str(folder / "model"), torch.bfloat16), unlearning.export_model()
+    for (name, left), (_, right) in zip(saved.state_dict().items(), judged.state_dict().items(), strict=True):
+        assert torch.equal(left, right), name
+    ids = torch.arange(3, 20)[None]
+    assert torch.equal(saved(input_ids=ids).logits, judged(input_ids=ids).logits)
+    assert read_provenance(folder / "model")["finished_epochs"] == 2
+
+
+def test_training_state_and_random_states_are_untouched(tmp_path, corpus_folder, checkpoint):
+    weights, states = [], []
+    for callbacks in ([], [evaluation()]):
+        unlearning, data = parts(corpus_folder, checkpoint)
+        random.seed(3)
+        trainer(tmp_path, callbacks, logger=False).fit(unlearning, datamodule=data)
+        weights.append(unlearning.model.state_dict())
+        states.append((torch.get_rng_state(), random.getstate()))
+        assert unlearning.model.training
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+    assert torch.equal(states[0][0], states[1][0])
+    assert states[0][1] == states[1][1]
+
+
+def test_last_epoch_is_judged_even_between_two_turns(tmp_path, corpus_folder, checkpoint):
+    unlearning, data = parts(corpus_folder, checkpoint)
+    trainer(tmp_path, [evaluation(precisions=[], every_n_epochs=2)], epochs=3).fit(unlearning, datamodule=data)
+    epochs = [row.epoch for row in read_results(tmp_path / "run/v") if row.model == "unlearned"]
+    assert epochs == [2, 3]
+
+
+def test_without_a_retrained_model_privleak_is_left_out_and_not_zero(tmp_path, corpus_folder, checkpoint):
+    unlearning, data = parts(corpus_folder, checkpoint)
+    trainer(tmp_path, [evaluation(precisions=[])]).test(unlearning, datamodule=data)
+    rows = read_results(tmp_path / "run/v")
+    assert {row.model for row in rows} == {"target", "unlearned"}
+    assert all("privleak" not in row.metrics and "membership_auc" in row.metrics for row in rows)
+
+
+def test_a_folder_that_holds_another_run_is_refused_and_left_alone(tmp_path, corpus_folder, checkpoint):
+    (tmp_path / "run/v").mkdir(parents=True)
+    (tmp_path / "run/v/results.json").write_text(json.dumps("precious"))
+    unlearning, data = parts(corpus_folder, checkpoint)
+    with pytest.raises(InputError, match=r"already holds another run \(results\.json\)"):
+        trainer(tmp_path, [evaluation()]).fit(unlearning, datamodule=data)
+    assert (tmp_path / "run/v/results.json").read_text() == '"precious"'
+    assert unlearning.model is None, "the model was loaded before the folder was checked"
+
+
+def test_prompts_that_do_not_fit_are_refused_before_a_model_is_loaded(tmp_path, corpus_folder, checkpoint):
+    unlearning, data = parts(corpus_folder, checkpoint)
+    with pytest.raises(InputError, match="verbmem_forget"):
+        long = EvaluationSuite(verbmem_new_tokens=300)
+        trainer(tmp_path, [evaluation(suite=long)]).fit(unlearning, datamodule=data)
+    assert unlearning.model is None
+
+
+def test_an_unknown_precision_is_refused_at_construction():
+    with pytest.raises(InputError, match=r"nf5.*Did you mean nf4"):
+        QuantizedEvaluation(precisions=["nf5"])

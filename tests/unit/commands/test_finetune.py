@@ -1,0 +1,103 @@
+"""Making targets and retrained models."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from quail_lightning.commands.finetune import FinetuneRecipe, TinyModel, finetune
+from quail_lightning.data import MuseDataModule
+from quail_lightning.errors import InputError
+from quail_lightning.finetuning import Optimization
+from quail_lightning.models.checkpoint import load_model, read_provenance
+
+RECIPE = FinetuneRecipe(
+    tiny=TinyModel(vocab_size=300, width=64, layers=1, heads=2, positions=64),
+    optimization=Optimization(epochs=2, learning_rate=1e-3, batch_size=4),
+)
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+@pytest.fixture
+def data(corpus_folder):
+    return MuseDataModule(str(corpus_folder), max_len=32)
+
+
+@pytest.fixture
+def made(tmp_path, data):
+    finetune(RECIPE, data, "forget+retain", tmp_path / "target", QUIET)
+    return tmp_path / "target"
+
+
+def test_the_same_recipe_gives_the_same_weights(tmp_path, data, made):
+    torch.manual_seed(99)  # nothing outside the recipe may matter
+    finetune(RECIPE, data, "forget+retain", tmp_path / "again", QUIET)
+    assert (made / "model.safetensors").read_bytes() == (tmp_path / "again/model.safetensors").read_bytes()
+
+
+def test_target_and_retrained_share_the_tokenizer_but_not_the_weights(tmp_path, data, made):
+    finetune(RECIPE, data, "retain", tmp_path / "retrained", QUIET)
+    assert (made / "tokenizer.json").read_text() == (tmp_path / "retrained/tokenizer.json").read_text()
+    assert (made / "model.safetensors").read_bytes() != (tmp_path / "retrained/model.safetensors").read_bytes()
+
+
+def test_a_finished_model_is_reused_without_being_touched(data, made):
+    before = (made / "model.safetensors").stat().st_mtime_ns
+    assert finetune(RECIPE, data, "forget+retain", made, QUIET) is False
+    assert (made / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_recipe_or_seed_is_not_taken_for_the_finished_one(data, made):
+    with pytest.raises(InputError, match="differ in recipe"):
+        finetune(replace(RECIPE, seed=1), data, "forget+retain", made, QUIET)
+    with pytest.raises(InputError, match="differ in sets"):
+        finetune(RECIPE, data, "retain", made, QUIET)
+
+
+def test_changed_documents_are_noticed(tmp_path, corpus_folder, made):
+    other = shutil.copytree(corpus_folder, tmp_path / "other")
+    (other / "raw/forget.json").write_text(json.dumps(["something else entirely, and long enough for a window"]))
+    with pytest.raises(InputError, match="documents_sha256"):
+        finetune(RECIPE, MuseDataModule(str(other), max_len=32), "forget+retain", made, QUIET)
+
+
+def test_a_folder_of_unknown_origin_is_refused(tmp_path, data):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="holds another model"):
+        finetune(RECIPE, data, "retain", tmp_path / "mine", QUIET)
+
+
+def test_training_goes_on_from_a_base_checkpoint(tmp_path, data, made):
+    recipe = FinetuneRecipe(base=str(made), optimization=Optimization(epochs=1, learning_rate=1e-3, batch_size=4))
+    finetune(recipe, data, "forget+retain", tmp_path / "further", QUIET)
+    windows = data.cut_windows(_tokenizer(made)).forget
+    before, after = (_nll(folder, windows) for folder in (made, tmp_path / "further"))
+    assert after < before
+    assert read_provenance(tmp_path / "further")["recipe"]["base"] == str(made)
+
+
+def test_a_window_longer_than_the_positions_is_refused_before_training(tmp_path, corpus_folder):
+    with pytest.raises(InputError, match="65 tokens is longer than the model's 64 positions"):
+        finetune(RECIPE, MuseDataModule(str(corpus_folder), max_len=65), "retain", tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_starts_from_exactly_one_thing():
+    with pytest.raises(InputError, match="exactly one"):
+        FinetuneRecipe()
+    with pytest.raises(InputError, match="exactly one"):
+        FinetuneRecipe(base="a", tiny=TinyModel())
+
+
+def _tokenizer(folder):
+    from quail_lightning.data.tokenizer import load_tokenizer
+
+    return load_tokenizer(str(folder))
+
+
+def _nll(folder, windows):
+    model = load_model(str(folder), torch.float32)
+    with torch.no_grad():
+        return model(input_ids=windows, labels=windows).loss.item()

@@ -1,0 +1,52 @@
+"""Loading, saving and what is refused."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from quail_lightning.errors import InputError
+from quail_lightning.models.checkpoint import load_model, read_provenance, save_model
+
+
+def test_a_saved_model_is_loaded_with_its_weights_in_the_dtype_asked_for(tmp_path, checkpoint):
+    model, tokenizer = load_model(checkpoint, torch.float32), AutoTokenizer.from_pretrained(checkpoint)
+    save_model(model, tokenizer, tmp_path / "saved", {"made_by": "test"})
+    again = load_model(str(tmp_path / "saved"), torch.bfloat16)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
+    assert again.model.rotary_emb.inv_freq.dtype == torch.float32
+    for left, right in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(left.to(torch.bfloat16), right)
+    assert not again.training
+    assert read_provenance(tmp_path / "saved") == {"made_by": "test"}
+    assert not list((tmp_path / "saved").glob("*.bin"))
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path, checkpoint):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/mine").write_text("precious")
+    with pytest.raises(InputError, match="exists already"):
+        save_model(load_model(checkpoint, torch.float32), None, tmp_path / "saved", {})
+    assert (tmp_path / "saved/mine").read_text() == "precious"
+
+
+def test_a_save_that_fails_leaves_nothing_under_the_final_name(tmp_path, checkpoint):
+    class Broken:
+        def save_pretrained(self, folder):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_model(load_model(checkpoint, torch.float32), Broken(), tmp_path / "saved", {})
+    assert not (tmp_path / "saved").exists()
+
+
+def test_pickled_weights_are_refused(tmp_path, checkpoint):
+    model = load_model(checkpoint, torch.float32)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="safetensors"):
+        load_model(str(tmp_path), torch.float32)
+
+
+def test_a_missing_model_is_named():
+    with pytest.raises(InputError, match="no model could be loaded from 'nowhere/at-all'"):
+        load_model("nowhere/at-all", torch.float32)

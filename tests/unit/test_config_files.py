@@ -1,0 +1,30 @@
+"""Where configs are found."""
+
+import pytest
+
+from quail_lightning.config_files import find_config, shipped_names
+from quail_lightning.errors import InputError
+
+
+def test_shipped_config_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("news.yaml").read_text().startswith("# QUAIL on MUSE NEWS")
+    assert find_config("method/ga_gdr.yaml").is_file()
+
+
+def test_a_file_where_the_user_stands_comes_before_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "news.yaml").write_text("mine: 1")
+    assert find_config("news.yaml").read_text() == "mine: 1"
+
+
+def test_unknown_config_is_refused_with_the_nearest_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as raised:
+        find_config("newz.yaml")
+    assert "news.yaml" in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_every_precision_has_a_file():
+    assert {"quantizer/bf16.yaml", "quantizer/nf4.yaml", "quantizer/fp4.yaml"} <= set(shipped_names("quantizer"))
