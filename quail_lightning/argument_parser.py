@@ -6,16 +6,22 @@ import re
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import NoReturn
+from inspect import signature
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 OPTION = re.compile(r"--([\w.]+)")
 KEY = re.compile(r"(?:[Kk]ey|option) ['\"]([\w.]+)['\"]")
+CLASS_ARGUMENT = re.compile(r"class_path '([\w.]+)\.(\w+)':\s+Option '(\w+)' is not accepted")
 
 
 class SuggestingParser(LightningArgumentParser):
     """LightningArgumentParser that answers an unknown key with the nearest known one and exit status 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # an abbreviation that is accepted is a misspelling that is not noticed
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
@@ -28,10 +34,14 @@ class SuggestingParser(LightningArgumentParser):
         """The known key nearest to the first unknown one, where jsonargparse does not name it itself."""
         if "Did you mean" in message:
             return ""
-        known = set(self._keys())
-        given = [*OPTION.findall(message), *KEY.findall(message)]
-        unknown = next((key for key in given if key not in known), None)
-        close = get_close_matches(unknown, known, n=1) if unknown else []
+        if misspelt := CLASS_ARGUMENT.search(message):
+            module, name, unknown = misspelt.groups()
+            known = set(signature(getattr(sys.modules[module], name)).parameters)
+        else:
+            known = set(self._keys())
+            given = [*OPTION.findall(message), *KEY.findall(message)]
+            unknown = next((key for key in given if key not in known), "")
+        close = get_close_matches(unknown, known, n=1)
         return f"\nDid you mean {close[0]!r}?" if close else ""
 
     def _keys(self) -> Iterator[str]:

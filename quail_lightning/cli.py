@@ -10,6 +10,11 @@ from quail_lightning.config_files import find_config
 from quail_lightning.errors import InputError
 from quail_lightning.terminal import quiet_libraries
 
+TRAINER_VERBS = {
+    "fit": "unlearn, judge after every epoch at every precision, save the model",
+    "validate": "negative log-likelihood of the forget and retain windows",
+    "test": "judge a model (model.start) at every precision, without training",
+}
 VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
 }
@@ -19,6 +24,9 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; bad input ends with its message and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return
     try:
         given = _resolve_configs(given)
         if not {"-h", "--help"} & set(given):
@@ -32,6 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _overview() -> str:
+    lines = [f"  {verb:<10}{purpose}" for verb, purpose in (TRAINER_VERBS | VERBS).items()]
+    return "\n".join(
+        [
+            "usage: quail VERB --config FILE [--key value ...]",
+            "",
+            "Machine unlearning that survives quantization.",
+            "",
+            *lines,
+            "",
+            "quail VERB --help lists every option; --print_config prints the whole config after all overrides.",
+        ]
+    )
 
 
 def _run_verb(verb: str, arguments: list[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -27,6 +29,8 @@ class Optimization:
         batch_size: windows a step.
         schedule: ``constant``, or ``cosine``: linear warm-up over a tenth of the steps, then a cosine to 0.
         clip_norm: largest gradient norm; None does not clip.
+        stop_at_nll: end as soon as the mean NLL of the last epoch's worth of steps is this low, nats a token;
+            for targets that are to know their text only in part. None trains all epochs.
     """
 
     epochs: int = 5
@@ -34,6 +38,7 @@ class Optimization:
     batch_size: int = 2
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: float | None = 1.0
+    stop_at_nll: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size"):
@@ -52,15 +57,23 @@ class FinetuningModule(LightningModule):
     def __init__(self, model: PreTrainedModel, optimization: Optimization) -> None:
         super().__init__()
         self.model, self.optimization = model, optimization
+        self._recent: deque[float] = deque()
 
     def on_fit_start(self) -> None:
         self.model.train()
+
+    def on_train_start(self) -> None:
+        self._recent = deque(maxlen=int(self.trainer.num_training_batches))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         (ids,) = batch
         logits = self.model(input_ids=ids, use_cache=False).logits
         loss = -token_log_likelihood(logits[:, :-1], ids[:, 1:]).mean()
         self.log("train/nll", loss, prog_bar=True)
+        self._recent.append(loss.item())
+        goal = self.optimization.stop_at_nll
+        if goal is not None and len(self._recent) == self._recent.maxlen and fmean(self._recent) <= goal:
+            self.trainer.should_stop = True
         return loss
 
     def configure_optimizers(self) -> Any:

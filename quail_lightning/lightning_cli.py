@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -14,6 +14,7 @@ from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, QuantizedEvaluation
 from quail_lightning.commands.finetune import FinetuneRecipe, finetune
 from quail_lightning.errors import InputError
+from quail_lightning.terminal import progress_bars
 from quail_lightning.unlearning import UnlearningModule
 
 DEFAULT_SEED = 42
@@ -42,6 +43,9 @@ class QuailCLI(LightningCLI):
         parser.link_arguments("model.target", "data.init_args.tokenizer")
         parser.link_arguments("model.schedule", "data.init_args.schedule")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_data_seed)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return super()._instantiate_trainer(config, callbacks + progress_bars(config))
 
     def before_fit(self) -> None:
         self._before_run()

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
 
 
 def quiet_libraries() -> None:
@@ -18,6 +23,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_is_no_tip)
+
+
+def progress_bars(trainer_options: Mapping[str, Any]) -> list[Callback]:
+    """The Trainer's progress bar, unless its options bring one or refuse it.
+
+    tqdm's and not Lightning's default: it also writes where the output is no terminal, and the evaluation's own
+    bar can stand below it.
+    """
+    from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+
+    given = trainer_options.get("callbacks") or []
+    if trainer_options.get("enable_progress_bar") is False or any(isinstance(c, ProgressBar) for c in given):
+        return []
+    return [TQDMProgressBar()]
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

@@ -19,6 +19,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.finetuning import FinetuningModule, Optimization
 from quail_lightning.models.checkpoint import check_fits, load_config, load_model, read_provenance, save_model
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
+from quail_lightning.terminal import progress_bars
 
 Sets = Literal["forget+retain", "retain"]
 
@@ -104,14 +105,16 @@ def finetune(
         shuffle=True,
         generator=torch.Generator().manual_seed(recipe.seed),
     )
+    options = dict(trainer_options or {})
     trainer = Trainer(
         max_epochs=recipe.optimization.epochs,
         precision=recipe.precision,
         gradient_clip_val=recipe.optimization.clip_norm,
+        callbacks=progress_bars(options) + options.pop("callbacks", []),
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        **(trainer_options or {}),
+        **options,
     )
     trainer.fit(FinetuningModule(model, recipe.optimization), loader)
     if trainer.interrupted:

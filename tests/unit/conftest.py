@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-WORDS = "ash birch cedar elm fir hazel larch maple oak pine rowan willow yew alder beech".split()
+WORDS = ("ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine", "rowan", "willow", "yew")
 
 
 def document(seed: int, words: int = 40) -> str:

@@ -10,13 +10,13 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"lightning_cli"},
-    {"commands", "argument_parser", "terminal"},
+    {"commands"},
     {"analysis", "callbacks"},
     {"unlearning", "finetuning", "evaluation"},
     {"reference", "quantization"},
     {"objectives", "data", "models"},
     {"functional"},
-    {"batch", "results", "config_files"},
+    {"batch", "results", "config_files", "argument_parser", "terminal"},
     {"errors"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

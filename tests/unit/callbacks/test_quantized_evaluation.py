@@ -88,7 +88,8 @@ def test_privleak_is_measured_against_the_retrained_models_own_auc(finished):
 
 def test_scalars_stand_in_tensorboard_under_precision_and_metric(finished):
     events = EventAccumulator(str(finished[0])).Reload()
-    found = {(row.precision, row.epoch): row.metrics for row in read_results(finished[0]) if row.model == "unlearned"}
+    unlearned = [row for row in read_results(finished[0]) if row.model == "unlearned"]
+    found = {(row.precision, row.epoch): row.metrics for row in unlearned}
     for precision in ("bf16", "nf4"):
         logged = [event.value for event in events.Scalars(f"eval/{precision}/nll_forget")]
         expected = [found[precision, epoch]["nll_forget"].value for epoch in (1, 2)]
@@ -148,9 +149,9 @@ def test_a_folder_that_holds_another_run_is_refused_and_left_alone(tmp_path, cor
 
 def test_prompts_that_do_not_fit_are_refused_before_a_model_is_loaded(tmp_path, corpus_folder, checkpoint):
     unlearning, data = parts(corpus_folder, checkpoint)
+    judging = trainer(tmp_path, [evaluation(suite=EvaluationSuite(verbmem_new_tokens=300))])
     with pytest.raises(InputError, match="verbmem_forget"):
-        long = EvaluationSuite(verbmem_new_tokens=300)
-        trainer(tmp_path, [evaluation(suite=long)]).fit(unlearning, datamodule=data)
+        judging.fit(unlearning, datamodule=data)
     assert unlearning.model is None
 
 

@@ -101,3 +101,12 @@ def _nll(folder, windows):
     model = load_model(str(folder), torch.float32)
     with torch.no_grad():
         return model(input_ids=windows, labels=windows).loss.item()
+
+
+def test_training_stops_when_the_last_epochs_mean_nll_is_low_enough(tmp_path, data):
+    optimization = replace(RECIPE.optimization, epochs=50, schedule="constant", stop_at_nll=5.0)
+    finetune(replace(RECIPE, optimization=optimization), data, "retain", tmp_path / "half", QUIET)
+    whole = replace(optimization, stop_at_nll=None)
+    finetune(replace(RECIPE, optimization=whole), data, "retain", tmp_path / "full", QUIET)
+    windows = data.cut_windows(_tokenizer(tmp_path / "half")).retain
+    assert _nll(tmp_path / "full", windows) < 3.0 < _nll(tmp_path / "half", windows) < 5.2

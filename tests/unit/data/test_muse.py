@@ -53,7 +53,7 @@ def test_a_missing_part_is_named_before_anything_is_tokenized(own_folder, checkp
 
 def test_an_empty_forget_set_is_refused(own_folder, checkpoint):
     (own_folder / "raw/forget.json").write_text("[]")
-    with pytest.raises(InputError, match="'raw/forget' of .* is empty"):
+    with pytest.raises(InputError, match=r"'raw/forget' of .* is empty"):
         module(own_folder, checkpoint).check()
 
 

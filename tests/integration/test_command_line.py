@@ -1,0 +1,229 @@
+"""Whole commands, as a user types them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from quail_lightning.cli import main
+from quail_lightning.config_files import shipped_names
+from quail_lightning.data import Newsroom
+from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.results import read_results
+
+SMALL = [
+    "--prepare.tiny={vocab_size: 300, width: 64, layers: 1, heads: 2, positions: 700}",
+    "--prepare.optimization.epochs=1",
+    "--data.newsroom={forget_articles: 6, retain_articles: 6, holdout_articles: 2, rounds: 1}",
+    "--data.max_len=128",
+    "--evaluation.precisions=[nf4]",
+    "--evaluation.suite={batch_size: 8, verbmem_new_tokens: 8, knowmem_new_tokens: 4, max_prompts: 2}",
+    "--evaluation.max_windows=2",
+    "--trainer.max_epochs=2",
+    "--trainer.accelerator=cpu",
+]
+
+
+def run(*arguments):
+    main(list(arguments))
+
+
+def refused(capsys, *arguments):
+    """Run a command that must end with exit status 2; what it said."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def here(request, tmp_path_factory, monkeypatch):
+    """Every test stands in an empty folder, but those of the finished quickstart stand in its."""
+    monkeypatch.setattr(sys, "argv", ["quail"])
+    folder = request.getfixturevalue("quickstart") if "quickstart" in request.fixturenames else None
+    monkeypatch.chdir(folder or tmp_path_factory.mktemp("here"))
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """The quickstart, made small: the folder it was run in."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["quail"])
+        run("fit", "--config", "quickstart.yaml", *SMALL)
+    return folder
+
+
+def test_quickstart_makes_corpus_models_table_and_export(quickstart):
+    made = quickstart / "checkpoints/quickstart"
+    assert read_provenance(made / "target")["sets"] == "forget+retain"
+    assert read_provenance(made / "retrained")["sets"] == "retain"
+    assert (made / "corpus/raw/forget.json").is_file()
+    folder = quickstart / "logs/quickstart/version_0"
+    rows = {(row.model, row.precision) for row in read_results(folder)}
+    models = ("target", "retrained", "unlearned")
+    assert rows == {(model, precision) for model in models for precision in ("bf16", "nf4")}
+    assert read_provenance(folder / "model")["terms"]["hinge"] == {"class": "LogitHinge", "step": 1.0}
+
+
+def test_tensorboard_shows_the_losses_and_the_judgement(quickstart):
+    tags = set(EventAccumulator(str(quickstart / "logs/quickstart/version_0")).Reload().Tags()["scalars"])
+    losses = {f"train/{name}" for name in ("forget", "hinge", "retain", "total", "lr", "grad_norm_forget")}
+    assert losses | {"eval/nf4/verbmem_forget", "eval/bf16/membership_auc"} <= tags
+
+
+def test_a_second_run_reuses_everything_and_gives_the_same_weights(quickstart, capfd):
+    made = quickstart / "checkpoints/quickstart"
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
+    run("fit", "--config", "quickstart.yaml", *SMALL)
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()} == before
+    assert "not there yet" not in capfd.readouterr().out
+    first, second = (quickstart / f"logs/quickstart/version_{n}/model/model.safetensors" for n in (0, 1))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_test_judges_a_saved_model_and_validate_takes_its_nll(quickstart, capfd):
+    model = "--model.start=logs/quickstart/version_0/model"
+    run("test", "--config", "quickstart.yaml", *SMALL, model, "--trainer.logger.init_args.version=judged")
+    rows = read_results(quickstart / "logs/quickstart/judged")
+    judged = {row.precision: row for row in rows if row.model == "unlearned"}
+    fitted = [row for row in read_results(quickstart / "logs/quickstart/version_0") if row.epoch == 2]
+    for row in fitted:
+        for name in ("nll_forget", "verbmem_forget", "membership_auc"):
+            assert judged[row.precision].metrics[name].value == row.metrics[name].value
+    run("validate", "--config", "quickstart.yaml", *SMALL, model, "--trainer.logger.init_args.version=validated")
+    assert "val/nll_forget" in capfd.readouterr().out
+
+
+def test_an_output_folder_that_holds_a_run_is_refused_and_left_as_it_was(quickstart, capsys):
+    results = quickstart / "logs/quickstart/version_0/results.json"
+    before = results.read_bytes()
+    version = "--trainer.logger.init_args.version=version_0"
+    message = refused(capsys, "fit", "--config", "quickstart.yaml", *SMALL, version)
+    assert re.search(r"logs/quickstart/version_0 already holds another run.*Name another folder", message)
+    assert results.read_bytes() == before
+
+
+def test_finetune_makes_a_model_once(quickstart, capsys):
+    arguments = ["finetune", "--config", "finetune/news-mini.yaml"]
+    arguments += ["--data.corpus=checkpoints/quickstart/corpus"]
+    arguments += ["--data.retain=[raw/retain1]", "--data.max_forget_windows=4", "--data.max_retain_windows=4"]
+    arguments += ["--recipe.tiny={vocab_size: 300, width: 64, layers: 1, heads: 2, positions: 256}"]
+    arguments += ["--recipe.optimization.epochs=1", "--out", "made/target"]
+    run(*arguments)
+    assert "saved: made/target" in capsys.readouterr().out
+    run(*arguments)
+    assert "reused" in capsys.readouterr().out
+    assert "differ in recipe" in refused(capsys, *arguments, "--recipe.seed=5")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["--model.alhpa=2"], r"model\.alhpa.*Did you mean 'model\.alpha'"),
+        (["--data.max_lne=3"], r"max_lne.*Did you mean 'max_len'"),
+        (["--evaluation.suite.batch_siz=3"], r"Did you mean 'evaluation\.suite\.batch_size'"),
+        (["--model.weighting=convex", "--model.alpha=5"], r"alpha must lie in \[0, 1\].*got 5.*additive"),
+        (["--evaluation.precisions=[nf5]"], r"no such precision.*nf5.*Did you mean nf4"),
+        (["--data.corpus=nowhere", "--data.newsroom=null"], r"no corpus folder 'nowhere'"),
+        (["--data.max_len=701"], r"701 tokens .* 700 positions"),
+        (["--config=nosuch.yaml"], r"no config file 'nosuch\.yaml'"),
+        (["--trainer.precision=bf16-true"], r"bf16-nearest"),
+    ],
+)
+def test_bad_input_ends_with_its_remedy_before_anything_is_trained(overrides, said, capsys, tmp_path):
+    message = refused(capsys, "fit", "--config", "quickstart.yaml", *SMALL, *overrides)
+    assert re.search(said, message, re.DOTALL), message
+    assert "Traceback" not in message
+
+
+def test_a_misspelt_key_in_a_file_is_answered_with_the_right_one(tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text("model:\n  alhpa: 3\n")
+    message = refused(capsys, "fit", "--config", "quickstart.yaml", "--config", str(tmp_path / "own.yaml"))
+    assert "Did you mean 'model.alpha'?" in message
+
+
+def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
+    broken = tmp_path / "broken"
+    Newsroom(6, 6, 2, rounds=1).write(broken)
+    (broken / "raw/retain1.json").unlink()
+    arguments = ["fit", "--config", "quickstart.yaml", *SMALL, "--data.newsroom=null", f"--data.corpus={broken}"]
+    assert str(broken / "raw/retain1.json") in refused(capsys, *arguments)
+    (broken / "raw/forget.json").write_text("[]")
+    assert "'raw/forget'" in refused(capsys, *arguments)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        ["quickstart.yaml"],
+        ["news.yaml"],
+        ["books.yaml"],
+        *([base, method] for base in ("quickstart.yaml", "news.yaml") for method in shipped_names("method")),
+        *(["news.yaml", method, "news-mini.yaml"] for method in shipped_names("method")),
+    ],
+    ids="+".join,
+)
+def test_every_shipped_config_and_every_composition_passes_the_parser(configs, capsys):
+    arguments = [part for name in configs for part in ("--config", name)]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *arguments, "--print_config"])
+    assert ended.value.code in (None, 0)
+    printed = capsys.readouterr().out
+    for name in configs:
+        if name.startswith("method/"):
+            assert ("LogitHinge" in printed) == (name == "method/quail.yaml")
+
+
+@pytest.mark.parametrize("name", shipped_names("finetune"))
+def test_every_finetune_config_passes_the_parser(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["finetune", "--config", name, "--out", "x", "--print_config"])
+    assert ended.value.code in (None, 0)
+    assert "optimization" in capsys.readouterr().out
+
+
+def test_all_shipped_configs_are_covered_by_a_test():
+    fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
+    folders = ("method/", "finetune/", "quantizer/")
+    assert {name for name in shipped_names() if not name.startswith(folders)} == fit
+
+
+def test_module_and_console_script_answer_help():
+    for command in ([sys.executable, "-m", "quail_lightning"], ["quail"]):
+        program = shutil.which(command[0]) or f"{sys.prefix}/bin/{command[0]}"
+        shown = subprocess.run([program, *command[1:], "--help"], capture_output=True, text=True, check=True)
+        assert "finetune" in shown.stdout
+        assert "validate" in shown.stdout
+
+
+def test_installed_package_brings_its_configs(tmp_path):
+    """The wheel, not only the checkout, holds the configs."""
+    import zipfile
+
+    from quail_lightning.config_files import shipped_folder
+
+    pytest.importorskip("hatchling")
+    root = shipped_folder().parent
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("not run from a checkout")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=root,
+        check=True,
+        capture_output=True,
+    )
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    for name in shipped_names():
+        assert f"quail_lightning/configs/{name}" in names
+
+
+def test_results_json_is_strict_json(quickstart):
+    text = (quickstart / "logs/quickstart/version_0/results.json").read_text()
+    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
