@@ -12,13 +12,11 @@ class TokenBatch(NamedTuple):
 
     Attributes:
         input_ids: [batch, time] token numbers.
-        attention_mask: [batch, time], 1 for a real token, 0 for padding.
-        labels: [batch, time], the input itself, −100 where padded (shifting is the loss's business).
+        labels: [batch, time], the input itself (shifting is the loss's business); windows have no padding.
         window: [batch] number of the window within its set, the key of the reference's stored outputs.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
     labels: Tensor
     window: Tensor
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Side = Literal["forget", "retain"]
+
+PRECISIONS = {"bf16-mixed": 2, "32-true": 4}
+"""Supported ``trainer.precision`` → bytes of one logit."""
 
 RECORDED_PACKAGES = ("quail-lightning", "torch", "transformers", "lightning")
 
@@ -92,8 +95,10 @@ class UnlearningModule(LightningModule):
         self.automatic_optimization = False
         self.weights = term_weights(weighting, alpha, gamma)
         for name, value in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
-            if value is not None and not (math.isfinite(value) and value > 0):
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(f"model.{name} must be a positive number", given=value)
+        if not 0 <= weight_decay < math.inf:
+            raise InputError("model.weight_decay must be 0 or a positive number", given=weight_decay)
         if micro_batch_size is not None and micro_batch_size < 1:
             raise InputError("model.micro_batch_size must be at least 1 window", given=micro_batch_size)
         if weighting == "convex" and retain is None:
@@ -112,18 +117,32 @@ class UnlearningModule(LightningModule):
 
     # --- before training -------------------------------------------------------------------------------
 
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuse arithmetic that this module does not do right.
+
+        Raises:
+            InputError: half precision scales losses, which clipping here does not undo; the ``true`` precisions
+                cast the rotary frequencies along with the weights.
+        """
+        if trainer.precision not in PRECISIONS:
+            raise InputError(
+                "trainer.precision is not supported",
+                given=trainer.precision,
+                allowed=", ".join(PRECISIONS),
+                remedy="For bfloat16 weights set model.weight_precision: bf16-nearest",
+            )
+
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, before any weight is loaded."""
-        if self.trainer.precision in ("bf16-true", "16-true", "64-true"):
-            raise InputError(
-                "the trainer's precision would cast the rotary frequencies along with the weights",
-                given=self.trainer.precision,
-                remedy="Leave trainer.precision at bf16-mixed and set model.weight_precision: bf16-nearest",
-            )
+        self.check_trainer(self.trainer)
         self.tokenizer = load_tokenizer(self.target)
-        max_len = self.trainer.datamodule.max_len  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         for checkpoint in {self.target, self.start or self.target}:
-            check_fits(load_config(checkpoint), self.tokenizer, max_len)
+            config = load_config(checkpoint)
+            check_fits(config, self.tokenizer, data.max_len)
+        if stage == "fit" and self._needs_reference():
+            vocabulary = config.get_text_config().vocab_size
+            self.reference.check(data.windows.forget, vocabulary, PRECISIONS[self.trainer.precision])
 
     def configure_model(self) -> None:
         if self.model is not None:
@@ -145,7 +164,7 @@ class UnlearningModule(LightningModule):
     def on_fit_start(self) -> None:
         assert self.model is not None
         self.model.train()  # checkpoints are loaded in evaluation mode
-        if any(term is not None and term.needs_reference for term in (self.forget, self.hinge)):
+        if self._needs_reference():
             target: nn.Module = load_model(self.target, self.weight_dtype)
             target = target.to(self.device).requires_grad_(False)
             windows = self.trainer.datamodule.windows.forget  # type: ignore[attr-defined]
@@ -159,6 +178,8 @@ class UnlearningModule(LightningModule):
             sides.append(("forget", batch.forget))
         if batch.retain is not None and self.retain is not None:
             sides.append(("retain", batch.retain))
+        if not sides:  # a retain batch of the epoch schedule, and no retain term
+            return
         if self.schedule == "joint":
             losses = self._optimizer_step(sides, "grad_norm")
         else:
@@ -175,7 +196,6 @@ class UnlearningModule(LightningModule):
     def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
         """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
         optimizer = self._optimizer()
-        optimizer.zero_grad()
         losses: dict[str, Any] = {}
         for side, batch in sides:
             for part, share in self._parts(batch):
@@ -190,6 +210,7 @@ class UnlearningModule(LightningModule):
             trained = [p for p in self.parameters() if p.grad is not None]
             clip_grads_with_norm_(trained, self.clip_norm, norm)
         optimizer.step()
+        optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
         return losses | {norm_name: norm}
 
     def _optimizer(self) -> LightningOptimizer:
@@ -203,7 +224,7 @@ class UnlearningModule(LightningModule):
         if side == "retain":
             assert self.retain is not None
             return {"retain": self.retain.loss(predictions)}
-        if any(term is not None and term.needs_reference for term in (self.forget, self.hinge)):
+        if self._needs_reference():
             predictions = predictions._replace(reference=self.reference.logits(batch)[:, :-1])
         losses = {"forget": self.forget.loss(predictions)}
         if self.hinge is not None:
@@ -217,6 +238,9 @@ class UnlearningModule(LightningModule):
         for start in range(0, len(batch.input_ids), size):
             part = TokenBatch(*(tensor[start : start + size] for tensor in batch))
             yield part, float((part.labels[:, 1:] != IGNORED).sum() / total)
+
+    def _needs_reference(self) -> bool:
+        return any(term is not None and term.needs_reference for term in (self.forget, self.hinge))
 
     def _micro(self, batch_size: int) -> int:
         return min(batch_size, self.micro_batch_size or batch_size)
@@ -248,10 +272,12 @@ class UnlearningModule(LightningModule):
         Buffers (rotary frequencies) keep their dtype, as they do when the saved checkpoint is loaded.
         """
         assert self.model is not None
-        exported = copy.deepcopy(self.model)
-        for parameter in exported.parameters():
-            parameter.data = parameter.data.to(self.export_dtype)
-            parameter.requires_grad_(False)
+        # parameters enter the copy already cast: a copy in float32 first would cost twice the memory
+        cast: dict[int, Any] = {
+            id(p): nn.Parameter(p.detach().to(self.export_dtype, copy=True), requires_grad=False)
+            for p in self.model.parameters()
+        }
+        exported = copy.deepcopy(self.model, cast)
         exported.config.dtype = self.export_dtype
         if self.gradient_checkpointing:
             exported.gradient_checkpointing_disable()

@@ -19,10 +19,6 @@ class Corpus(Protocol):
 
     name: str
 
-    def has(self, part: str) -> bool:
-        """Whether the corpus holds ``part``."""
-        ...
-
     def records(self, part: str) -> list[Any]:
         """The part's records: strings, or objects with the part's columns."""
         ...
@@ -43,9 +39,6 @@ class FolderCorpus:
             raise InputError(f"no corpus folder {folder}", remedy="Name the folder that holds raw/forget.json")
         self.folder = folder
         self.name = str(folder)
-
-    def has(self, part: str) -> bool:
-        return any((self.folder / f"{part}.{ending}").is_file() for ending in ("json", "txt"))
 
     def records(self, part: str) -> list[Any]:
         """Read one part.
@@ -74,15 +67,6 @@ class HubCorpus:
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-    def has(self, part: str) -> bool:
-        from datasets import get_dataset_split_names
-
-        config, split = part.split("/")
-        try:
-            return split in get_dataset_split_names(self.name, config)
-        except (ValueError, ConnectionError, FileNotFoundError):
-            return False
 
     def records(self, part: str) -> list[Any]:
         """Load one part.

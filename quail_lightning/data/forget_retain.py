@@ -92,7 +92,7 @@ def _batch(windows: Tensor, numbers: Sequence[int]) -> TokenBatch | None:
         return None
     index = torch.tensor(numbers)
     ids = windows[index]
-    return TokenBatch(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.clone(), window=index)
+    return TokenBatch(input_ids=ids, labels=ids.clone(), window=index)
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:

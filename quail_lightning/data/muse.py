@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,16 +20,7 @@ from quail_lightning.data.window_records import records_from_windows
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 
-RECORD_PARTS = (
-    "verbmem/forget",
-    "knowmem/forget_qa",
-    "knowmem/forget_qa_icl",
-    "knowmem/retain_qa",
-    "knowmem/retain_qa_icl",
-    "privleak/forget",
-    "privleak/retain",
-    "privleak/holdout",
-)
+HOLDOUT = "privleak/holdout"
 
 
 class Documents(NamedTuple):
@@ -82,9 +74,11 @@ class MuseDataModule(LightningDataModule):
         newsroom: Newsroom | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("max_len", max_len - 1)):
-            if value < 1:
-                raise InputError(f"data.{name} is too small", given=value)
+        smallest = {"max_len": 2, "batch_size": 1, "max_forget_windows": 1, "max_retain_windows": 1}
+        given = (max_len, batch_size, max_forget_windows, max_retain_windows)
+        for (name, least), value in zip(smallest.items(), given, strict=True):
+            if value is not None and value < least:
+                raise InputError(f"data.{name} must be at least {least}", given=value)
         self.corpus_name, self.tokenizer_name = corpus, tokenizer
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.forget_parts, self.retain_parts = tuple(forget), tuple(retain)
@@ -92,17 +86,23 @@ class MuseDataModule(LightningDataModule):
         self.records_from, self.newsroom = records, newsroom
         self.windows: Windows | None = None
         self.tokenizer: Any = None
+        self._records: EvaluationRecords | None = None
 
-    def check(self) -> None:
+    def check(self, with_records: bool = True) -> None:
         """See that every part that will be read exists and is well formed.
+
+        Args:
+            with_records: False leaves the evaluation's parts out, which training alone does not read.
 
         Raises:
             InputError: naming the part and where it was looked for.
         """
         corpus = self.open()
         self.documents(corpus)
-        if self.records_from == "published":
+        if with_records and self.records_from == "published":
             _published_records(corpus)
+        elif with_records:
+            texts(corpus, HOLDOUT)
 
     def open(self) -> Corpus:
         """The corpus, generated first where ``newsroom`` says so and it is not there yet."""
@@ -131,6 +131,8 @@ class MuseDataModule(LightningDataModule):
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
         documents = self.documents(self.open())
+        if documents.dropped:
+            rank_zero_info(f"retain: {documents.dropped} documents left out that also stand in the sets before it")
         return Windows(
             token_windows(documents.forget, tokenizer, self.max_len)[: self.max_forget_windows],
             token_windows(documents.retain, tokenizer, self.max_len)[: self.max_retain_windows],
@@ -144,14 +146,17 @@ class MuseDataModule(LightningDataModule):
             raise InputError("data.tokenizer is not set", remedy="Name the target's folder or hub name")
         self.tokenizer = load_tokenizer(self.tokenizer_name)
         self.windows = self.cut_windows(self.tokenizer)
+        corpus = self.open()
+        if self.records_from == "published":
+            self._records = _published_records(corpus)
+        else:
+            holdout = token_windows(texts(corpus, HOLDOUT), self.tokenizer, self.max_len)
+            self._records = records_from_windows(*self.windows, holdout, self.tokenizer)
 
     def evaluation_records(self) -> EvaluationRecords:
-        """The records that the evaluation reads (after ``setup``)."""
-        assert self.windows is not None
-        if self.records_from == "published":
-            return _published_records(self.open())
-        holdout = token_windows(texts(self.open(), "privleak/holdout"), self.tokenizer, self.max_len)
-        return records_from_windows(self.windows.forget, self.windows.retain, holdout, self.tokenizer)
+        """The records that the evaluation reads, read once by ``setup``."""
+        assert self._records is not None
+        return self._records
 
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         assert self.windows is not None
@@ -173,13 +178,7 @@ class MuseDataModule(LightningDataModule):
 
 
 def _published_records(corpus: Corpus) -> EvaluationRecords:
-    missing = [part for part in RECORD_PARTS if not corpus.has(part)]
-    if missing:
-        raise InputError(
-            f"{corpus.name} lacks the evaluation parts {', '.join(missing)}",
-            remedy="Put them there in the benchmark's layout, or cut records from the windows with "
-            "data.records: windows",
-        )
+    """The benchmark's own records; each part that cannot be read is named by the corpus."""
     return EvaluationRecords(
         verbatim=verbatim_prompts(corpus, "verbmem/forget"),
         forget_questions=QuestionSet(

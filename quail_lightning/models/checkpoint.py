@@ -78,13 +78,14 @@ def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:
     Raises:
         InputError: the tokenizer knows more tokens than the model, or a window is longer than its positions.
     """
-    if len(tokenizer) > config.vocab_size:
+    text = config.get_text_config()
+    if len(tokenizer) > text.vocab_size:
         raise InputError(
             f"the tokenizer {tokenizer.name_or_path!r} has {len(tokenizer)} tokens but the model's vocabulary "
-            f"has only {config.vocab_size}",
+            f"has only {text.vocab_size}",
             remedy="Use the tokenizer the checkpoint was trained with",
         )
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = getattr(text, "max_position_embeddings", None)
     if positions is not None and max_len > positions:
         raise InputError(
             f"a window of {max_len} tokens is longer than the model's {positions} positions",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from quail_lightning.errors import InputError
@@ -20,8 +22,8 @@ class LogitHinge:
     needs_reference = True
 
     def __init__(self, step: float = 1.0) -> None:
-        if step <= 0:
-            raise InputError("the hinge's step (Δ_q, in logits) must be positive", given=step)
+        if not 0 < step < math.inf:
+            raise InputError("the hinge's step (Δ_q, in logits) must be positive and finite", given=step)
         self.step = step
 
     def loss(self, predictions: Predictions) -> Tensor:

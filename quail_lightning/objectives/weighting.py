@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from quail_lightning.errors import InputError
@@ -35,6 +36,6 @@ def term_weights(weighting: Weighting, alpha: float, gamma: float) -> Weights:
             given=alpha,
             remedy="Use weighting: additive for the papers' tables (α of 1, 5, 20)",
         )
-    if alpha < 0 or gamma < 0:
-        raise InputError("alpha and gamma must not be negative", given={"alpha": alpha, "gamma": gamma})
+    if not (0 <= alpha < math.inf and 0 <= gamma < math.inf):
+        raise InputError("alpha and gamma must be finite and not negative", given={"alpha": alpha, "gamma": gamma})
     return Weights(alpha, 1 - alpha, gamma) if weighting == "convex" else Weights(1.0, alpha, gamma)

@@ -27,18 +27,29 @@ class CachedLogits:
         self.max_gib = max_gib
         self._logits: Tensor | None = None
 
-    def prepare(self, target: nn.Module, windows: Tensor, forward: Forward, batch_size: int) -> None:
-        """Compute the logits of all windows.
+    def check(self, windows: Tensor, vocabulary: int, bytes_per_logit: int) -> None:
+        """See that the logits of all windows fit.
 
         Raises:
             InputError: they need more than ``max_gib``.
         """
+        gib = windows.numel() * vocabulary * bytes_per_logit / GIB
+        if gib > self.max_gib:
+            raise InputError(
+                f"the cached logits of {len(windows)} forget windows would take {gib:.1f} GiB",
+                given=f"max_gib: {self.max_gib}",
+                remedy="Raise model.reference.init_args.max_gib, or use "
+                "model.reference: quail_lightning.reference.LiveReference",
+            )
+
+    def prepare(self, target: nn.Module, windows: Tensor, forward: Forward, batch_size: int) -> None:
+        """Compute the logits of all windows."""
+        self._logits = None
         device = next(target.parameters()).device
         for start in tqdm(range(0, len(windows), batch_size), desc="target's logits", leave=False):
             with torch.no_grad():
                 part = forward(target, windows[start : start + batch_size].to(device)).cpu()
-            if self._logits is None or start == 0:
-                self._check_size(len(windows), part)
+            if self._logits is None:
                 self._logits = part.new_empty(len(windows), *part.shape[1:])
             self._logits[start : start + batch_size] = part
 
@@ -46,12 +57,3 @@ class CachedLogits:
         assert self._logits is not None
         return self._logits[batch.window.cpu()].to(batch.input_ids.device)
 
-    def _check_size(self, count: int, part: Tensor) -> None:
-        gib = count * part[0].numel() * part.element_size() / GIB
-        if gib > self.max_gib:
-            raise InputError(
-                f"the cached logits of {count} forget windows would take {gib:.1f} GiB",
-                given=f"max_gib: {self.max_gib}",
-                remedy="Raise model.reference.init_args.max_gib, or use "
-                "model.reference: quail_lightning.reference.LiveReference",
-            )

@@ -17,6 +17,9 @@ class LiveReference:
         self._target: nn.Module | None = None
         self._forward: Forward | None = None
 
+    def check(self, windows: Tensor, vocabulary: int, bytes_per_logit: int) -> None:
+        """Nothing is stored beside the model itself."""
+
     def prepare(self, target: nn.Module, windows: Tensor, forward: Forward, batch_size: int) -> None:
         self._target, self._forward = target, forward
 

@@ -17,6 +17,19 @@ Forward = Callable[[nn.Module, Tensor], Tensor]
 class Reference(Protocol):
     """The frozen target's logits on the forget windows."""
 
+    def check(self, windows: Tensor, vocabulary: int, bytes_per_logit: int) -> None:
+        """Refuse what will not fit, before any model is loaded.
+
+        Args:
+            windows: [n, time] all forget windows.
+            vocabulary: entries of one logit vector.
+            bytes_per_logit: of the training step's arithmetic.
+
+        Raises:
+            InputError: the reference would need more memory than it may take.
+        """
+        ...
+
     def prepare(self, target: nn.Module, windows: Tensor, forward: Forward, batch_size: int) -> None:
         """Take what will be needed from the target, once, before the first step.
 

@@ -50,7 +50,7 @@ def assert_same(found, expected, **tolerance):
         torch.testing.assert_close(found[name], value, **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
 
 
-def by_hand(checkpoint, data, schedule, weights, hinge_step=None, clip=1.0):
+def by_hand(checkpoint, data, schedule, weights, hinge_step=None, clip=1.0, retain_steps=True):
     """One epoch written out with torch alone."""
     model, target = load_model(checkpoint, torch.float32).train(), load_model(checkpoint, torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
@@ -85,7 +85,7 @@ def by_hand(checkpoint, data, schedule, weights, hinge_step=None, clip=1.0):
         else:
             if batch.forget is not None:
                 step(forget_loss(batch.forget.input_ids))
-            if batch.retain is not None:
+            if batch.retain is not None and retain_steps:
                 step(retain_loss(batch.retain.input_ids))
     return dict(model.named_parameters())
 
@@ -129,11 +129,11 @@ def test_accumulated_gradients_equal_the_whole_batchs(tmp_path, corpus_folder, c
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, corpus_folder, checkpoint):
-    plain, recomputed = (
-        fit(tmp_path, module(checkpoint, gradient_checkpointing=on), data_module(corpus_folder, checkpoint))
-        for on in (False, True)
-    )
+    modules = [module(checkpoint, gradient_checkpointing=on) for on in (False, True)]
+    plain, recomputed = (fit(tmp_path, each, data_module(corpus_folder, checkpoint)) for each in modules)
     assert_same(recomputed, plain)
+    assert [each.model.is_gradient_checkpointing for each in modules] == [False, True]
+    assert not modules[1].export_model().is_gradient_checkpointing
 
 
 def test_two_runs_with_one_seed_are_bitwise_equal(tmp_path, corpus_folder, checkpoint):
@@ -232,9 +232,24 @@ def test_a_vocabulary_that_does_not_fit_the_tokenizer_is_refused(tmp_path, corpu
         fit(tmp_path, module(str(folder)), data_module(corpus_folder, checkpoint))
 
 
-def test_bf16_true_is_refused_with_the_option_to_use(tmp_path, corpus_folder, checkpoint):
-    with pytest.raises(InputError, match="bf16-nearest"):
-        fit(tmp_path, module(checkpoint), data_module(corpus_folder, checkpoint), precision="bf16-true")
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_other_arithmetic_is_refused_with_the_option_to_use(precision, tmp_path, corpus_folder, checkpoint):
+    with pytest.raises(InputError, match=f"{precision}.*bf16-mixed, 32-true.*bf16-nearest"):
+        fit(tmp_path, module(checkpoint), data_module(corpus_folder, checkpoint), precision=precision)
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_a_model_is_loaded(tmp_path, corpus_folder, checkpoint):
+    unlearning = module(checkpoint, hinge=LogitHinge(), reference=CachedLogits(max_gib=1e-9))
+    with pytest.raises(InputError, match="cached logits"):
+        fit(tmp_path, unlearning, data_module(corpus_folder, checkpoint))
+    assert unlearning.model is None
+
+
+def test_epoch_schedule_without_a_retain_term_trains_on_the_forget_set_alone(tmp_path, corpus_folder, checkpoint):
+    data = data_module(corpus_folder, checkpoint, "epoch")
+    found = fit(tmp_path, module(checkpoint, retain=None, schedule="epoch"), data)
+    expected = by_hand(checkpoint, data, "epoch", (1.0, 0.0, 0.0), retain_steps=False)
+    assert_same(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_missing_checkpoint_is_refused_with_its_name(tmp_path, corpus_folder, checkpoint):
@@ -249,6 +264,7 @@ def test_a_missing_checkpoint_is_refused_with_its_name(tmp_path, corpus_folder, 
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"clip_norm": float("nan")}, "clip_norm"),
         ({"micro_batch_size": 0}, "micro_batch_size"),
+        ({"weight_decay": -0.1}, "weight_decay"),
         ({"weighting": "convex", "alpha": 0.5, "retain": None}, "no retain term"),
     ],
 )

@@ -47,8 +47,28 @@ def test_no_retain_document_left_is_refused(own_folder, checkpoint):
 
 def test_a_missing_part_is_named_before_anything_is_tokenized(own_folder, checkpoint):
     (own_folder / "privleak/holdout.json").unlink()
-    with pytest.raises(InputError, match=r"lacks the evaluation parts privleak/holdout"):
+    with pytest.raises(InputError, match=r"'privleak/holdout' is missing"):
         module(own_folder, checkpoint).check()
+
+
+def test_records_cut_from_windows_need_the_holdout_texts(own_folder, checkpoint):
+    (own_folder / "privleak/holdout.json").unlink()
+    with pytest.raises(InputError, match="'privleak/holdout' is missing"):
+        module(own_folder, checkpoint, records="windows").check()
+
+
+def test_training_alone_needs_no_evaluation_parts(own_folder, checkpoint):
+    shutil.rmtree(own_folder / "privleak")
+    shutil.rmtree(own_folder / "knowmem")
+    module(own_folder, checkpoint).check(with_records=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_len", 1), ("batch_size", 0), ("max_forget_windows", 0), ("max_retain_windows", -1)]
+)
+def test_sizes_that_leave_nothing_are_refused(option, value):
+    with pytest.raises(InputError, match=rf"data\.{option} must be at least .* got {value}"):
+        module("corpus", "tokenizer", **{option: value})
 
 
 def test_an_empty_forget_set_is_refused(own_folder, checkpoint):

@@ -65,9 +65,10 @@ def test_hinge_term_averages_equation_14_over_real_tokens(case):
     assert math.isclose(found, sum(expected) / len(expected), rel_tol=1e-12)
 
 
-def test_hinge_refuses_a_margin_that_is_not_positive():
+@pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), float("inf")])
+def test_hinge_refuses_a_margin_that_is_not_positive(step):
     with pytest.raises(InputError, match="must be positive"):
-        LogitHinge(step=0.0)
+        LogitHinge(step=step)
 
 
 def test_additive_weights_are_one_alpha_gamma():
@@ -83,6 +84,7 @@ def test_alpha_above_one_under_convex_is_refused_with_value_and_remedy():
         term_weights("convex", alpha=5, gamma=0.0)
 
 
-def test_negative_weights_are_refused():
-    with pytest.raises(InputError, match="negative"):
-        term_weights("additive", alpha=1.0, gamma=-1.0)
+@pytest.mark.parametrize("gamma", [-1.0, float("nan"), float("inf")])
+def test_weights_that_are_negative_or_not_finite_are_refused(gamma):
+    with pytest.raises(InputError, match="finite and not negative"):
+        term_weights("additive", alpha=1.0, gamma=gamma)

@@ -24,7 +24,7 @@ WINDOWS = torch.arange(30).view(6, 5) % 11
 
 def batch(numbers):
     ids = WINDOWS[numbers]
-    return TokenBatch(ids, torch.ones_like(ids), ids, torch.tensor(numbers))
+    return TokenBatch(ids, ids, torch.tensor(numbers))
 
 
 @pytest.mark.parametrize("kind", [CachedLogits, LiveReference])
@@ -43,9 +43,11 @@ def test_cache_lets_go_of_the_target_and_keeps_its_first_logits(target):
     assert torch.equal(reference.logits(batch([1])), before)
 
 
-def test_cache_that_does_not_fit_is_refused_with_size_and_remedy(target):
-    with pytest.raises(InputError, match=r"6 forget windows.*max_gib: 1e-06.*LiveReference"):
-        CachedLogits(max_gib=1e-6).prepare(target, WINDOWS, forward, batch_size=2)
+def test_cache_that_does_not_fit_is_refused_with_size_and_remedy():
+    windows = torch.zeros(400, 2048, dtype=torch.int64)  # 400 · 2,048 · 32,000 · 2 bytes are 48.8 GiB
+    with pytest.raises(InputError, match=r"400 forget windows would take 48\.8 GiB.*max_gib: 8.*LiveReference"):
+        CachedLogits(max_gib=8).check(windows, vocabulary=32_000, bytes_per_logit=2)
+    CachedLogits(max_gib=49).check(windows, vocabulary=32_000, bytes_per_logit=2)
 
 
 def test_preparing_again_replaces_what_was_kept(target):

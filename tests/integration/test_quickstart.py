@@ -1,0 +1,59 @@
+"""The quickstart at full size: its table must mean something."""
+
+import sys
+
+import pytest
+
+from quail_lightning.cli import main
+from quail_lightning.results import read_results
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Method → (model, precision) → metrics after the last epoch; judged at two precisions only, to save time."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["quail"])
+        for method in ("quail", "ga_gdr"):
+            fragment = [] if method == "quail" else ["--config", f"method/{method}.yaml"]
+            judged = ["--evaluation.precisions=[nf4]", "--evaluation.every_n_epochs=5"]
+            judged += ["--trainer.limit_val_batches=0"]
+            version = f"--trainer.logger.init_args.version={method}"
+            main(["fit", "--config", "quickstart.yaml", *fragment, *judged, version])
+            rows = read_results(folder / "logs/quickstart" / method)
+            found[method] = {(row.model, row.precision): row.metrics for row in rows}
+    return found
+
+
+def value(table, model, metric, precision="bf16"):
+    return table[model, precision][metric].value
+
+
+def test_the_target_knows_both_sets_at_sixteen_and_at_four_bits(tables):
+    for precision in ("bf16", "nf4"):
+        for metric in ("verbmem_forget", "knowmem_forget", "knowmem_retain"):
+            assert value(tables["quail"], "target", metric, precision) >= 70
+
+
+def test_the_retrained_model_keeps_the_retain_set_and_never_knew_the_forget_set(tables):
+    table = tables["quail"]
+    assert value(table, "retrained", "verbmem_forget") < 35
+    assert value(table, "retrained", "knowmem_forget") < 35
+    assert value(table, "retrained", "knowmem_retain") >= 0.9 * value(table, "target", "knowmem_retain")
+    assert value(table, "target", "privleak") < -90
+    assert 0.2 < value(table, "retrained", "membership_auc") < 0.8
+
+
+@pytest.mark.parametrize("method", ["quail", "ga_gdr"])
+def test_unlearning_forgets_and_keeps_the_utility(tables, method):
+    table = tables[method]
+    for precision in ("bf16", "nf4"):  # float32 masters: the forgetting survives four bits
+        unlearned = value(table, "unlearned", "verbmem_forget", precision)
+        assert unlearned <= value(table, "retrained", "verbmem_forget", precision) + 10
+    assert value(table, "unlearned", "knowmem_forget") <= value(table, "retrained", "knowmem_forget") + 10
+    assert value(table, "unlearned", "knowmem_retain") >= 0.8 * value(table, "target", "knowmem_retain")
+    assert value(table, "unlearned", "delivered_forgetting", "nf4") > 0.8
