@@ -37,9 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from quail_lightning.lightning_cli import run_lightning_cli
 
             run_lightning_cli(given)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except ValueError as error:
+        bad_input = _input_error(error)
+        if bad_input is None:
+            raise
+        print(f"error: {bad_input}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _input_error(error: BaseException) -> InputError | None:
+    """The InputError behind an error: jsonargparse wraps those of the constructors it calls."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    return cause
 
 
 def _overview() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, QuantizedEvaluation
-from quail_lightning.commands.finetune import FinetuneRecipe, finetune
+from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
 from quail_lightning.errors import InputError
 from quail_lightning.terminal import progress_bars
 from quail_lightning.unlearning import UnlearningModule
@@ -57,22 +58,43 @@ class QuailCLI(LightningCLI):
         self._before_run()
 
     def _before_run(self) -> None:
+        """Whatever can be refused without a model is refused here, then missing models are made."""
         evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
-        _all_at_once([self.datamodule.check, lambda: evaluation.check_run_folder(self.trainer)])
+        export: ExportModel = self._get(self.config_init, "export")
+        checks = [
+            self._check_no_resume,
+            partial(self.model.check_trainer, self.trainer),
+            self.datamodule.check,
+            partial(evaluation.check_run_folder, self.trainer),
+        ]
+        if self.subcommand == "fit":
+            checks.append(partial(export.check, self.trainer))
+        _all_at_once(checks)
         recipe = self._get(self.config_init, "prepare")
         if recipe is not None:
-            self._prepare(recipe, evaluation.retrained)
+            self._prepare(recipe, None if self.subcommand == "validate" else evaluation.retrained)
+
+    def _check_no_resume(self) -> None:
+        given = self._get(self.config, "ckpt_path")
+        if given is not None:
+            raise InputError(
+                "resuming from a Lightning checkpoint is not supported yet",
+                given=given,
+                remedy="To go on from a saved model, or to judge it, set model.start",
+            )
 
     def _prepare(self, recipe: FinetuneRecipe, retrained: str | None) -> None:
         """Make the target and the retrained model where they are missing, by the code path of `quail finetune`."""
-        wanted = [("target", self.model.target, "forget+retain"), ("retrained model", retrained, "retain")]
-        for name, folder, sets in wanted:
-            if folder is None:
-                continue
-            if not Path(folder).exists():
-                print(f"The {name} {folder} is not there yet: training it on {sets}.", flush=True)
+        wanted: list[tuple[str, Path, Sets]] = [("target", Path(self.model.target), "forget+retain")]
+        if retrained is not None:
+            wanted.append(("retrained model", Path(retrained), "retain"))
+        missing = [entry for entry in wanted if not is_made(recipe, self.datamodule, entry[2], entry[1])]
+        trainer = self._get(self.config, "trainer")
+        hardware = Hardware(trainer.accelerator, trainer.devices, trainer.strategy)
+        for name, folder, sets in missing:
+            print(f"The {name} {folder} is not there yet: training it on {sets}.", flush=True)
             with isolate_rng():  # unlearning must not depend on whether its target was made or found
-                finetune(recipe, self.datamodule, sets, Path(folder))  # type: ignore[arg-type]
+                finetune(recipe, self.datamodule, sets, folder, hardware)
 
 
 def run_lightning_cli(arguments: Sequence[str]) -> None:

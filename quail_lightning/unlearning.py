@@ -89,7 +89,7 @@ class UnlearningModule(LightningModule):
         weight_precision: Literal["float32", "bf16-nearest"] = "float32",
         trainable: Literal["all", "quantized"] = "all",
         reference: Reference | None = None,
-        export_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+        export_dtype: Literal["bfloat16", "float16"] = "bfloat16",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False

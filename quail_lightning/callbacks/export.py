@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from quail_lightning.callbacks.run_folder import run_folder
+from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import save_model
 
 
@@ -23,10 +23,27 @@ class ExportModel(Callback):
     def __init__(self, enabled: bool = True, folder: str = "model") -> None:
         self.enabled, self.folder = enabled, folder
 
+    def check(self, trainer: Trainer) -> None:
+        """Refuse to train a model that could not be saved.
+
+        Raises:
+            InputError: the model's folder exists already.
+        """
+        out = run_folder(trainer) / self.folder
+        if self.enabled and out.exists() and trainer.is_global_zero:
+            raise InputError(
+                f"the model would be saved to {out}, which exists already",
+                remedy="Set export.folder to a new name",
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.check(trainer)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.enabled or not trainer.is_global_zero:
             return
-        out = Path(trainer.log_dir or ".") / self.folder
+        out = run_folder(trainer) / self.folder
         provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}  # type: ignore[operator]
         save_model(pl_module.export_model(), pl_module.tokenizer, out, provenance)  # type: ignore[operator]
         rank_zero_info(f"unlearned model: {out}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +12,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from quail_lightning.callbacks.run_folder import run_folder
 from quail_lightning.data.questions import EvaluationRecords
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
+from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import load_config, load_model
@@ -26,7 +27,8 @@ from quail_lightning.results import Estimate, Measure, ResultRow, write_results
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SIXTEEN_BITS = "bf16"  # the precision that every other one is compared with
+SIXTEEN_BITS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""Export dtype → name of the precision that every other one is compared with."""
 
 
 class QuantizedEvaluation(Callback):
@@ -38,8 +40,8 @@ class QuantizedEvaluation(Callback):
     the run's folder.
 
     Args:
-        precisions: names of ``configs/quantizer/*.yaml``; ``bf16`` is added where it is missing, since the
-            others are compared with it.
+        precisions: names of ``configs/quantizer/*.yaml``; the 16-bit one of ``model.export_dtype`` (``bf16``) is
+            judged in any case, since the others are compared with it.
         every_n_epochs: judge after every so many epochs, and after the last one.
         retrained: checkpoint trained without the forget set; without it there is no PrivLeak (but for
             MUSE's own targets, whose published AUC serves).
@@ -49,7 +51,7 @@ class QuantizedEvaluation(Callback):
 
     def __init__(
         self,
-        precisions: Sequence[str] = (SIXTEEN_BITS, "nf4", "fp4", "int8"),
+        precisions: Sequence[str] = ("bf16", "nf4", "fp4", "int8"),
         every_n_epochs: int = 1,
         retrained: str | None = None,
         suite: EvaluationSuite = EvaluationSuite(),  # noqa: B008 (frozen)
@@ -57,15 +59,13 @@ class QuantizedEvaluation(Callback):
     ) -> None:
         if every_n_epochs < 1:
             raise InputError("evaluation.every_n_epochs must be at least 1", given=every_n_epochs)
-        names = dict.fromkeys([SIXTEEN_BITS, *precisions])
-        self.quantizers = {name: load_quantizer(name) for name in names}
-        self.every_n_epochs, self.retrained, self.suite, self.max_windows = (
-            every_n_epochs,
-            retrained,
-            suite,
-            max_windows,
-        )
+        if max_windows is not None and max_windows < 1:
+            raise InputError("evaluation.max_windows must be at least 1, or null for all", given=max_windows)
+        self.quantizers = {name: load_quantizer(name) for name in dict.fromkeys(precisions)}
+        self.every_n_epochs, self.retrained = every_n_epochs, retrained
+        self.suite, self.max_windows = suite, max_windows
         self.rows: list[ResultRow] = []
+        self._sixteen_bits = "bf16"
         self._auc_retrain: float | None = None
         self._judged_epoch: int | None = None
 
@@ -77,7 +77,7 @@ class QuantizedEvaluation(Callback):
         Raises:
             InputError: naming the folder.
         """
-        folder = _run_folder(trainer)
+        folder = run_folder(trainer)
         held = [name for name in ("results.json", "config.yaml") if (folder / name).exists()]
         if held and trainer.is_global_zero:
             raise InputError(
@@ -85,16 +85,30 @@ class QuantizedEvaluation(Callback):
                 remedy="Name another folder by trainer.logger.init_args.name or .version, or remove this one",
             )
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Check everything that can be checked without a weight."""
         if stage not in ("fit", "test"):
             return
         self.check_run_folder(trainer)
+        self._put_sixteen_bits_first(SIXTEEN_BITS[pl_module.export_dtype])
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
+            raise InputError(
+                f"the retrained model {self.retrained!r} has another tokenizer than the target",
+                given=pl_module.target,
+                remedy="Fine-tune both from one base",
+            )
         for checkpoint in filter(None, (pl_module.target, self.retrained)):
             self.suite.check(
                 data.evaluation_records(), self._windows(data), data.tokenizer, load_config(str(checkpoint))
             )
+
+    def _put_sixteen_bits_first(self, name: str) -> None:
+        misnamed = [other for other in set(SIXTEEN_BITS.values()) - {name} if other in self.quantizers]
+        if misnamed:
+            raise InputError(f"precision {misnamed[0]!r} is not the model's export_dtype", allowed=name)
+        self._sixteen_bits = name
+        self.quantizers = {name: load_quantizer(name)} | self.quantizers
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._judge_baselines(trainer, pl_module)
@@ -123,10 +137,11 @@ class QuantizedEvaluation(Callback):
             if checkpoint is None:
                 continue
             with isolate_rng():
-                model = load_model(checkpoint, pl_module.export_dtype).to(pl_module.device)
-                measured = self._judge(name, model, trainer)
+                measured = self._judge(
+                    name, load_model(checkpoint, pl_module.export_dtype).to(pl_module.device), trainer
+                )
             if name == "retrained":
-                auc = measured[SIXTEEN_BITS].get("membership_auc")
+                auc = measured[self._sixteen_bits].get("membership_auc")
                 if isinstance(auc, Estimate):
                     self._auc_retrain = auc.value
                     measured = self._with_privleak(measured)
@@ -140,11 +155,11 @@ class QuantizedEvaluation(Callback):
         for precision, metrics in measured.items():
             metrics |= survival_measures(
                 metrics,
-                measured[SIXTEEN_BITS],
+                measured[self._sixteen_bits],
                 known["target", precision],
-                known["target", SIXTEEN_BITS],
-                known.get(("retrained", SIXTEEN_BITS)),
-            ) if precision != SIXTEEN_BITS else {}
+                known["target", self._sixteen_bits],
+                known.get(("retrained", self._sixteen_bits)),
+            ) if precision != self._sixteen_bits else {}
             self._log_scalars(trainer, precision, metrics)
         self._judged_epoch = epoch
         judged = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]
@@ -152,7 +167,7 @@ class QuantizedEvaluation(Callback):
         self.rows += judged
         if trainer.is_global_zero:
             note = trainer.datamodule.evaluation_records().note  # type: ignore[attr-defined]
-            write_results(_run_folder(trainer), self.rows, note)
+            write_results(run_folder(trainer), self.rows, note)
             print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 
     def _judge(self, name: str, model: PreTrainedModel, trainer: Trainer) -> dict[str, dict[str, Measure]]:
@@ -181,8 +196,6 @@ class QuantizedEvaluation(Callback):
 
     def _with_privleak(self, measured: Mapping[str, dict[str, Measure]]) -> dict[str, dict[str, Measure]]:
         """Add PrivLeak to the retrained model's own rows, whose 16-bit AUC only now is known."""
-        from quail_lightning.evaluation import privleak_measure
-
         assert self._auc_retrain is not None
         return {
             precision: metrics | {"privleak": privleak_measure(metrics["membership_auc"], self._auc_retrain)}
@@ -203,5 +216,3 @@ class QuantizedEvaluation(Callback):
                 logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-def _run_folder(trainer: Trainer) -> Path:
-    return Path(trainer.log_dir or trainer.default_root_dir)

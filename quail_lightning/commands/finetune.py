@@ -69,12 +69,33 @@ class FinetuneRecipe:
             )
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a model is trained on, in Lightning's names; noted beside the result, no part of its fingerprint."""
+
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    strategy: str = "auto"
+
+
+def is_made(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets, out: Path) -> bool:
+    """Whether ``out`` holds just this model already.
+
+    Raises:
+        InputError: ``out`` holds something else.
+    """
+    if not out.exists():
+        return False
+    _check_reusable(out, _provenance(recipe, data, sets))
+    return True
+
+
 def finetune(
     recipe: FinetuneRecipe,
     data: MuseDataModule,
     sets: Sets,
     out: Path,
-    trainer_options: Mapping[str, Any] | None = None,
+    hardware: Hardware = Hardware(),
 ) -> bool:
     """Make the model and save it, unless ``out`` holds just this model already.
 
@@ -83,7 +104,7 @@ def finetune(
         data: what; its windows are cut with the model's own tokenizer.
         sets: ``forget+retain`` makes a target, ``retain`` a retrained reference.
         out: folder of the result.
-        trainer_options: further arguments of Lightning's Trainer (devices, strategy, ...).
+        hardware: devices and strategy.
 
     Returns:
         whether a model was made; False where the one at hand was reused.
@@ -91,9 +112,7 @@ def finetune(
     Raises:
         InputError: ``out`` holds something else; nothing is overwritten.
     """
-    provenance = _provenance(recipe, data, sets)
-    if out.exists():
-        _check_reusable(out, provenance)
+    if is_made(recipe, data, sets, out):
         return False
     model, tokenizer = _start(recipe, data)
     check_fits(model.config, tokenizer, data.max_len)
@@ -105,16 +124,15 @@ def finetune(
         shuffle=True,
         generator=torch.Generator().manual_seed(recipe.seed),
     )
-    options = dict(trainer_options or {})
     trainer = Trainer(
         max_epochs=recipe.optimization.epochs,
         precision=recipe.precision,
         gradient_clip_val=recipe.optimization.clip_norm,
-        callbacks=progress_bars(options) + options.pop("callbacks", []),
+        callbacks=progress_bars({}),
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        **options,
+        **asdict(hardware),
     )
     trainer.fit(FinetuningModule(model, recipe.optimization), loader)
     if trainer.interrupted:
@@ -124,6 +142,8 @@ def finetune(
         for parameter in model.parameters():
             parameter.data = parameter.data.to(getattr(torch, recipe.export_dtype))
         model.config.dtype = getattr(torch, recipe.export_dtype)
+        made = {"finished_epochs": trainer.current_epoch, "steps": trainer.global_step}
+        provenance = _provenance(recipe, data, sets) | made | {"hardware": asdict(hardware)}
         save_model(model.eval(), tokenizer, out, provenance)
     trainer.strategy.barrier()
     return True
@@ -134,14 +154,15 @@ def add_arguments(parser: Any) -> None:
     parser.add_subclass_arguments(LightningDataModule, "data")
     parser.add_argument("--recipe", type=FinetuneRecipe, help="what to start from and how to train")
     parser.add_argument("--sets", type=Sets, default="forget+retain", help="`retain` makes the retrained model")
-    parser.add_argument("--out", type=str, required=True, help="folder of the result; must not exist")
-    parser.add_argument("--trainer", type=dict[str, Any], default={}, help="more arguments of Lightning's Trainer")
+    parser.add_argument("--out", type=str, required=True, help="folder of the result; nothing else may be in it")
+    parser.add_class_arguments(Hardware)
 
 
 def run(arguments: Any) -> None:
     """Carry the verb out."""
-    arguments.data.check()
-    made = finetune(arguments.recipe, arguments.data, arguments.sets, Path(arguments.out), arguments.trainer)
+    arguments.data.check(with_records=False)
+    hardware = Hardware(arguments.accelerator, arguments.devices, arguments.strategy)
+    made = finetune(arguments.recipe, arguments.data, arguments.sets, Path(arguments.out), hardware)
     print(f"{'saved' if made else 'reused, fingerprint matches'}: {arguments.out}")
 
 
@@ -165,7 +186,7 @@ def _provenance(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets) -> dic
         "made_by": "quail finetune",
         "sets": sets,
         "recipe": asdict(recipe),
-        "base_files": _weight_files(recipe.base),
+        "base_sha256": _weights_digest(recipe.base),
         "corpus": data.corpus_name,
         "documents_sha256": {
             name: _digest(getattr(documents, name)) for name in ("forget", "retain")
@@ -179,9 +200,13 @@ def _provenance(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets) -> dic
     return described | {"fingerprint": _digest(deciding)}
 
 
-def _weight_files(base: str | None) -> dict[str, int]:
-    """Sizes of a local checkpoint's weight files, bytes; a hub name stands for itself."""
-    return {} if base is None else {path.name: path.stat().st_size for path in Path(base).glob("*.safetensors")}
+def _weights_digest(base: str | None) -> dict[str, str]:
+    """Digest of each of a local checkpoint's weight files; a hub name stands for itself."""
+    digests = {}
+    for path in sorted(Path(base).glob("*.safetensors")) if base is not None else ():
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def _check_reusable(out: Path, wanted: Mapping[str, Any]) -> None:

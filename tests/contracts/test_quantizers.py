@@ -86,7 +86,7 @@ def test_only_the_linear_layers_of_the_body_change(
     for layer_name, linear in linears.items():
         weight = linear.weight.detach().float()
         deviation = (dense(quantized.get_submodule(layer_name)).float() - weight).abs().max()
-        assert (deviation == 0) == (name == "bf16"), layer_name
+        assert (deviation == 0) == (name in ("bf16", "fp16")), layer_name
         assert deviation <= weight.abs().max() / 2 ** (quantizer.bits - 2)
 
 

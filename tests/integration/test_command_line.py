@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -134,12 +135,18 @@ def test_finetune_makes_a_model_once(quickstart, capsys):
         (["--data.max_len=701"], r"701 tokens .* 700 positions"),
         (["--config=nosuch.yaml"], r"no config file 'nosuch\.yaml'"),
         (["--trainer.precision=bf16-true"], r"bf16-nearest"),
+        (["--data.max_forget_windows=0"], r"max_forget_windows must be at least 1; got 0"),
+        (["--model.hinge.step=-1"], r"Δ_q, in logits\) must be positive and finite; got -1"),
+        (["--ckpt_path=last"], r"resuming .* not supported.*model\.start"),
+        (["--trainer.logger=false", "--export.folder=mine"], r"mine, which exists already.*export\.folder"),
     ],
 )
 def test_bad_input_ends_with_its_remedy_before_anything_is_trained(overrides, said, capsys, tmp_path):
+    Path("mine").mkdir()
     message = refused(capsys, "fit", "--config", "quickstart.yaml", *SMALL, *overrides)
     assert re.search(said, message, re.DOTALL), message
     assert "Traceback" not in message
+    assert not Path("checkpoints/quickstart/target").exists()
 
 
 def test_a_misspelt_key_in_a_file_is_answered_with_the_right_one(tmp_path, capsys):
@@ -156,7 +163,7 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
     assert str(broken / "raw/retain1.json") in refused(capsys, *arguments)
     (broken / "raw/forget.json").write_text("[]")
     assert "'raw/forget'" in refused(capsys, *arguments)
-    assert not (tmp_path / "checkpoints").exists()
+    assert not Path("checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -201,6 +208,18 @@ def test_module_and_console_script_answer_help():
         shown = subprocess.run([program, *command[1:], "--help"], capture_output=True, text=True, check=True)
         assert "finetune" in shown.stdout
         assert "validate" in shown.stdout
+
+
+def test_help_loads_nothing_heavy_beyond_what_lightning_loads():
+    """bitsandbytes, datasets and the like are imported where they are used."""
+    script = (
+        "import sys, lightning.pytorch.cli; before = set(sys.modules)\n"
+        "import quail_lightning.lightning_cli\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    heavy = {"bitsandbytes", "datasets", "accelerate", "rouge_score", "nltk", "pyarrow", "pandas", "tokenizers"}
+    assert not heavy & set(shown.stdout.split())
 
 
 def test_installed_package_brings_its_configs(tmp_path):

@@ -13,7 +13,8 @@ from quail_lightning.callbacks import ExportModel, QuantizedEvaluation
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite
-from quail_lightning.models.checkpoint import load_model, read_provenance
+from quail_lightning.models.checkpoint import load_model, read_provenance, save_model
+from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.results import read_results
 from quail_lightning.unlearning import UnlearningModule
@@ -153,6 +154,31 @@ def test_prompts_that_do_not_fit_are_refused_before_a_model_is_loaded(tmp_path, 
     with pytest.raises(InputError, match="verbmem_forget"):
         judging.fit(unlearning, datamodule=data)
     assert unlearning.model is None
+
+
+def test_a_model_folder_that_exists_is_refused_before_training(tmp_path, corpus_folder, checkpoint):
+    (tmp_path / "run/v/model").mkdir(parents=True)
+    unlearning, data = parts(corpus_folder, checkpoint)
+    with pytest.raises(InputError, match=r"run/v/model, which exists already"):
+        trainer(tmp_path, [ExportModel()]).fit(unlearning, datamodule=data)
+    assert unlearning.model is None
+
+
+def test_a_retrained_model_with_another_tokenizer_is_refused(tmp_path, corpus_folder, checkpoint):
+    tokenizer = train_tokenizer(["quite other words"], vocab_size=270)
+    save_model(load_model(checkpoint, torch.bfloat16), tokenizer, tmp_path / "other", {})
+    unlearning, data = parts(corpus_folder, checkpoint)
+    with pytest.raises(InputError, match="another tokenizer than the target"):
+        trainer(tmp_path, [evaluation(retrained=str(tmp_path / "other"))]).fit(unlearning, datamodule=data)
+
+
+def test_sixteen_bit_row_is_named_after_the_export_dtype(tmp_path, corpus_folder, checkpoint):
+    _, data = parts(corpus_folder, checkpoint)
+    unlearning = UnlearningModule(checkpoint, GradientAscent(), GradientDescent(), export_dtype="float16")
+    trainer(tmp_path, [evaluation(precisions=["int8"])]).test(unlearning, datamodule=data)
+    assert {row.precision for row in read_results(tmp_path / "run/v")} == {"fp16", "int8"}
+    with pytest.raises(InputError, match=r"'bf16' is not the model's export_dtype. Allowed: fp16"):
+        trainer(tmp_path / "again", [evaluation(precisions=["bf16"])]).test(unlearning, datamodule=data)
 
 
 def test_an_unknown_precision_is_refused_at_construction():

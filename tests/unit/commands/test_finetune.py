@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from quail_lightning.commands.finetune import FinetuneRecipe, TinyModel, finetune
+from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, TinyModel, finetune
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import Optimization
@@ -17,7 +17,7 @@ RECIPE = FinetuneRecipe(
     tiny=TinyModel(vocab_size=300, width=64, layers=1, heads=2, positions=64),
     optimization=Optimization(epochs=2, learning_rate=1e-3, batch_size=4),
 )
-QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+QUIET = Hardware(accelerator="cpu")
 
 
 @pytest.fixture
@@ -76,6 +76,17 @@ def test_training_goes_on_from_a_base_checkpoint(tmp_path, data, made):
     before, after = (_nll(folder, windows) for folder in (made, tmp_path / "further"))
     assert after < before
     assert read_provenance(tmp_path / "further")["recipe"]["base"] == str(made)
+
+
+def test_a_base_with_other_weights_of_the_same_size_is_noticed(tmp_path, data, made):
+    recipe = FinetuneRecipe(base=str(made), optimization=Optimization(epochs=1, learning_rate=1e-3, batch_size=4))
+    finetune(recipe, data, "retain", tmp_path / "further", QUIET)
+    weights = made / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="differ in base_sha256"):
+        finetune(recipe, data, "retain", tmp_path / "further", QUIET)
 
 
 def test_a_window_longer_than_the_positions_is_refused_before_training(tmp_path, corpus_folder):
