@@ -153,13 +153,14 @@ class QuantizedEvaluation(Callback):
             measured = self._judge("unlearned", pl_module.export_model(), trainer)
         known = {(row.model, row.precision): row.metrics for row in self.rows if row.model != "unlearned"}
         for precision, metrics in measured.items():
-            metrics |= survival_measures(
-                metrics,
-                measured[self._sixteen_bits],
-                known["target", precision],
-                known["target", self._sixteen_bits],
-                known.get(("retrained", self._sixteen_bits)),
-            ) if precision != self._sixteen_bits else {}
+            if precision != self._sixteen_bits:
+                metrics |= survival_measures(
+                    metrics,
+                    measured[self._sixteen_bits],
+                    known["target", precision],
+                    known["target", self._sixteen_bits],
+                    known.get(("retrained", self._sixteen_bits)),
+                )
             self._log_scalars(trainer, precision, metrics)
         self._judged_epoch = epoch
         judged = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]

@@ -1,4 +1,4 @@
-"""Result rows as a terminal table."""
+"""Result rows as terminal tables."""
 
 from __future__ import annotations
 
@@ -10,39 +10,54 @@ from rich.table import Table
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.results import Measure, ResultRow, Undefined
 
-NARROWEST = 170  # columns: a terminal narrower than this scrolls or wraps rather than cutting figures off
+NARROWEST = 112  # columns that the wider table needs; a narrower terminal wraps rather than cutting figures off
+SURVIVAL = tuple(name for name in METRICS if name.startswith(("recovery", "delivered")))
 
 
-def results_table(rows: Sequence[ResultRow], title: str) -> Table:
-    """Rows of model × precision, one column a metric; each figure with half the width of its 95 % interval.
+def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
+    """One table of what each model knows and, where it was measured, one of what survived quantization.
 
     A metric that no row has gets no column; one that a row lacks is left blank, an undefined one is a dash.
+    Where PrivLeak stands, the membership AUC that it restates is left to the results files.
     """
-    table = Table(title=title, caption="± half of the 95 % interval; – undefined; blank: not run")
+    present = [name for name in METRICS if any(name in row.metrics for row in rows)]
+    known = [name for name in present if name not in SURVIVAL]
+    if "privleak" in known:
+        known = [name for name in known if name != "membership_auc"]
+    survived = [name for name in present if name in SURVIVAL]
+    tables = [_table(rows, known, title)]
+    if survived:
+        measured = [row for row in rows if any(name in row.metrics for name in survived)]
+        tables.append(_table(measured, survived, "what quantization left of it"))
+    tables[-1].caption = "± half of the 95 % interval; – undefined; blank: not run"
+    return tables
+
+
+def print_results(rows: Sequence[ResultRow], title: str, note: str = "") -> None:
+    """Print the tables, at their full width also where the output is no terminal."""
+    console = Console()
+    if console.width < NARROWEST:
+        console = Console(width=NARROWEST)
+    for table in results_tables(rows, title):
+        console.print(table)
+    if note:
+        console.print(note)
+
+
+def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Table:
+    table = Table(title=title)
     table.add_column("model", no_wrap=True)
     table.add_column("precision", no_wrap=True)
-    shown = [name for name in METRICS if any(name in row.metrics for row in rows)]
-    if "privleak" in shown:
-        shown.remove("membership_auc")  # the figure that PrivLeak restates; results.json holds both
-    for name in shown:
-        table.add_column(METRICS[name].heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    for name in metrics:
+        heading = METRICS[name].heading.replace(" ", "\n").replace("→\n", "→ ")
+        table.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for row in rows:
         if previous not in (None, row.model):
             table.add_section()
         previous = row.model
-        table.add_row(row.model, row.precision, *(_cell(row.metrics.get(name)) for name in shown))
+        table.add_row(row.model, row.precision, *(_cell(row.metrics.get(name)) for name in metrics))
     return table
-
-
-def print_results(rows: Sequence[ResultRow], title: str, note: str = "") -> None:
-    """Print the table, at its full width also where the output is no terminal."""
-    console = Console()
-    if console.width < NARROWEST:
-        console = Console(width=NARROWEST)
-    console.print(results_table(rows, title))
-    if note:
-        console.print(note)
 
 
 def _cell(measure: Measure | None) -> str:

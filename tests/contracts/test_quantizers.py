@@ -3,13 +3,14 @@
 import gc
 import random
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from quail_lightning.quantization import Quantizer, load_quantizer, quantized_linears
 
@@ -25,21 +26,9 @@ def quantizer(name: str) -> Quantizer:
 
 
 @pytest.fixture(params=["bfloat16-tied", "float32"])
-def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
+def model(request: pytest.FixtureRequest, tiny_llama: Callable[..., LlamaForCausalLM]) -> LlamaForCausalLM:
     dtype, _, tied = request.param.partition("-")
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=bool(tied),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return LlamaForCausalLM(config).to(getattr(torch, dtype)).eval()
+    return tiny_llama(getattr(torch, dtype), tied=bool(tied))
 
 
 def everything(model: nn.Module) -> dict[str, Tensor]:

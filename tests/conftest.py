@@ -1,3 +1,4 @@
+"""A random Llama for tests that need nothing but its shape."""
 from collections.abc import Callable
 
 import pytest

@@ -1,0 +1,59 @@
+"""What the terminal shows."""
+
+from quail_lightning.evaluation.table import print_results
+from quail_lightning.results import Estimate, ResultRow, Undefined
+
+ROWS = [
+    ResultRow(
+        "target",
+        "bf16",
+        {"verbmem_forget": Estimate(97.04, 24, 95.0, 99.0), "privleak": Estimate(-100, 48, -100, -100)},
+    ),
+    ResultRow(
+        "unlearned",
+        "nf4",
+        {
+            "verbmem_forget": Estimate(-0.001, 24, -0.5, 0.5),
+            "membership_auc": Estimate(0.9, 48, 0.8, 1.0),
+            "recovery_verbmem_forget": Undefined("nothing was forgotten"),
+            "delivered_forgetting": Estimate(0.981, 64, 0.97, 0.99),
+        },
+        epoch=1,
+    ),
+]
+
+
+def shown(capsys, rows=ROWS, **options):
+    print_results(rows, "after epoch 1", **options)
+    return capsys.readouterr().out
+
+
+def line(text, *words):
+    return next(line for line in text.splitlines() if all(word in line for word in words))
+
+
+def test_a_figure_is_shown_with_half_its_interval(capsys):
+    assert "97.0 ±2.0" in line(shown(capsys), "target", "bf16")
+
+
+def test_survival_stands_in_a_table_of_its_own(capsys):
+    knowledge, survival = shown(capsys).split("what quantization left of it")
+    assert "0.98 ±0.01" in line(survival, "unlearned", "nf4")
+    assert "target" not in survival
+    assert "Recovery" not in knowledge
+
+
+def test_undefined_is_a_dash_and_not_run_is_blank(capsys):
+    knowledge, survival = shown(capsys).split("what quantization left of it")
+    assert "–" in line(survival, "unlearned")
+    assert line(knowledge, "unlearned", "nf4").rstrip("│ ").endswith("0.00 ±0.50")
+
+
+def test_a_rounded_zero_has_no_minus_sign(capsys):
+    assert "-0.00" not in shown(capsys)
+
+
+def test_rows_that_were_never_quantized_give_one_table_and_the_note_stands_below(capsys):
+    text = shown(capsys, ROWS[:1], note="cut from windows")
+    assert "what quantization left" not in text
+    assert text.rstrip().endswith("cut from windows")
