@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from quail_lightning.results import Estimate, ResultRow, read_results
@@ -39,9 +40,9 @@ COLUMNS = {
 STOP_AT_NLL = {"memorized": 0.22, "light": 0.9}  # mean of the last epoch; the model itself is further by then
 STEPS_AN_EPOCH = 32  # 64 forget windows, 2 at a time
 EPOCHS = {  # target, weight precision → epochs of unlearning, judged every
-    ("memorized", "float32"): (8, 4),
-    ("memorized", "bf16-nearest"): (48, 24),
-    ("light", "float32"): (6, 2),
+    ("memorized", "float32"): (12, 4),
+    ("memorized", "bf16-nearest"): (120, 40),
+    ("light", "float32"): (6, 3),
     ("light", "bf16-nearest"): (32, 16),
 }
 
@@ -75,11 +76,11 @@ class Run:
 def main() -> None:
     options = _options()
     targets = [Target("memorized", 42), *(Target("light", seed) for seed in options.seeds)]
-    runs = list(_runs(targets))
+    runs = [run for run in _runs(targets) if fnmatch(run.name, options.only)]
     with ThreadPoolExecutor(options.jobs) as pool:
         made = {
             (target, sets): pool.submit(_finetune, target, sets, options)
-            for target in targets
+            for target in dict.fromkeys(run.target for run in runs)
             for sets in target.models
         }
         futures = [pool.submit(_unlearn, run, made, options) for run in runs]
@@ -218,6 +219,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--corpus", required=True, help="folder in MUSE's layout")
     parser.add_argument("--out", type=Path, default=Path("logs/news-mini"), help="where everything is made")
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time; they share the cores")
+    parser.add_argument("--only", default="*", help="pattern of the runs, such as 'light-*' or '*-float32'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="of the light targets")
     return parser.parse_args()
 
