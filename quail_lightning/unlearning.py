@@ -167,8 +167,8 @@ class UnlearningModule(LightningModule):
         if self._needs_reference():
             target: nn.Module = load_model(self.target, self.weight_dtype)
             target = target.to(self.device).requires_grad_(False)
-            windows = self.trainer.datamodule.windows.forget  # type: ignore[attr-defined]
-            self.reference.prepare(target, windows, self._forward, self._micro(len(windows)))
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.reference.prepare(target, data.windows.forget, self._forward, self._micro(data.batch_size))
 
     # --- the step --------------------------------------------------------------------------------------
 

@@ -271,3 +271,30 @@ def test_a_missing_checkpoint_is_refused_with_its_name(tmp_path, corpus_folder, 
 def test_impossible_options_are_refused_at_construction(options, message):
     with pytest.raises(InputError, match=message):
         module("never loaded", **options)
+
+
+class Recorder:
+    """A reference that only notes how it was asked."""
+
+    def check(self, windows, vocabulary, bytes_per_logit):
+        self.checked = (tuple(windows.shape), vocabulary, bytes_per_logit)
+
+    def prepare(self, target, windows, forward, batch_size):
+        self.batch_size = batch_size
+        self.vocabulary = target.config.vocab_size
+
+    def logits(self, batch):
+        return torch.zeros(*batch.input_ids.shape, self.vocabulary)
+
+
+@pytest.mark.parametrize(("micro_batch_size", "expected"), [(None, 2), (1, 1)])
+def test_reference_is_computed_in_batches_no_larger_than_the_steps(
+    micro_batch_size, expected, tmp_path, corpus_folder, checkpoint
+):
+    recorder = Recorder()
+    unlearning = module(
+        checkpoint, hinge=LogitHinge(), reference=recorder, micro_batch_size=micro_batch_size
+    )
+    fit(tmp_path, unlearning, data_module(corpus_folder, checkpoint, batch_size=2))
+    assert recorder.batch_size == expected
+    assert recorder.checked == ((4, MAX_LEN), 300, 4)
