@@ -38,12 +38,13 @@ COLUMNS = {
     "delivered_forgetting": "delivered",
 }
 STOP_AT_NLL = {"memorized": 0.22, "light": 0.9}  # mean of the last epoch; the model itself is further by then
-STEPS_AN_EPOCH = 32  # 64 forget windows, 2 at a time
+BATCH_SIZE = 8  # smaller ones forget far more slowly, a step as well as a token
+STEPS_AN_EPOCH = 64 // BATCH_SIZE
 EPOCHS = {  # target, weight precision → epochs of unlearning, judged every
-    ("memorized", "float32"): (12, 4),
-    ("memorized", "bf16-nearest"): (120, 40),
-    ("light", "float32"): (6, 3),
-    ("light", "bf16-nearest"): (32, 16),
+    ("memorized", "float32"): (20, 5),
+    ("memorized", "bf16-nearest"): (160, 40),
+    ("light", "float32"): (12, 4),
+    ("light", "bf16-nearest"): (150, 50),
 }
 
 
@@ -124,7 +125,7 @@ def _unlearn(run: Run, made: dict[tuple[Target, str], Future[None]], options: ar
         f"fit --config news.yaml --config method/{run.method}.yaml --config news-mini.yaml".split(),
         {
             "data.corpus": options.corpus,
-            "data.batch_size": 2,
+            "data.batch_size": BATCH_SIZE,
             "seed_everything": run.target.seed,
             "model.target": _checkpoint(options.out, run.target, "forget+retain"),
             "model.weight_precision": run.weight_precision,
