@@ -84,10 +84,7 @@ def is_made(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets, out: Path)
     Raises:
         InputError: ``out`` holds something else.
     """
-    if not out.exists():
-        return False
-    _check_reusable(out, _provenance(recipe, data, sets))
-    return True
+    return out.exists() and _is_reusable(out, _provenance(recipe, data, sets))
 
 
 def finetune(
@@ -112,10 +109,10 @@ def finetune(
     Raises:
         InputError: ``out`` holds something else; nothing is overwritten.
     """
-    if is_made(recipe, data, sets, out):
+    provenance = _provenance(recipe, data, sets)  # of what is read now, whatever changes on disk while training
+    if out.exists() and _is_reusable(out, provenance):
         return False
     model, tokenizer = _start(recipe, data)
-    check_fits(model.config, tokenizer, data.max_len)
     windows = data.cut_windows(tokenizer)
     chosen = torch.cat(windows) if sets == "forget+retain" else windows.retain
     loader = DataLoader(
@@ -143,8 +140,7 @@ def finetune(
             parameter.data = parameter.data.to(getattr(torch, recipe.export_dtype))
         model.config.dtype = getattr(torch, recipe.export_dtype)
         made = {"finished_epochs": trainer.current_epoch, "steps": trainer.global_step}
-        provenance = _provenance(recipe, data, sets) | made | {"hardware": asdict(hardware)}
-        save_model(model.eval(), tokenizer, out, provenance)
+        save_model(model.eval(), tokenizer, out, provenance | made | {"hardware": asdict(hardware)})
     trainer.strategy.barrier()
     return True
 
@@ -176,7 +172,9 @@ def _start(recipe: FinetuneRecipe, data: MuseDataModule) -> tuple[Any, Any]:
     # both sets, whichever is trained on: target and retrained model must read the same tokens
     tokenizer = train_tokenizer([*documents.forget, *documents.retain], recipe.tiny.vocab_size)
     sizes = asdict(recipe.tiny) | {"vocab_size": len(tokenizer)}
-    return tiny_llama(**sizes, seed=recipe.seed), tokenizer
+    model = tiny_llama(**sizes, seed=recipe.seed)
+    check_fits(model.config, tokenizer, data.max_len)
+    return model, tokenizer
 
 
 def _provenance(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets) -> dict[str, Any]:
@@ -209,10 +207,11 @@ def _weights_digest(base: str | None) -> dict[str, str]:
     return digests
 
 
-def _check_reusable(out: Path, wanted: Mapping[str, Any]) -> None:
+def _is_reusable(out: Path, wanted: Mapping[str, Any]) -> bool:
+    """True where ``out`` has the wanted fingerprint; anything else is refused with the parts that differ."""
     found = read_provenance(out) or {}
     if found.get("fingerprint") == wanted["fingerprint"]:
-        return
+        return True
     wanted = json.loads(json.dumps(wanted))
     differing = [name for name in wanted if name != "fingerprint" and found.get(name) != wanted[name]]
     raise InputError(
