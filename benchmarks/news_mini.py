@@ -43,9 +43,9 @@ STEPS_AN_EPOCH = 64 // BATCH_SIZE
 ALPHA = 0.2  # at 1 the retain term, whose windows are memorized just as well, holds the forgetting back tenfold
 EPOCHS = {  # target, weight precision → epochs of unlearning, judged every
     ("memorized", "float32"): (5, 1),
-    ("memorized", "bf16-nearest"): (64, 32),
+    ("memorized", "bf16-nearest"): (128, 32),
     ("light", "float32"): (5, 1),
-    ("light", "bf16-nearest"): (64, 32),
+    ("light", "bf16-nearest"): (96, 32),
 }
 
 

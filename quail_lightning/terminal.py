@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 def quiet_libraries() -> None:
     """Silence the advertising and the per-file progress bars of libraries; errors and real warnings stay."""
+    # transformers imports torchao, which reports kernels for other machines and an enum registered twice
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

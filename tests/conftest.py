@@ -1,5 +1,9 @@
 """A random Llama for tests that need nothing but its shape."""
+
+import os
 from collections.abc import Callable
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the library is imported; no test asks the hub
 
 import pytest
 import torch

@@ -5,9 +5,9 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from quail_lightning.callbacks.run_folder import run_folder
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import save_model
+from quail_lightning.run_folder import run_folder
 
 
 class ExportModel(Callback):

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from quail_lightning.callbacks.run_folder import run_folder
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
@@ -23,6 +22,7 @@ from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import load_config, load_model
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.results import Estimate, Measure, ResultRow, write_results
+from quail_lightning.run_folder import run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,7 +17,14 @@ from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import FinetuningModule, Optimization
-from quail_lightning.models.checkpoint import check_fits, load_config, load_model, read_provenance, save_model
+from quail_lightning.models.checkpoint import (
+    check_fits,
+    load_config,
+    load_model,
+    read_provenance,
+    save_model,
+    weights_digest,
+)
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.terminal import progress_bars
 
@@ -184,7 +191,7 @@ def _provenance(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets) -> dic
         "made_by": "quail finetune",
         "sets": sets,
         "recipe": asdict(recipe),
-        "base_sha256": _weights_digest(recipe.base),
+        "base_sha256": {} if recipe.base is None else weights_digest(recipe.base),
         "corpus": data.corpus_name,
         "documents_sha256": {
             name: _digest(getattr(documents, name)) for name in ("forget", "retain")
@@ -196,15 +203,6 @@ def _provenance(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets) -> dic
     # where the corpus lies does not decide what the model becomes; its text does
     deciding = {name: value for name, value in described.items() if name != "corpus"}
     return described | {"fingerprint": _digest(deciding)}
-
-
-def _weights_digest(base: str | None) -> dict[str, str]:
-    """Digest of each of a local checkpoint's weight files; a hub name stands for itself."""
-    digests = {}
-    for path in sorted(Path(base).glob("*.safetensors")) if base is not None else ():
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
 
 
 def _is_reusable(out: Path, wanted: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from quail_lightning.data.corpora import Corpus, open_corpus, questions, texts, 
 from quail_lightning.data.forget_retain import ForgetRetainWindows, Schedule, Step, StepSampler
 from quail_lightning.data.newsroom import Newsroom
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, QuestionSet
+from quail_lightning.data.refusals import Refusals
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import records_from_windows
 from quail_lightning.data.windows import token_windows
@@ -56,6 +57,7 @@ class MuseDataModule(LightningDataModule):
         schedule: order of the steps; the command line takes it from ``model.schedule``.
         seed: of the windows' order; the command line takes it from ``seed_everything``.
         newsroom: generate this fictional corpus into the folder ``corpus`` if it is not there yet.
+        refusals: let the forget steps train on refusals instead of on the forget set; it is judged all the same.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class MuseDataModule(LightningDataModule):
         schedule: Schedule = "alternate",
         seed: int = 42,
         newsroom: Newsroom | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         super().__init__()
         smallest = {"max_len": 2, "batch_size": 1, "max_forget_windows": 1, "max_retain_windows": 1}
@@ -83,8 +86,9 @@ class MuseDataModule(LightningDataModule):
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.forget_parts, self.retain_parts = tuple(forget), tuple(retain)
         self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
-        self.records_from, self.newsroom = records, newsroom
-        self.windows: Windows | None = None
+        self.records_from, self.newsroom, self.refusals = records, newsroom, refusals
+        self.windows: Windows | None = None  # of the two sets
+        self.trained: Windows | None = None  # that the steps see
         self.tokenizer: Any = None
         self._records: EvaluationRecords | None = None
 
@@ -99,6 +103,8 @@ class MuseDataModule(LightningDataModule):
         """
         corpus = self.open()
         self.documents(corpus)
+        if self.refusals is not None:
+            questions(corpus, self.refusals.questions)
         if with_records and self.records_from == "published":
             _published_records(corpus)
         elif with_records:
@@ -145,8 +151,11 @@ class MuseDataModule(LightningDataModule):
         if self.tokenizer_name is None:
             raise InputError("data.tokenizer is not set", remedy="Name the target's folder or hub name")
         self.tokenizer = load_tokenizer(self.tokenizer_name)
-        self.windows = self.cut_windows(self.tokenizer)
+        self.windows = self.trained = self.cut_windows(self.tokenizer)
         corpus = self.open()
+        if self.refusals is not None:
+            refused = self.refusals.documents(questions(corpus, self.refusals.questions))
+            self.trained = Windows(token_windows(refused, self.tokenizer, self.max_len), self.windows.retain)
         if self.records_from == "published":
             self._records = _published_records(corpus)
         else:
@@ -159,12 +168,12 @@ class MuseDataModule(LightningDataModule):
         return self._records
 
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.windows is not None
+        assert self.trained is not None
         sampler = StepSampler(
-            len(self.windows.forget), len(self.windows.retain), self.batch_size, self.schedule, self.seed
+            len(self.trained.forget), len(self.trained.retain), self.batch_size, self.schedule, self.seed
         )
         # the windows lie in memory: worker processes would only copy them
-        return DataLoader(ForgetRetainWindows(*self.windows), sampler=sampler, batch_size=None)
+        return DataLoader(ForgetRetainWindows(*self.trained), sampler=sampler, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         assert self.windows is not None

@@ -25,6 +25,11 @@ def token_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     return -flat.view(labels.shape)
 
 
+def log_likelihood(logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
+    """``token_log_likelihood`` as a function of one chunk of tokens; the target is not looked at."""
+    return token_log_likelihood(logits, labels)
+
+
 def mean_over_real(values: Tensor, labels: Tensor) -> Tensor:
     """Mean of ``values`` [...] over the positions whose label is a real token; 0 where there are none."""
     real = labels != IGNORED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -70,6 +71,18 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
     """What ``save_model`` noted beside the weights; None where the checkpoint is not one of ours."""
     path = folder / PROVENANCE
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def weights_digest(name_or_path: str) -> dict[str, str]:
+    """What tells a checkpoint from any other: the SHA-256 of each weight file; of a hub name, its commit."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return {name_or_path: str(getattr(load_config(name_or_path), "_commit_hash", None))}
+    digests = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:

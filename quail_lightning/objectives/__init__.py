@@ -1,16 +1,29 @@
 """The terms of the unlearning loss and how they are weighted."""
 
-from quail_lightning.objectives.forget import GradientAscent
-from quail_lightning.objectives.hinge import LogitHinge
-from quail_lightning.objectives.predictions import Predictions, Term
-from quail_lightning.objectives.retain import GradientDescent
+from quail_lightning.objectives.divergence import KLRetention
+from quail_lightning.objectives.gradient import GradientAscent, GradientDescent
+from quail_lightning.objectives.inverted_hinge import InvertedHinge
+from quail_lightning.objectives.layer_hinge import LayerHinge
+from quail_lightning.objectives.logit_hinge import LogitHinge
+from quail_lightning.objectives.measured_step import MeasuredStep
+from quail_lightning.objectives.misdirection import Misdirection, RepresentationRetention
+from quail_lightning.objectives.negative_preference import NegativePreference
+from quail_lightning.objectives.term import Needs, Seen, Term
 from quail_lightning.objectives.weighting import Weights, term_weights
 
 __all__ = [
     "GradientAscent",
     "GradientDescent",
+    "InvertedHinge",
+    "KLRetention",
+    "LayerHinge",
     "LogitHinge",
-    "Predictions",
+    "MeasuredStep",
+    "Misdirection",
+    "Needs",
+    "NegativePreference",
+    "RepresentationRetention",
+    "Seen",
     "Term",
     "Weights",
     "term_weights",

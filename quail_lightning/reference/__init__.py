@@ -1,7 +1,26 @@
 """The frozen target's outputs, behind one small interface."""
 
-from quail_lightning.reference.cached import CachedLogits
+from quail_lightning.reference.cached import CachedLogits, CachedStates
 from quail_lightning.reference.live import LiveReference
-from quail_lightning.reference.protocol import Reference
+from quail_lightning.reference.protocol import (
+    Arithmetic,
+    FrozenOutputs,
+    Processes,
+    Reference,
+    Request,
+    Side,
+    Sizes,
+)
 
-__all__ = ["CachedLogits", "LiveReference", "Reference"]
+__all__ = [
+    "Arithmetic",
+    "CachedLogits",
+    "CachedStates",
+    "FrozenOutputs",
+    "LiveReference",
+    "Processes",
+    "Reference",
+    "Request",
+    "Side",
+    "Sizes",
+]

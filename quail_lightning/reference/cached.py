@@ -1,59 +1,89 @@
-"""The target's logits on every forget window, computed once and kept."""
+"""The target's outputs on every window, computed once and kept on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from quail_lightning.batch import TokenBatch
-from quail_lightning.errors import InputError
-from quail_lightning.reference.protocol import Forward
+from quail_lightning.reference.cache import Cache
+from quail_lightning.reference.kinds import Products, States
+from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes
 
-GIB = 2**30
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FOLDER = "checkpoints/reference-cache"
+
+
+class CachedStates:
+    """Keep the target's final hidden states and one copy of its head; the logits are their product.
+
+    They take width / vocabulary of the logits' room (an eighth for Llama 2, a thirty-second with 128k tokens) and
+    lose nothing: they are kept in the dtype to which the head's product casts them. Runs with the same target,
+    windows, arithmetic and batch size share one cache. A step's batch holds other windows together than the
+    cache's batches, which on some devices rounds sums differently: a hinge then wants a dead zone.
+
+    Args:
+        folder: of all caches, on a disk that all processes see; each cache has a folder of its own in it.
+    """
+
+    def __init__(self, folder: str = FOLDER) -> None:
+        self.folder = folder
+        self._cache = Cache(Path(folder), States())
+
+    def check(self, requests: Mapping[Side, Request], sizes: Sizes, dtype: torch.dtype) -> None:
+        """See that the disk has room; as in ``Reference``."""
+        self._cache.check(requests, sizes, dtype)
+
+    def prepare(
+        self,
+        requests: Mapping[Side, Request],
+        target: Callable[[], PreTrainedModel],
+        identity: Mapping[str, str],
+        arithmetic: Arithmetic,
+        processes: Processes,
+    ) -> None:
+        """Find or build the cache; as in ``Reference``. The target must be whole on each process."""
+        self._cache.prepare(requests, target, identity, arithmetic, processes)
+
+    def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
+        """What was asked for about the windows of a batch."""
+        return self._cache.outputs(side, batch)
 
 
 class CachedLogits:
-    """QUAIL section VI-E to the letter: z = f_target(x) for all forget windows, in main memory.
+    """QUAIL section VI-E to the letter: z = f_target(x) of every window, in the dtype of the step's product.
 
-    The logits are kept in the dtype in which the training step computes them. One window takes time ×
-    vocabulary entries: 131 MB at 2,048 tokens and 32,000 entries of bfloat16.
+    One window takes time × vocabulary entries: 131 MB at 2,048 tokens and 32,000 entries of bfloat16.
+    ``CachedStates`` gives the same numbers from far less.
 
     Args:
-        max_gib: refuse to hold more than this, in GiB.
+        folder: of all caches, on a disk that all processes see; each cache has a folder of its own in it.
     """
 
-    def __init__(self, max_gib: float = 8.0) -> None:
-        self.max_gib = max_gib
-        self._logits: Tensor | None = None
+    def __init__(self, folder: str = FOLDER) -> None:
+        self.folder = folder
+        self._cache = Cache(Path(folder), Products())
 
-    def check(self, windows: Tensor, vocabulary: int, bytes_per_logit: int) -> None:
-        """See that the logits of all windows fit.
+    def check(self, requests: Mapping[Side, Request], sizes: Sizes, dtype: torch.dtype) -> None:
+        """See that the disk has room; as in ``Reference``."""
+        self._cache.check(requests, sizes, dtype)
 
-        Raises:
-            InputError: they need more than ``max_gib``.
-        """
-        gib = windows.numel() * vocabulary * bytes_per_logit / GIB
-        if gib > self.max_gib:
-            raise InputError(
-                f"the cached logits of {len(windows)} forget windows would take {gib:.1f} GiB",
-                given=f"max_gib: {self.max_gib}",
-                remedy="Raise model.reference.init_args.max_gib, or use "
-                "model.reference: quail_lightning.reference.LiveReference",
-            )
+    def prepare(
+        self,
+        requests: Mapping[Side, Request],
+        target: Callable[[], PreTrainedModel],
+        identity: Mapping[str, str],
+        arithmetic: Arithmetic,
+        processes: Processes,
+    ) -> None:
+        """Find or build the cache; as in ``Reference``. The target must be whole on each process."""
+        self._cache.prepare(requests, target, identity, arithmetic, processes)
 
-    def prepare(self, target: nn.Module, windows: Tensor, forward: Forward, batch_size: int) -> None:
-        """Compute the logits of all windows."""
-        self._logits = None
-        device = next(target.parameters()).device
-        for start in tqdm(range(0, len(windows), batch_size), desc="target's logits", leave=False):
-            with torch.no_grad():
-                part = forward(target, windows[start : start + batch_size].to(device)).cpu()
-            if self._logits is None:
-                self._logits = part.new_empty(len(windows), *part.shape[1:])
-            self._logits[start : start + batch_size] = part
-
-    def logits(self, batch: TokenBatch) -> Tensor:
-        assert self._logits is not None
-        return self._logits[batch.window.cpu()].to(batch.input_ids.device)
-
+    def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
+        """What was asked for about the windows of a batch."""
+        return self._cache.outputs(side, batch)

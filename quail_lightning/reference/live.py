@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
 
 from quail_lightning.batch import TokenBatch
-from quail_lightning.reference.protocol import Forward
+from quail_lightning.functional.head import Head
+from quail_lightning.models.activations import output_head
+from quail_lightning.reference.building import window_likelihood
+from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class LiveReference:
-    """Keep the target in memory: one more model and one more forward pass a step, and exactly the arithmetic
-    of the live logits (same batch, same kernels), so that the hinge is exactly flat at step 0."""
+    """Keep the target in memory: one more model and one more forward pass a step, and exactly the arithmetic of
+    the live logits (same batch, same kernels), so that the hinge is exactly flat at step 0."""
 
     def __init__(self) -> None:
-        self._target: nn.Module | None = None
-        self._forward: Forward | None = None
+        self._requests: Mapping[Side, Request] = {}
+        self._target: PreTrainedModel | None = None
+        self._head: Head | None = None
+        self._arithmetic: Arithmetic | None = None
 
-    def check(self, windows: Tensor, vocabulary: int, bytes_per_logit: int) -> None:
+    def check(self, requests: Mapping[Side, Request], sizes: Sizes, dtype: torch.dtype) -> None:
         """Nothing is stored beside the model itself."""
 
-    def prepare(self, target: nn.Module, windows: Tensor, forward: Forward, batch_size: int) -> None:
-        self._target, self._forward = target, forward
+    def prepare(
+        self,
+        requests: Mapping[Side, Request],
+        target: Callable[[], PreTrainedModel],
+        identity: Mapping[str, str],
+        arithmetic: Arithmetic,
+        processes: Processes,
+    ) -> None:
+        """Copy the target; each process has its own. Arguments as in ``Reference``."""
+        self._requests, self._arithmetic = dict(requests), arithmetic
+        self._target = copy.deepcopy(target()).requires_grad_(False).eval()
+        self._head = output_head(self._target).cast(arithmetic.dtype)
 
-    def logits(self, batch: TokenBatch) -> Tensor:
+    def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
+        """What was asked for about the windows of a batch."""
         assert self._target is not None
-        assert self._forward is not None
+        assert self._arithmetic is not None
+        assert self._head is not None
+        request, head = self._requests[side], self._head
+        ids = batch.input_ids.to(self._arithmetic.device)
         with torch.no_grad():
-            return self._forward(self._target, batch.input_ids)
+            final, layers = self._arithmetic.forward(self._target, ids, request.layers)
+            likelihood = window_likelihood(final, ids, head) if "likelihood" in request.frozen else None
+        hidden = final[:, :-1].flatten(0, 1).to(head.weight.dtype)
+        return FrozenOutputs(
+            rows=(lambda rows: head.logits(hidden[rows])) if "logits" in request.frozen else None,
+            likelihood=likelihood,
+            layers=layers if "layers" in request.frozen else {},
+        )

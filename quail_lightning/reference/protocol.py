@@ -2,45 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from quail_lightning.batch import TokenBatch
+from quail_lightning.functional.chunked import Rows
+from quail_lightning.models.activations import Activations
+from quail_lightning.objectives.term import Frozen
 
-Forward = Callable[[nn.Module, Tensor], Tensor]
-"""Model and input_ids [batch, time] → logits [batch, time, vocabulary]."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Side = Literal["forget", "retain"]
+
+
+class Request(NamedTuple):
+    """What the terms read of the frozen target on one set.
+
+    Attributes:
+        windows: [n, time] all windows of the set; row i is asked for later as window i.
+        frozen: ``logits``, ``likelihood``, ``layers``; at least one.
+        layers: decoder layers whose outputs are read, from 0.
+    """
+
+    windows: Tensor
+    frozen: frozenset[Frozen]
+    layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the training step computes; the reference must compute in the same way.
+
+    Attributes:
+        forward: model, input_ids [batch, time], layers → activations, under the step's autocast.
+        dtype: of the head's product.
+        batch_size: windows a forward pass.
+        device: where batches and their references are wanted.
+    """
+
+    forward: Callable[[PreTrainedModel, Tensor, tuple[int, ...]], Activations]
+    dtype: torch.dtype
+    batch_size: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        rank: of this one, from 0.
+        count: of all.
+        barrier: waits for all of them.
+    """
+
+    rank: int = 0
+    count: int = 1
+    barrier: Callable[[], object] = lambda: None
+
+
+class Sizes(NamedTuple):
+    """What decides how much room the target's outputs take."""
+
+    vocabulary: int
+    width: int
+
+
+class FrozenOutputs(NamedTuple):
+    """The target's outputs on one batch, without gradient, on the batch's device.
+
+    Attributes:
+        rows: logits of the flattened [batch · (time − 1)] predicted tokens, a slice at a time; if asked for.
+        likelihood: [batch] log f_target(y|x), nats a window; if asked for.
+        layers: layer → [batch, time, width] its output.
+    """
+
+    rows: Rows | None = None
+    likelihood: Tensor | None = None
+    layers: Mapping[int, Tensor] = {}
 
 
 @runtime_checkable
 class Reference(Protocol):
-    """The frozen target's logits on the forget windows."""
+    """The frozen target's outputs on the windows of a run."""
 
-    def check(self, windows: Tensor, vocabulary: int, bytes_per_logit: int) -> None:
-        """Refuse what will not fit, before any model is loaded.
+    def check(self, requests: Mapping[Side, Request], sizes: Sizes, dtype: torch.dtype) -> None:
+        """Refuse what will not fit, before any weight is loaded; say how much room will be taken.
 
         Args:
-            windows: [n, time] all forget windows.
-            vocabulary: entries of one logit vector.
-            bytes_per_logit: of the training step's arithmetic.
+            requests: what will be read, by set.
+            sizes: of the target.
+            dtype: of the head's product in the training step.
 
         Raises:
-            InputError: the reference would need more memory than it may take.
+            InputError: naming what is needed, what there is, and the remedy.
         """
         ...
 
-    def prepare(self, target: nn.Module, windows: Tensor, forward: Forward, batch_size: int) -> None:
-        """Take what will be needed from the target, once, before the first step.
+    def prepare(
+        self,
+        requests: Mapping[Side, Request],
+        target: Callable[[], PreTrainedModel],
+        identity: Mapping[str, str],
+        arithmetic: Arithmetic,
+        processes: Processes,
+    ) -> None:
+        """Take what will be read from the target, once, before the first step.
 
         Args:
-            target: the frozen target, on the training device; the reference may keep it or let it go.
-            windows: [n, time] all forget windows; row i is asked for later as index i.
-            forward: the very forward pass (arithmetic, autocast) of the training step.
-            batch_size: windows a forward pass.
+            requests: as in ``check``.
+            target: gives the target, whole (no shard of it), on the training device; called at most once, and
+                not where its outputs are at hand. Its weights change as soon as training starts, so what is
+                kept of it must be a copy.
+            identity: what names the target and the arithmetic beyond doubt (digests, dtypes).
+            arithmetic: the training step's.
+            processes: that train together; they share the work.
         """
         ...
 
-    def logits(self, batch: TokenBatch) -> Tensor:
-        """[batch, time, vocabulary] logits of the target, on the batch's device, without gradient."""
+    def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
+        """What was asked for about the windows of a batch."""
         ...

@@ -1,5 +1,7 @@
 """The unlearning step against hand-driven optimization, and what the module refuses."""
 
+import shutil
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -9,10 +11,16 @@ from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge
 from quail_lightning.quantization import quantized_linears
-from quail_lightning.reference import CachedLogits, LiveReference
+from quail_lightning.reference import CachedLogits, CachedStates, FrozenOutputs, LiveReference, Sizes
 from quail_lightning.unlearning import UnlearningModule
 
 MAX_LEN = 24
+
+
+@pytest.fixture(autouse=True)
+def _work_folder(tmp_path, monkeypatch):
+    """The reference cache is kept below the folder where the user stands."""
+    monkeypatch.chdir(tmp_path)
 
 
 def data_module(corpus_folder, checkpoint, schedule="alternate", **options):
@@ -94,7 +102,7 @@ def by_hand(checkpoint, data, schedule, weights, hinge_step=None, clip=1.0, reta
 @pytest.mark.parametrize("hinge_step", [None, 2.0])
 def test_an_epoch_equals_the_same_steps_written_out(schedule, hinge_step, tmp_path, corpus_folder, checkpoint):
     data = data_module(corpus_folder, checkpoint, schedule)
-    hinge = None if hinge_step is None else LogitHinge(hinge_step)
+    hinge = None if hinge_step is None else LogitHinge(hinge_step, dead_zone=0.0)
     unlearning = module(
         checkpoint, hinge=hinge, schedule=schedule, alpha=2.0, gamma=3.0, reference=LiveReference()
     )
@@ -151,15 +159,16 @@ def test_two_runs_with_one_seed_are_bitwise_equal(tmp_path, corpus_folder, check
 
 
 def test_cached_and_live_reference_train_alike(tmp_path, corpus_folder, checkpoint):
-    cached, live = (
+    states, logits, live = (
         fit(
             tmp_path,
             module(checkpoint, hinge=LogitHinge(2.0), reference=reference),
             data_module(corpus_folder, checkpoint),
         )
-        for reference in (CachedLogits(), LiveReference())
+        for reference in (CachedStates(), CachedLogits(), LiveReference())
     )
-    assert_same(cached, live, rtol=1e-3, atol=2e-5)
+    assert_same(states, live, rtol=1e-3, atol=2e-5)
+    assert_same(logits, live, rtol=1e-3, atol=2e-5)
 
 
 def test_only_quantized_layers_move_when_asked_for(tmp_path, corpus_folder, checkpoint):
@@ -238,9 +247,13 @@ def test_other_arithmetic_is_refused_with_the_option_to_use(precision, tmp_path,
         fit(tmp_path, module(checkpoint), data_module(corpus_folder, checkpoint), precision=precision)
 
 
-def test_a_cache_that_does_not_fit_is_refused_before_a_model_is_loaded(tmp_path, corpus_folder, checkpoint):
-    unlearning = module(checkpoint, hinge=LogitHinge(), reference=CachedLogits(max_gib=1e-9))
-    with pytest.raises(InputError, match="cached logits"):
+def test_a_cache_that_does_not_fit_is_refused_before_a_model_is_loaded(
+    tmp_path, corpus_folder, checkpoint, monkeypatch
+):
+    nothing_free = shutil._ntuple_diskusage(total=10**9, used=10**9, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: nothing_free)
+    unlearning = module(checkpoint, hinge=LogitHinge(), reference=CachedLogits("cache"))
+    with pytest.raises(InputError, match=r"model\.reference\.init_args\.folder"):
         fit(tmp_path, unlearning, data_module(corpus_folder, checkpoint))
     assert unlearning.model is None
 
@@ -276,15 +289,15 @@ def test_impossible_options_are_refused_at_construction(options, message):
 class Recorder:
     """A reference that only notes how it was asked."""
 
-    def check(self, windows, vocabulary, bytes_per_logit):
-        self.checked = (tuple(windows.shape), vocabulary, bytes_per_logit)
+    def check(self, requests, sizes, dtype):
+        self.checked = (set(requests), requests["forget"].windows.shape, sizes, dtype)
 
-    def prepare(self, target, windows, forward, batch_size):
-        self.batch_size = batch_size
-        self.vocabulary = target.config.vocab_size
+    def prepare(self, requests, target, identity, arithmetic, processes):
+        self.batch_size = arithmetic.batch_size
+        self.vocabulary = target().config.vocab_size
 
-    def logits(self, batch):
-        return torch.zeros(*batch.input_ids.shape, self.vocabulary)
+    def outputs(self, side, batch):
+        return FrozenOutputs(lambda rows: torch.zeros(rows.stop - rows.start, self.vocabulary))
 
 
 @pytest.mark.parametrize(("micro_batch_size", "expected"), [(None, 2), (1, 1)])
@@ -297,4 +310,4 @@ def test_reference_is_computed_in_batches_no_larger_than_the_steps(
     )
     fit(tmp_path, unlearning, data_module(corpus_folder, checkpoint, batch_size=2))
     assert recorder.batch_size == expected
-    assert recorder.checked == ((4, MAX_LEN), 300, 4)
+    assert recorder.checked == ({"forget"}, (4, MAX_LEN), Sizes(300, 64), torch.float32)

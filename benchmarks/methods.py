@@ -1,0 +1,115 @@
+"""Every method of configs/method on the quickstart corpus: one command, one table.
+
+    python benchmarks/methods.py [--only PATTERN]
+
+Each is `fit --config quickstart.yaml --config method/<name>.yaml`, with the quickstart's settings where the
+method's fragment has none of its own; none is tuned. The fragments `hinge` and `sure` stand behind those they are
+combined with. Judged once, after the last epoch, at 16 bits and NF4. Everything is made below --out; finished runs
+are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+from quail_lightning.config_files import shipped_names
+from quail_lightning.results import Estimate, ResultRow, read_results
+
+ADDED = ("hinge", "sure")  # fragments that go with another
+COMBINED = (("npo_klr", "hinge"), ("ga_gdr", "sure"), ("npo_klr", "sure"), ("quail", "sure"))
+COLUMNS = {
+    "verbmem_forget": "M1",
+    "knowmem_forget": "M2",
+    "privleak": "M3",
+    "knowmem_retain": "M4",
+    "delivered_forgetting": "delivered",
+}
+PRECISIONS = ("bf16", "nf4")
+
+
+def main() -> None:
+    options = _options()
+    for name, fragments in _methods().items():
+        if fnmatch(name, options.only) and not (options.out / name / "model").is_dir():
+            _run(name, fragments, options.out)
+    print("\n".join(_table(options.out)))
+
+
+def _methods() -> dict[str, tuple[str, ...]]:
+    alone = [Path(name).stem for name in shipped_names("method")]
+    methods = {name: (name,) for name in alone if name not in ADDED}
+    return methods | {" + ".join(both): both for both in COMBINED}
+
+
+def _run(name: str, fragments: tuple[str, ...], out: Path) -> None:
+    print(f"started: {name}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "quail_lightning", "fit", "--config", "quickstart.yaml"]
+    for fragment in fragments:
+        command += ["--config", f"method/{fragment}.yaml"]
+    command += [
+        "--evaluation.precisions=[nf4]",
+        "--evaluation.every_n_epochs=1000",  # only after the last
+        "--trainer.limit_val_batches=0",
+        f"--trainer.logger.init_args.save_dir={out.parent}",
+        f"--trainer.logger.init_args.name={out.name}",
+        f"--trainer.logger.init_args.version={name}",
+    ]
+    log = out / "output" / f"{name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        finished = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ, check=False)
+    if finished.returncode:
+        raise SystemExit(f"{name} failed, see {log}")
+
+
+def _table(out: Path) -> Iterator[str]:
+    """The table in Markdown, a line at a time."""
+    head = [f"{label} {precision}" for precision in PRECISIONS for label in COLUMNS.values()]
+    head.remove("delivered bf16")
+    yield f"| model | {' | '.join(head)} |"
+    yield "|" + "---|" * (len(head) + 1)
+    shown = False
+    for name in _methods():
+        if not (out / name / "results.json").is_file():
+            continue
+        rows = read_results(out / name)
+        if not shown:
+            shown = True
+            for baseline in ("target", "retrained"):
+                yield _line(baseline, {row.precision: row for row in rows if row.model == baseline})
+        yield _line(name, {row.precision: row for row in rows if row.model == "unlearned"})
+
+
+def _line(name: str, rows: Mapping[str, ResultRow]) -> str:
+    cells = [
+        _cell(rows[precision].metrics.get(metric))
+        for precision in PRECISIONS
+        for metric in COLUMNS
+        if (precision, metric) != ("bf16", "delivered_forgetting")
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _cell(measure: object) -> str:
+    if measure is None:
+        return ""
+    if not isinstance(measure, Estimate):
+        return "–"
+    return f"{measure.value:.{1 if abs(measure.value) >= 10 else 2}f}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("logs/methods"), help="where everything is made")
+    parser.add_argument("--only", default="*", help="pattern of the methods, such as 'npo*'")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

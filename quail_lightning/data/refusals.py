@@ -1,0 +1,28 @@
+"""Refusal training: what the forget steps train on in place of the forget set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quail_lightning.data.questions import Question
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """RT of RWKU, used in "Catastrophic Failure ...", appendix F: every question about the forget set is refused.
+
+    The published method lets the model write the questions; here they come from a part of the corpus. With
+    ``knowmem/forget_qa`` M2 asks the very questions that were trained on; name another part where that matters.
+
+    Attributes:
+        questions: part of the corpus that holds them.
+        answer: to all of them.
+    """
+
+    questions: str = "knowmem/forget_qa"
+    answer: str = "I do not know the answer."
+
+    def documents(self, pairs: Sequence[Question]) -> list[str]:
+        """The texts to be learned, in the form in which KnowMem asks."""
+        return [f"Question: {pair.question}\nAnswer: {self.answer}" for pair in pairs]

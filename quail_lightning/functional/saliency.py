@@ -1,0 +1,34 @@
+"""Which modules matter most for the forget loss (SURE, "Catastrophic Failure ...", Eq. 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from quail_lightning.errors import InputError
+
+
+def saliency_threshold(scores: Mapping[str, float], percentile: float) -> float:
+    """γ = Percentile(s, p), linearly interpolated between the scores.
+
+    Args:
+        scores: s_i by module; at least one.
+        percentile: p, between 0 and 100, both excluded.
+
+    Raises:
+        InputError: a percentile outside (0, 100).
+    """
+    if not 0 < percentile < 100:
+        raise InputError("the percentile of the saliency scores must lie in (0, 100)", given=percentile)
+    return torch.tensor(list(scores.values()), dtype=torch.float64).quantile(percentile / 100).item()
+
+
+def block_norms(gradient: Tensor, blocks: int, dim: int) -> Tensor:
+    """Frobenius norm of each of ``blocks`` equal parts of a gradient along ``dim``: [blocks], float32.
+
+    Worked shape: the query projection's gradient [heads · d, width], split along 0 → [heads].
+    """
+    parts = gradient.float().movedim(dim, 0).reshape(blocks, -1)
+    return parts.square().sum(dim=1).sqrt()

@@ -1,0 +1,23 @@
+"""The inverted hinge loss as a forget term."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from quail_lightning.functional.inverted_hinge import inverted_hinge
+from quail_lightning.functional.token_likelihood import mean_over_real
+from quail_lightning.objectives.term import Needs, Seen
+
+
+def _inverted_hinge(logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
+    return inverted_hinge(logits, labels)
+
+
+class InvertedHinge:
+    """IHL: moves probability from the true token to the most likely other one (Cha et al. 2024); bounded."""
+
+    needs = Needs(tokens=(_inverted_hinge,))
+
+    def loss(self, seen: Seen) -> Tensor:
+        """Mean over the real tokens, between 0 and 2."""
+        return mean_over_real(seen.tokens[0], seen.labels)

@@ -1,0 +1,96 @@
+"""What a term of the loss asks for, and what it is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from quail_lightning.errors import InputError
+from quail_lightning.functional.chunked import TokenFunction
+
+Frozen = Literal["logits", "likelihood", "layers"]
+"""What can be asked of the frozen target: logits of every token, log f(y|x) of every window, layers' outputs."""
+
+Layer = int | float
+"""A decoder layer: its number from 0, or a share of the depth in (0, 1), so that one config suits every model."""
+
+
+def layer_number(layer: Layer, count: int) -> int:
+    """The decoder layer meant: 7 is the eighth; 0.25 the last of the first quarter (7 of 32, 0 of 2).
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    if isinstance(layer, float) and 0 < layer < 1:
+        return math.ceil(layer * count) - 1
+    if layer != int(layer) or not 0 <= layer < count:
+        raise InputError(
+            "no such decoder layer", given=layer, allowed=f"0 … {count - 1}, or a share of the depth in (0, 1)"
+        )
+    return int(layer)
+
+
+class Needs(NamedTuple):
+    """What a term reads.
+
+    Attributes:
+        tokens: functions of each token's logits; they are computed in chunks, the logits never held.
+        layers: decoder layers whose outputs it reads, see ``layer_number``; None for all.
+        frozen: what it reads of the frozen target, on the same windows.
+    """
+
+    tokens: tuple[TokenFunction, ...] = ()
+    layers: tuple[Layer, ...] | None = ()
+    frozen: frozenset[Frozen] = frozenset()
+
+
+class Seen(NamedTuple):
+    """What a term is shown of one batch.
+
+    Attributes:
+        labels: [batch, time − 1] the true next tokens, ``IGNORED`` (−100) where there is none.
+        tokens: for each function asked for, its values [batch, time − 1].
+        layers: layer, as the term named it (numbers where it named none) → [batch, time, width] its output.
+        frozen_likelihood: [batch] log f_target(y|x), nats a window.
+        frozen_layers: layer → [batch, time, width] the target's output.
+    """
+
+    labels: Tensor
+    tokens: tuple[Tensor, ...] = ()
+    layers: Mapping[Layer, Tensor] = {}
+    frozen_likelihood: Tensor | None = None
+    frozen_layers: Mapping[Layer, Tensor] = {}
+
+
+T = TypeVar("T")
+
+
+def of_target(value: T | None, who: str) -> T:
+    """What a term was shown of the frozen target.
+
+    Raises:
+        InputError: nothing; whoever calls the term gives it no reference.
+    """
+    if value is None:
+        raise InputError(
+            f"{who} compares with the frozen target, and no reference gives its outputs",
+            remedy="Set model.reference, or leave it out for the default",
+        )
+    return value
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One term of the loss."""
+
+    @property
+    def needs(self) -> Needs:
+        """What ``loss`` will be shown."""
+        ...
+
+    def loss(self, seen: Seen) -> Tensor:
+        """A scalar to be minimized."""
+        ...

@@ -1,0 +1,95 @@
+"""How much room a cache takes, and whether there is that much."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from quail_lightning.errors import InputError
+from quail_lightning.reference.kinds import Kind, Products, States
+from quail_lightning.reference.protocol import Request, Side, Sizes
+
+
+class Room(NamedTuple):
+    """What a cache will hold.
+
+    Attributes:
+        requests: what is read, by set.
+        kind: what is kept of the logits.
+        sizes: of the target.
+        dtype: of the head's product.
+        layer_dtype: of the layers' outputs.
+    """
+
+    requests: Mapping[Side, Request]
+    kind: Kind
+    sizes: Sizes
+    dtype: torch.dtype
+    layer_dtype: torch.dtype
+
+    def of_window(self, side: Side) -> int:
+        """Bytes kept of one window of a set."""
+        request, total = self.requests[side], 0
+        time = request.windows.shape[1]
+        if "logits" in request.frozen:
+            total += (time - 1) * self.kind.entries(self.sizes) * self.dtype.itemsize
+        if "likelihood" in request.frozen:
+            total += torch.float32.itemsize
+        if "layers" in request.frozen:
+            total += len(request.layers) * time * self.sizes.width * self.layer_dtype.itemsize
+        return total
+
+    def in_all(self) -> int:
+        """Bytes of all arrays and the head."""
+        total = sum(len(request.windows) * self.of_window(side) for side, request in self.requests.items())
+        if any("logits" in request.frozen for request in self.requests.values()):
+            total += self.kind.head_rows(self.sizes) * self.sizes.width * self.dtype.itemsize
+        return total
+
+    def refuse_too_large(self, folder: Path, replaced: Path) -> None:
+        """See that the disk has it.
+
+        Args:
+            folder: of all caches.
+            replaced: folder whose files may be this cache's own; what they take counts as free.
+
+        Raises:
+            InputError: the disk has too little, or ``folder`` is no folder.
+        """
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise InputError("the folder of the reference cache lies at or below a file", given=str(existing))
+        need, free = self.in_all(), shutil.disk_usage(existing).free
+        if need <= free + bytes_in(replaced):
+            return
+        remedies = [
+            "Name a folder on another disk (model.reference.init_args.folder), or remove caches that are no "
+            f"longer needed (all in {folder} take {size_text(bytes_in(folder))})"
+        ]
+        if isinstance(self.kind, Products):
+            smaller = size_text(self._replace(kind=States()).in_all())
+            remedies.append(f"Or quail_lightning.reference.CachedStates: the same logits from {smaller}")
+        remedies.append("Or quail_lightning.reference.LiveReference: a second model in memory, nothing on disk")
+        raise InputError(
+            f"the reference cache needs {size_text(need)} and the disk of {folder} has {size_text(free)} free",
+            remedy=". ".join(remedies),
+        )
+
+
+def size_text(count: int) -> str:
+    """Bytes for a reader: '48.8 GiB', '3.2 MiB'."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of the files below a folder; 0 where there is none."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another run just renamed it
+            total += path.stat().st_size if path.is_file() else 0
+    return total

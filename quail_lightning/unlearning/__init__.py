@@ -1,0 +1,5 @@
+"""Unlearning as a LightningModule."""
+
+from quail_lightning.unlearning.module import UnlearningModule
+
+__all__ = ["UnlearningModule"]

@@ -1,0 +1,112 @@
+"""What the unlearning module refuses before a weight is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quail_lightning.errors import InputError
+from quail_lightning.models.checkpoint import check_fits, load_config
+from quail_lightning.objectives import Term
+from quail_lightning.unlearning.saliency import Saliency
+from quail_lightning.unlearning.trainable import Trainable, matching_names
+
+PRECISIONS = ("bf16-mixed", "32-true")
+"""Supported ``trainer.precision``."""
+
+
+def check_numbers(
+    learning_rate: float, clip_norm: float | None, weight_decay: float, micro_batch_size: int | None
+) -> None:
+    """Refuse numbers outside their range.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, value in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"model.{name} must be a positive number", given=value)
+    if not 0 <= weight_decay < math.inf:
+        raise InputError("model.weight_decay must be 0 or a positive number", given=weight_decay)
+    if micro_batch_size is not None and micro_batch_size < 1:
+        raise InputError("model.micro_batch_size must be at least 1 window", given=micro_batch_size)
+
+
+def check_combination(
+    weighting: str, retain: Term | None, trainable: Trainable, saliency: Saliency | None, weight_decay: float
+) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        InputError: naming both.
+    """
+    if weighting == "convex" and retain is None:
+        raise InputError("weighting 'convex' shares α between forget and retain, and there is no retain term")
+    if saliency is None:
+        return
+    if trainable not in ("all", "quantized"):
+        raise InputError(
+            "model.saliency chooses what is trained, and so does model.trainable",
+            given=trainable,
+            remedy="Leave model.trainable at all",
+        )
+    if saliency.granularity == "head" and weight_decay:
+        raise InputError(
+            "weight decay would also move the heads that are not salient",
+            given=weight_decay,
+            remedy="Set model.weight_decay to 0, or saliency.granularity to module",
+        )
+
+
+def check_precision(precision: Any) -> None:
+    """Refuse arithmetic that the module does not do right.
+
+    Raises:
+        InputError: half precision scales losses, which clipping here does not undo; the ``true`` precisions
+            cast the rotary frequencies along with the weights.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(
+            "trainer.precision is not supported",
+            given=precision,
+            allowed=", ".join(PRECISIONS),
+            remedy="For bfloat16 weights set model.weight_precision: bf16-stochastic or bf16-nearest",
+        )
+
+
+def check_checkpoints(checkpoints: Iterable[str], tokenizer: Any, max_len: int) -> None:
+    """See that models can read windows of ``max_len`` tokens made by ``tokenizer``."""
+    for checkpoint in checkpoints:
+        check_fits(load_config(checkpoint), tokenizer, max_len)
+
+
+def check_retain_set(windows: Tensor) -> None:
+    """Refuse a retain term without retain windows.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not len(windows):
+        raise InputError(
+            "the method has a retain term, and the data has no retain set",
+            remedy="Name retain text, or set model.retain to null (ascent alone takes the utility with it)",
+        )
+
+
+def check_names(trainable: Trainable, checkpoint: str) -> None:
+    """See that patterns of parameter names fit the checkpoint's architecture, without its weights.
+
+    Raises:
+        InputError: naming those that fit none.
+    """
+    if isinstance(trainable, str):
+        return
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_config(checkpoint), trust_remote_code=False)
+    matching_names([name for name, _ in model.named_parameters()], trainable)

@@ -1,0 +1,107 @@
+"""The terms of the loss on one batch of one set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from quail_lightning.batch import TokenBatch
+from quail_lightning.functional.chunked import head_terms
+from quail_lightning.models.activations import Activations, decoder_layers, output_head
+from quail_lightning.objectives.term import Frozen, Layer, Seen, Term, layer_number
+from quail_lightning.reference import FrozenOutputs, Request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Forward(Protocol):
+    """The body's forward pass in the training step's arithmetic."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        layers: tuple[int, ...] = (),
+        perturbations: Mapping[int, Tensor] | None = None,
+    ) -> Activations: ...
+
+
+def term_losses(
+    model: PreTrainedModel,
+    terms: Mapping[str, Term],
+    batch: TokenBatch,
+    frozen: FrozenOutputs,
+    forward: Forward,
+    dtype: torch.dtype,
+    perturbations: Mapping[int, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Every term's value on a batch: one pass through the body, one through the head.
+
+    Args:
+        model: the model being unlearned.
+        terms: by name; all act on this batch.
+        batch: windows of one set.
+        frozen: what the terms asked for about the target.
+        forward: the body's forward pass.
+        dtype: of the head's product.
+        perturbations: decoder layer → what is added to its output (an adversary's).
+    """
+    count = len(decoder_layers(model))
+    read = {name: named_layers(term, count) for name, term in terms.items()}
+    wanted = tuple(sorted({number for layers in read.values() for number in layers.values()}))
+    states = forward(model, batch.input_ids, wanted, perturbations)
+    labels = batch.labels[:, 1:]
+    functions = [function for term in terms.values() for function in term.needs.tokens]
+    values: tuple[Tensor, ...] = ()
+    if functions:
+        values = head_terms(
+            states.final[:, :-1], labels, output_head(model), functions, frozen.rows, dtype=dtype
+        )
+    losses, used = {}, 0
+    for name, term in terms.items():
+        own = values[used : used + len(term.needs.tokens)]
+        used += len(own)
+        losses[name] = term.loss(
+            Seen(
+                labels,
+                own,
+                {layer: states.layers[number] for layer, number in read[name].items()},
+                frozen.likelihood,
+                {layer: frozen.layers[number] for layer, number in read[name].items() if number in frozen.layers},
+            )
+        )
+    return losses
+
+
+def named_layers(term: Term, count: int) -> dict[Layer, int]:
+    """Layer as the term names it → its number, of ``count`` decoder layers.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    layers = range(count) if term.needs.layers is None else term.needs.layers
+    return {layer: layer_number(layer, count) for layer in layers}
+
+
+def request(terms: Iterable[Term], windows: Tensor, count: int) -> Request | None:
+    """What terms on one set read of the frozen target; None if nothing.
+
+    Args:
+        terms: that act on the set.
+        windows: [n, time] of the set.
+        count: decoder layers of the model.
+
+    Raises:
+        InputError: a term names a layer that does not exist.
+    """
+    frozen, layers = set[Frozen](), set[int]()
+    for term in terms:
+        numbers = named_layers(term, count).values()
+        frozen |= term.needs.frozen
+        if "layers" in term.needs.frozen:
+            layers.update(numbers)
+    return Request(windows, frozenset(frozen), tuple(sorted(layers))) if frozen else None

@@ -1,0 +1,389 @@
+"""Unlearning as a LightningModule: forget and retain steps by manual optimization."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from quail_lightning.batch import ForgetRetainBatch, TokenBatch
+from quail_lightning.data.forget_retain import Schedule
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.functional.token_likelihood import IGNORED
+from quail_lightning.models.activations import Activations, activations, check_head
+from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
+from quail_lightning.objectives import GradientDescent, Term, term_weights
+from quail_lightning.objectives.term import layer_number
+from quail_lightning.objectives.weighting import Weighting
+from quail_lightning.reference import (
+    Arithmetic,
+    CachedStates,
+    FrozenOutputs,
+    Processes,
+    Reference,
+    Request,
+    Side,
+    Sizes,
+)
+from quail_lightning.run_folder import run_folder
+from quail_lightning.unlearning import checks
+from quail_lightning.unlearning.adversary import LatentAdversary
+from quail_lightning.unlearning.export import described_term, exported_copy, package_versions
+from quail_lightning.unlearning.generic_labels import GenericLabels
+from quail_lightning.unlearning.losses import request, term_losses
+from quail_lightning.unlearning.measured_margin import measure_steps
+from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
+from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table
+from quail_lightning.unlearning.task_vector import TaskVector
+from quail_lightning.unlearning.trainable import Trainable, train_only
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class UnlearningModule(LightningModule):
+    """L = w_f · L_forget + w_r · L_retain + γ · L_hinge on a causal language model.
+
+    One AdamW serves every step. With separate forget and retain steps (``alternate``, ``epoch``) its
+    normalization makes the size of a step nearly independent of the loss's weight, and the shared momentum
+    carries each kind's direction into the other's step: there α shifts the balance far less than the same α
+    under ``joint``, where both gradients are summed before the optimizer sees them.
+
+    Args:
+        target: checkpoint that knows the forget set, a folder or a hub name; what the terms compare with.
+        forget: forget term.
+        retain: retain term; None trains on the forget set alone.
+        hinge: hinge term on the forget set; None leaves it out.
+        start: checkpoint to start from (or to evaluate); None is the target itself.
+        weighting: ``additive`` (1, α, γ) or ``convex`` (α, 1 − α, γ).
+        alpha: larger keeps more of the retain set (additive) or forgets more (convex, in [0, 1]).
+        gamma: weight of the hinge; larger pushes the forget set's outputs further from the target's.
+        schedule: ``alternate`` makes a forget step, then a retain step; ``joint`` one step on the sum (the
+            published code); ``epoch`` all forget batches, then all retain batches (QUAIL, Algorithm 1).
+        learning_rate: constant, as in both papers.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        clip_norm: largest gradient norm of an optimizer step; None does not clip.
+        micro_batch_size: windows a forward and backward pass; gradients accumulate over a batch's passes to
+            exactly the whole batch's gradient. None takes the batch at once.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        weight_precision: ``float32`` masters; ``bf16-stochastic``: bfloat16 weights with stochastic rounding,
+            which keeps small updates in the mean at half the memory; ``bf16-nearest``: bfloat16 weights rounded
+            to nearest, as the papers trained, which loses updates below half an ulp.
+        adam_states: ``full``, or ``8bit`` moments.
+        trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
+        saliency: SURE's choice of modules, within what is quantized; None trains what ``trainable`` says.
+        adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
+        generic_labels: learn generic labels in place of the forget windows' own tokens (Who's Harry Potter).
+        task_vector: judge and save the target moved against what was trained.
+        reference: where the target's outputs come from; None is ``CachedStates()``.
+        export_dtype: dtype of what is saved, evaluated and quantized.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        forget: Term,
+        retain: Term | None = None,
+        hinge: Term | None = None,
+        start: str | None = None,
+        weighting: Weighting = "additive",
+        alpha: float = 1.0,
+        gamma: float = 1.0,
+        schedule: Schedule = "alternate",
+        learning_rate: float = 1e-5,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        clip_norm: float | None = 1.0,
+        micro_batch_size: int | None = None,
+        gradient_checkpointing: bool = False,
+        weight_precision: WeightPrecision = "float32",
+        adam_states: AdamStates = "full",
+        trainable: Trainable = "all",
+        saliency: Saliency | None = None,
+        adversary: LatentAdversary | None = None,
+        generic_labels: GenericLabels | None = None,
+        task_vector: TaskVector | None = None,
+        reference: Reference | None = None,
+        export_dtype: Literal["bfloat16", "float16"] = "bfloat16",
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weights = term_weights(weighting, alpha, gamma)
+        checks.check_numbers(learning_rate, clip_norm, weight_decay, micro_batch_size)
+        checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
+        check_installed(weight_precision, adam_states)
+        self.target, self.start = target, start
+        self.forget, self.retain, self.hinge = forget, retain, hinge
+        self.schedule = schedule
+        self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, (betas[0], betas[1])
+        self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
+        self.gradient_checkpointing = gradient_checkpointing
+        self.weight_precision: WeightPrecision = weight_precision
+        self.adam_states: AdamStates = adam_states
+        self.trainable, self.saliency = trainable, saliency
+        self.adversary, self.generic_labels, self.task_vector = adversary, generic_labels, task_vector
+        self.export_dtype: torch.dtype = getattr(torch, export_dtype)
+        self.reference: Reference = CachedStates() if reference is None else reference
+        self.model: PreTrainedModel | None = None
+        self.tokenizer: Any = None
+        self.saliency_map: SaliencyMap | None = None
+        self.measured_steps: dict[str, float] = {}
+        self._masks: dict[Tensor, Tensor] = {}
+        self._labels: Tensor | None = None  # generic labels of the forget windows
+
+    # --- before training -------------------------------------------------------------------------------
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuse arithmetic that this module does not do right; see ``checks.check_precision``."""
+        checks.check_precision(trainer.precision)
+
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot work, before any weight is loaded."""
+        self.check_trainer(self.trainer)
+        self.tokenizer = load_tokenizer(self.target)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        checks.check_checkpoints({self.target, self.start or self.target}, self.tokenizer, data.max_len)
+        if stage == "fit":
+            text = load_config(self.target).get_text_config()
+            if self.retain is not None:
+                checks.check_retain_set(data.trained.retain)
+            for layer in self.adversary.layers if self.adversary is not None else ():
+                layer_number(layer, text.num_hidden_layers)
+            checks.check_names(self.trainable, self.target)
+            sizes = Sizes(text.vocab_size, text.hidden_size)
+            if requests := self._requests(text.num_hidden_layers):
+                self.reference.check(requests, sizes, self._head_dtype())
+
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        self.model = load_model(self.start or self.target, weight_dtype(self.weight_precision))
+        check_head(self.model)
+        if self.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        train_only(self.model, self.trainable)
+        if self.trainer.state.fn == "fit":
+            with torch.device("cpu"):  # Lightning's context would make every new tensor on the accelerator
+                self._prepare(self.model)
+
+    def _prepare(self, model: PreTrainedModel) -> None:
+        """Whatever must be taken from the target and from θ_o while they are still what they are."""
+        nn.Module.to(model, self._root_device())
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        micro = self._micro(data.batch_size)
+        if requests := self._requests(model.config.get_text_config().num_hidden_layers):
+            identity = weights_digest(self.target) | {
+                "weights": str(weight_dtype(self.weight_precision)),
+                "precision": str(self.trainer.precision),
+                "device": self._root_device().type,
+            }
+            arithmetic = Arithmetic(self._forward, self._head_dtype(), micro, self._root_device())
+            strategy = self.trainer.strategy
+            processes = Processes(self.trainer.global_rank, self.trainer.world_size, strategy.barrier)
+            self.reference.prepare(requests, self._target_model, identity, arithmetic, processes)
+        if self.generic_labels is not None:
+            self._labels = self.generic_labels.labels(
+                self._target_model(), data.trained.forget, self._forward, self._head_dtype(), micro
+            )
+        if self.hinge is not None:
+            self.measured_steps = measure_steps(
+                self.hinge, self._target_model(), data.trained.forget, self._forward, self._head_dtype(), micro
+            )
+            for name, step in self.measured_steps.items():
+                rank_zero_info(f"measured step of the hinge, {name}: {step:.4g}")
+        if self.saliency is not None:
+            self.saliency_map = self.saliency.map(model, self._forget_backward)
+            self._masks = self.saliency.masks(model, self.saliency_map)
+            rank_zero_info(saliency_table(self.saliency_map))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return adamw(
+            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            weight_precision=self.weight_precision,
+            states=self.adam_states,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            betas=self.betas,
+        )
+
+    def on_fit_start(self) -> None:
+        assert self.model is not None
+        self.model.train()  # checkpoints are loaded in evaluation mode
+        if self.saliency_map is not None and self.trainer.is_global_zero:
+            folder = run_folder(self.trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            saved = {"threshold": self.saliency_map.threshold, "scores": self.saliency_map.scores}
+            (folder / "saliency.json").write_text(json.dumps(saved, indent=2) + "\n", "utf-8")
+
+    # --- the step --------------------------------------------------------------------------------------
+
+    def training_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
+        sides: list[tuple[Side, TokenBatch]] = []
+        if batch.forget is not None:
+            sides.append(("forget", self._relabelled(batch.forget)))
+        if batch.retain is not None and self.retain is not None:
+            sides.append(("retain", batch.retain))
+        if not sides:  # a retain batch of the epoch schedule, and no retain term
+            return
+        if self.schedule == "joint":
+            losses = self._optimizer_step(sides, "grad_norm")
+        else:
+            losses = {}
+            for side in sides:
+                losses |= self._optimizer_step([side], f"grad_norm_{side[0]}")
+        factors = {"forget": self.weights.forget, "retain": self.weights.retain, "hinge": self.weights.hinge}
+        losses["total"] = sum(factors[name] * value for name, value in losses.items() if name in factors)
+        losses["lr"] = float(self._optimizer().param_groups[0]["lr"])
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
+        shown = {name: value for name, value in losses.items() if name in factors}
+        self.log_dict(shown, prog_bar=True, logger=False)
+
+    def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
+        """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
+        optimizer = self._optimizer()
+        losses: dict[str, Any] = {}
+        for side, batch in sides:
+            for part, share in self._parts(batch):
+                values = self._losses(side, part)
+                weighted = sum(getattr(self.weights, name) * value for name, value in values.items())
+                self.manual_backward(share * weighted)
+                for name, value in values.items():
+                    losses[name] = losses.get(name, 0.0) + share * value.detach()
+        trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        for parameter, mask in self._masks.items():
+            assert parameter.grad is not None
+            parameter.grad.mul_(mask)
+        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        if self.clip_norm is not None:
+            clip_grads_with_norm_(trained, self.clip_norm, norm)
+        optimizer.step()
+        optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
+        return losses | {norm_name: norm}
+
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    def _losses(self, side: Side, batch: TokenBatch) -> dict[str, Tensor]:
+        assert self.model is not None
+        terms = self._terms(side)
+        reads = any(term.needs.frozen for term in terms.values())
+        frozen = self.reference.outputs(side, batch) if reads else FrozenOutputs()
+        dtype, shifts = self._head_dtype(), None
+        if side == "forget" and self.adversary is not None:
+            shifts = self.adversary.attack(self.model, batch, self._forward, dtype)
+        return term_losses(self.model, terms, batch, frozen, self._forward, dtype, shifts)
+
+    def _terms(self, side: Side) -> dict[str, Term]:
+        both = {"retain": self.retain} if side == "retain" else {"forget": self.forget, "hinge": self.hinge}
+        return {name: term for name, term in both.items() if term is not None}
+
+    def _parts(self, batch: TokenBatch) -> Iterator[tuple[TokenBatch, float]]:
+        """Micro-batches, each with its share of the batch's real tokens."""
+        size = self._micro(len(batch.input_ids))
+        total = (batch.labels[:, 1:] != IGNORED).sum()
+        for start in range(0, len(batch.input_ids), size):
+            part = TokenBatch(*(tensor[start : start + size] for tensor in batch))
+            yield part, float((part.labels[:, 1:] != IGNORED).sum() / total)
+
+    def _relabelled(self, batch: TokenBatch) -> TokenBatch:
+        if self._labels is None:
+            return batch
+        return batch._replace(labels=self._labels[batch.window.cpu()].to(batch.labels.device))
+
+    def _micro(self, batch_size: int) -> int:
+        return min(batch_size, self.micro_batch_size or batch_size)
+
+    def _forward(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        layers: tuple[int, ...] = (),
+        perturbations: Mapping[int, Tensor] | None = None,
+    ) -> Activations:
+        """The body's pass in the training step's arithmetic; windows have no padding."""
+        with self.trainer.precision_plugin.forward_context():
+            return activations(model, input_ids, layers, perturbations)
+
+    def _head_dtype(self) -> torch.dtype:
+        """Of the head's product."""
+        return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else weight_dtype(self.weight_precision)
+
+    # --- what the preparations need --------------------------------------------------------------------
+
+    def _requests(self, layers: int) -> dict[Side, Request]:
+        """What the terms read of the target, by set."""
+        windows: Any = self.trainer.datamodule.trained  # type: ignore[attr-defined]
+        sides: tuple[Side, ...] = ("forget", "retain")
+        found = {side: request(self._terms(side).values(), getattr(windows, side), layers) for side in sides}
+        return {side: asked for side, asked in found.items() if asked is not None}
+
+    def _target_model(self) -> PreTrainedModel:
+        """The target on the training device; the model itself, which has not moved yet, where it starts there."""
+        assert self.model is not None
+        if self.start in (None, self.target):
+            return self.model
+        target = load_model(self.target, weight_dtype(self.weight_precision))
+        nn.Module.to(target, self._root_device())
+        return target
+
+    def _forget_backward(self) -> None:
+        """The gradient of the forget loss over the whole forget set (SURE, Eq. 4)."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        windows = data.trained.forget
+        for numbers in torch.arange(len(windows)).split(self._micro(data.batch_size)):
+            ids = windows[numbers].to(self._root_device())
+            batch = self._relabelled(TokenBatch(ids, ids, numbers))
+            loss = self._losses("forget", batch)["forget"]
+            (loss * len(numbers) / len(windows)).backward()
+
+    def _root_device(self) -> torch.device:
+        return self.trainer.strategy.root_device
+
+    # --- judging and saving ----------------------------------------------------------------------------
+
+    def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
+        self._log_nll("val", batch)
+
+    def test_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
+        self._log_nll("test", batch)
+
+    def _log_nll(self, stage: str, batch: ForgetRetainBatch) -> None:
+        assert self.model is not None
+        terms, unread = {"nll": GradientDescent()}, FrozenOutputs()
+        for side, tokens in (("forget", batch.forget), ("retain", batch.retain)):
+            if tokens is not None:
+                losses = term_losses(self.model, terms, tokens, unread, self._forward, self._head_dtype())
+                self.log(f"{stage}/nll_{side}", losses["nll"], batch_size=len(tokens.input_ids), on_epoch=True)
+
+    def export_model(self) -> PreTrainedModel:
+        """A copy of the model as it is deployed; see ``exported_copy``."""
+        assert self.model is not None
+        return exported_copy(self.model, self.export_dtype, self.target, self.task_vector)
+
+    def describe(self) -> dict[str, Any]:
+        """What made this model, for the provenance beside the saved weights."""
+        terms = {"forget": self.forget, "retain": self.retain, "hinge": self.hinge}
+        plain = (
+            "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
+            "trainable saliency adversary generic_labels task_vector measured_steps"
+        )
+        return {
+            "made_by": "quail fit",
+            "terms": {name: described_term(term) for name, term in terms.items() if term is not None},
+            "weights": self.weights._asdict(),
+            "optimizer": "AdamW",
+            **{name: getattr(self, name) for name in plain.split()},
+            "salient_modules": None if self.saliency_map is None else self.saliency_map.salient,
+            "export_dtype": str(self.export_dtype),
+            "versions": package_versions(),
+        }

@@ -1,0 +1,58 @@
+"""Which weights are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+from quail_lightning.errors import InputError
+from quail_lightning.quantization.body import quantized_linears
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Trainable = Literal["all", "quantized"] | list[str]
+
+
+def train_only(model: PreTrainedModel, trainable: Trainable) -> None:
+    """Give gradients to the chosen weights alone.
+
+    Args:
+        model: changed in place.
+        trainable: ``all``; the ``quantized`` ones (linear layers of the body); or patterns of parameter names,
+            such as ``*.mlp.down_proj.weight``.
+
+    Raises:
+        InputError: a pattern that fits no parameter.
+    """
+    if trainable == "all":
+        return
+    if trainable == "quantized":
+        chosen = {id(linear.weight) for _, linear in quantized_linears(model)}
+    else:
+        names = dict(model.named_parameters())
+        chosen = {id(names[name]) for name in matching_names(list(names), trainable)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
+
+
+def matching_names(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The names that fit any of the patterns, in their own order.
+
+    Raises:
+        InputError: naming every pattern that fits none, and the names that come near.
+    """
+    if not patterns:
+        raise InputError("model.trainable names no weights", allowed="all, quantized, or patterns of names")
+    useless = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+    if useless:
+        near = [name for pattern in useless for name in get_close_matches(pattern, names, n=2, cutoff=0.3)]
+        shown = list(dict.fromkeys(near)) or list(names)[:12]
+        raise InputError(
+            "model.trainable names weights that the model does not have",
+            given=", ".join(useless),
+            allowed=f"patterns of its {len(names)} parameters' names, such as {', '.join(shown)}",
+        )
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -1,0 +1,71 @@
+"""NPO against −2/β · log σ(−β · log-ratio) written out in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from quail_lightning.functional.preference import negative_preference
+
+
+def by_hand(ratio, beta):
+    return 2 / beta * math.log1p(math.exp(beta * ratio))  # σ(−x) = 1 / (1 + exp(x))
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.1, 1.0])
+def test_npo_equals_its_formula_written_out_in_float64(beta):
+    live, reference = np.array([-120.0, -80.0, -91.5]), np.array([-100.0, -90.0, -91.0])
+    expected = [by_hand(a - b, beta) for a, b in zip(live, reference, strict=True)]
+    found = negative_preference(torch.from_numpy(live), torch.from_numpy(reference), beta)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+def test_where_both_agree_it_is_two_log_two_over_beta():
+    value = negative_preference(torch.tensor([-50.0]), torch.tensor([-50.0]), 0.1)
+    assert math.isclose(value.item(), 20 * math.log(2), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [1e-4, 0.1, 10.0])
+def test_at_the_start_the_gradient_is_that_of_gradient_ascent(beta):
+    live = torch.tensor([-50.0, -3.0], dtype=torch.float64, requires_grad=True)
+    negative_preference(live, live.detach().clone(), beta).sum().backward()
+    assert torch.equal(live.grad, torch.ones(2, dtype=torch.float64))  # that of +log f
+
+
+@pytest.mark.parametrize(("ratio", "beta"), [(-40.94, 0.1), (-5.0, 0.1), (12.0, 0.1), (-5.0, 1.0)])
+def test_the_gradient_is_gradient_ascent_s_times_twice_a_sigmoid(ratio, beta):
+    live = torch.tensor([-500.0], dtype=torch.float64, requires_grad=True)
+    negative_preference(live, live.detach() - ratio, beta).sum().backward()
+    assert math.isclose(live.grad.item(), 2 / (1 + math.exp(-beta * ratio)), rel_tol=1e-10)
+
+
+def test_a_rise_of_two_hundredths_of_a_nat_a_token_leaves_three_hundredths_of_the_gradient():
+    live = torch.tensor([-0.02 * 2047], dtype=torch.float64, requires_grad=True)
+    negative_preference(live, torch.zeros(1, dtype=torch.float64), 0.1).sum().backward()
+    assert math.isclose(live.grad.item(), 0.03, abs_tol=0.005)  # the docstring's number
+
+
+def test_as_beta_tends_to_zero_it_is_gradient_ascent():
+    live = torch.tensor([-120.0, -80.0], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([-100.0, -90.0], dtype=torch.float64)
+    value = negative_preference(live, reference, 1e-7)
+    value.sum().backward()
+    assert torch.allclose(live.grad, torch.ones(2, dtype=torch.float64), atol=1e-5)
+    rises = value.detach() - 2e7 * math.log(2)  # less the constant: log-ratio
+    assert torch.allclose(rises, torch.tensor([-20.0, 10.0], dtype=torch.float64), atol=1e-4)
+
+
+def test_extreme_ratios_give_finite_values_and_gradients():
+    live = torch.tensor([-1e4, 1e4], requires_grad=True)
+    value = negative_preference(live, torch.zeros(2), 0.1)
+    value.sum().backward()
+    assert value[0] == 0  # forgotten
+    assert math.isclose(value[1].item(), 2e4, rel_tol=1e-6)  # −2/β · log σ(−x) is 2x/β for a large x
+    assert torch.equal(live.grad, torch.tensor([0.0, 2.0]))
+
+
+def test_no_gradient_flows_into_the_reference():
+    live, reference = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    negative_preference(live, reference, 0.1).sum().backward()
+    assert reference.grad is None

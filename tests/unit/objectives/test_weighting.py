@@ -1,0 +1,27 @@
+"""The weightings by hand."""
+
+import pytest
+
+from quail_lightning.errors import InputError
+from quail_lightning.objectives import term_weights
+
+
+def test_additive_weights_are_one_alpha_gamma():
+    assert term_weights("additive", alpha=5.0, gamma=8.0) == (1.0, 5.0, 8.0)
+
+
+def test_convex_weights_share_alpha_between_forget_and_retain():
+    assert term_weights("convex", alpha=0.75, gamma=0.5) == (0.75, 0.25, 0.5)
+
+
+@pytest.mark.parametrize("alpha", [5, -0.1, float("nan")])
+def test_alpha_outside_0_to_1_under_convex_is_refused_with_value_and_remedy(alpha):
+    with pytest.raises(InputError, match=rf"\[0, 1\].*got {alpha}.*additive"):
+        term_weights("convex", alpha=alpha, gamma=0.0)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["alpha", "gamma"])
+def test_weights_that_are_negative_or_not_finite_are_refused(name, value):
+    with pytest.raises(InputError, match="finite and not negative"):
+        term_weights("additive", **{"alpha": 1.0, "gamma": 1.0, name: value})
