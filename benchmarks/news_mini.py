@@ -44,8 +44,8 @@ ALPHA = 0.2  # at 1 the retain term, whose windows are memorized just as well, h
 EPOCHS = {  # target, weight precision → epochs of unlearning, judged every
     ("memorized", "float32"): (5, 1),
     ("memorized", "bf16-nearest"): (128, 32),
-    ("light", "float32"): (5, 1),
-    ("light", "bf16-nearest"): (96, 32),
+    ("light", "float32"): (4, 2),
+    ("light", "bf16-nearest"): (48, 48),
 }
 
 
