@@ -83,10 +83,12 @@ def check_head(model: PreTrainedModel) -> None:
     ids = torch.tensor([[1, 2, 3, 4]], device=model.device) % model.config.get_text_config().vocab_size
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        expected = model(input_ids=ids, use_cache=False).logits.float()
-        found = output_head(model).logits(activations(model, ids).final)
-    model.train(was_training)
+    try:
+        with torch.no_grad():
+            expected = model(input_ids=ids, use_cache=False).logits.float()
+            found = output_head(model).logits(activations(model, ids).final)
+    finally:
+        model.train(was_training)
     tolerance = 2e-2 if model.dtype == torch.bfloat16 else 1e-3
     if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item()):
         raise InputError(

@@ -21,19 +21,21 @@ class LayerHinge:
     keeps for every layer named.
 
     Args:
-        layers: decoder layers from 0; None for all.
+        layers: decoder layers from 0, or shares of the depth; None for all.
         step: Δ_l in units of the layer's output, one number for all; or how to measure each layer's own.
         dead_zone: differences of at most this count as none, in units of the layer's output.
     """
 
     def __init__(
         self,
-        layers: Sequence[int] | None = None,
+        layers: Sequence[Layer] | None = None,
         step: float | MeasuredStep = MeasuredStep(),  # noqa: B008 (frozen)
         dead_zone: float = 1e-4,
     ) -> None:
         if not isinstance(step, MeasuredStep) and not 0 < step < math.inf:
             raise InputError("the layer hinge's step must be positive and finite", given=step)
+        if layers is not None and not layers:
+            raise InputError("the layer hinge names no layer", given=layers, remedy="Leave layers out for all")
         if not 0 <= dead_zone < math.inf:
             raise InputError("the layer hinge's dead_zone must be 0 or a positive number", given=dead_zone)
         self.layers = None if layers is None else tuple(layers)

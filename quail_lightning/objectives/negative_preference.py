@@ -16,7 +16,9 @@ class NegativePreference:
     """NPO: gradient ascent that stops by itself as a sequence is forgotten (Zhang et al. 2024).
 
     With windows of 2,048 tokens it stops very early: the ratio is that of whole sequences, and a rise of 0.02
-    nats a token takes its weight from 1 to 0.03. Beside a retain term it then hardly forgets.
+    nats a token takes its weight from 1 to 0.03. Beside a retain term it then hardly forgets. At the start its
+    gradient is a window's tokens (2,047) times that of GA, which is a mean over tokens: the α of the papers' NPO
+    runs, whose code averaged, weighs the retain term far less here.
 
     Args:
         beta: inverse temperature; the papers' 0.1. Larger stops earlier.

@@ -72,7 +72,7 @@ def of_target(value: T | None, who: str) -> T:
     """What a term was shown of the frozen target.
 
     Raises:
-        InputError: nothing; whoever calls the term gives it no reference.
+        InputError: it was shown nothing, since no reference is at hand.
     """
     if value is None:
         raise InputError(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import check_fits, load_config
-from quail_lightning.objectives import Term
+from quail_lightning.objectives import MeasuredStep, Term
+from quail_lightning.quantization import load_quantizer
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.trainable import Trainable, matching_names
 
@@ -95,6 +96,17 @@ def check_retain_set(windows: Tensor) -> None:
             "the method has a retain term, and the data has no retain set",
             remedy="Name retain text, or set model.retain to null (ascent alone takes the utility with it)",
         )
+
+
+def check_measured_step(hinge: Term | None) -> None:
+    """See that the precision by which a hinge's step is to be measured exists.
+
+    Raises:
+        InputError: naming those that do.
+    """
+    step = getattr(hinge, "step", None)
+    if isinstance(step, MeasuredStep):
+        load_quantizer(step.precision)
 
 
 def check_names(trainable: Trainable, checkpoint: str) -> None:

@@ -19,7 +19,7 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.functional.token_likelihood import IGNORED
 from quail_lightning.models.activations import Activations, activations, check_head
 from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
-from quail_lightning.objectives import GradientDescent, Term, term_weights
+from quail_lightning.objectives import GradientDescent, MeasuredStep, Term, term_weights
 from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weighting
 from quail_lightning.reference import (
@@ -158,6 +158,7 @@ class UnlearningModule(LightningModule):
             for layer in self.adversary.layers if self.adversary is not None else ():
                 layer_number(layer, text.num_hidden_layers)
             checks.check_names(self.trainable, self.target)
+            checks.check_measured_step(self.hinge)
             sizes = Sizes(text.vocab_size, text.hidden_size)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, sizes, self._head_dtype())
@@ -193,7 +194,8 @@ class UnlearningModule(LightningModule):
             self._labels = self.generic_labels.labels(
                 self._target_model(), data.trained.forget, self._forward, self._head_dtype(), micro
             )
-        if self.hinge is not None:
+        if isinstance(getattr(self.hinge, "step", None), MeasuredStep):
+            assert self.hinge is not None
             self.measured_steps = measure_steps(
                 self.hinge, self._target_model(), data.trained.forget, self._forward, self._head_dtype(), micro
             )

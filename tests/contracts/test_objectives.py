@@ -8,6 +8,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 import quail_lightning.objectives as objectives
+from quail_lightning.errors import InputError
 from quail_lightning.functional.token_likelihood import IGNORED
 from quail_lightning.objectives import Needs, Seen, Term
 
@@ -186,6 +187,13 @@ def test_a_batch_of_padding_gives_a_finite_loss_and_no_gradient(term):
     scene.labels.fill_(IGNORED)
     assert math.isfinite(scene.loss(term).item())
     assert torch.count_nonzero(scene.gradients(term)[0]) == 0
+
+
+@pytest.mark.parametrize("name", [n for n in TERMS if parse(*TERMS[n]).needs.frozen & {"logits", "likelihood"}])
+def test_without_a_reference_it_says_that_there_is_none(term):
+    scene = Scene()
+    with pytest.raises(InputError, match="no reference gives its outputs"):
+        term.loss(Seen(scene.labels, tuple(f(scene.logits, scene.labels, None) for f in term.needs.tokens)))
 
 
 @named

@@ -56,3 +56,9 @@ def test_norms_of_a_bfloat16_gradient_are_summed_in_float32():
     norms = block_norms(torch.ones(64, 64, dtype=torch.bfloat16), 1, dim=0)
     assert norms.dtype == torch.float32
     assert norms.item() == 64
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_refused_with_its_module(score):
+    with pytest.raises(InputError, match=r"no finite gradient in model\.layers\.1"):
+        saliency_threshold({"model.layers.0": 1.0, "model.layers.1": score}, 90)

@@ -82,3 +82,12 @@ def test_a_quantile_outside_0_to_1_is_refused(quantile):
 def test_a_measured_step_without_a_window_is_refused():
     with pytest.raises(InputError, match="at least 1 window"):
         MeasuredStep(max_windows=0)
+
+
+def test_a_layer_hinge_on_no_layer_is_refused():
+    with pytest.raises(InputError, match="names no layer"):
+        LayerHinge(layers=[])
+
+
+def test_layers_may_be_shares_of_the_depth():
+    assert LayerHinge(layers=[0.25, 3]).needs.layers == (0.25, 3)
