@@ -79,7 +79,10 @@ class Saliency:
         model.requires_grad_(False)
         for _, linear in linears:
             linear.weight.requires_grad_(True)
+        was_training = model.training
+        model.train(was_training or model.is_gradient_checkpointing)  # in evaluation nothing is recomputed
         backward()
+        model.train(was_training)
         scores: dict[str, float] = {}
         for name, linear in linears:
             gradient = linear.weight.grad
