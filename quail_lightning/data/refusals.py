@@ -14,6 +14,7 @@ class Refusals:
 
     The published method lets the model write the questions; here they come from a part of the corpus. With
     ``knowmem/forget_qa`` M2 asks the very questions that were trained on; name another part where that matters.
+    The questions' own tokens are learned as well, as in plain causal training.
 
     Attributes:
         questions: part of the corpus that holds them.

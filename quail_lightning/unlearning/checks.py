@@ -11,8 +11,10 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import check_fits, load_config
-from quail_lightning.objectives import MeasuredStep, Term
+from quail_lightning.objectives import GradientDescent, MeasuredStep, Term
 from quail_lightning.quantization import load_quantizer
+from quail_lightning.unlearning.adversary import LatentAdversary
+from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.trainable import Trainable, matching_names
 
@@ -35,6 +37,24 @@ def check_numbers(
         raise InputError("model.weight_decay must be 0 or a positive number", given=weight_decay)
     if micro_batch_size is not None and micro_batch_size < 1:
         raise InputError("model.micro_batch_size must be at least 1 window", given=micro_batch_size)
+
+
+def check_generic_labels(labels: GenericLabels | None, forget: Term, adversary: LatentAdversary | None) -> None:
+    """Refuse what generic labels make no sense with.
+
+    Raises:
+        InputError: they are not learned, or an adversary would bring them back instead of the text.
+    """
+    if labels is None:
+        return
+    if not isinstance(forget, GradientDescent):
+        raise InputError(
+            "model.generic_labels are there to be learned",
+            given=f"model.forget: {type(forget).__name__}",
+            allowed="model.forget: quail_lightning.objectives.GradientDescent",
+        )
+    if adversary is not None:
+        raise InputError("an adversary would bring the generic labels back, not the text", given=adversary)
 
 
 def check_combination(

@@ -30,7 +30,7 @@ class GenericLabels:
     A copy of the target is trained further on the forget set; what it now predicts more strongly is what belongs
     to the text: v_generic = v − strength · max(0, v_reinforced − v). The argmax of v_generic at each position
     takes the place of the true next token, and ``GradientDescent`` as forget term learns it. Their dictionary of
-    names, made by another language model, is left out.
+    names, made by another language model, is left out. The copy takes 16 bytes a parameter while it is trained.
 
     Attributes:
         epochs: of the reinforced copy, over the forget windows.
@@ -87,7 +87,8 @@ class GenericLabels:
     def _reinforced(
         self, target: PreTrainedModel, windows: Tensor, forward: Forward, dtype: torch.dtype, batch_size: int
     ) -> PreTrainedModel:
-        model = copy.deepcopy(target).requires_grad_(True).train()
+        # float32 whatever the target's weights: bfloat16 would round most of these small updates away
+        model = copy.deepcopy(target).float().requires_grad_(True).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=self.learning_rate, weight_decay=0.0)
         generator = torch.Generator().manual_seed(0)
         passes = [torch.randperm(len(windows), generator=generator) for _ in range(self.epochs)]

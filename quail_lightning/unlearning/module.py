@@ -119,6 +119,7 @@ class UnlearningModule(LightningModule):
         self.weights = term_weights(weighting, alpha, gamma)
         checks.check_numbers(learning_rate, clip_norm, weight_decay, micro_batch_size)
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
+        checks.check_generic_labels(generic_labels, forget, adversary)
         check_installed(weight_precision, adam_states)
         self.target, self.start = target, start
         self.forget, self.retain, self.hinge = forget, retain, hinge
@@ -138,6 +139,7 @@ class UnlearningModule(LightningModule):
         self.measured_steps: dict[str, float] = {}
         self._masks: dict[Tensor, Tensor] = {}
         self._labels: Tensor | None = None  # generic labels of the forget windows
+        self._trained = False  # by this module; a task vector is negated once
 
     # --- before training -------------------------------------------------------------------------------
 
@@ -219,6 +221,7 @@ class UnlearningModule(LightningModule):
     def on_fit_start(self) -> None:
         assert self.model is not None
         self.model.train()  # checkpoints are loaded in evaluation mode
+        self._trained = True
         if self.saliency_map is not None and self.trainer.is_global_zero:
             folder = run_folder(self.trainer)
             folder.mkdir(parents=True, exist_ok=True)
@@ -370,7 +373,8 @@ class UnlearningModule(LightningModule):
     def export_model(self) -> PreTrainedModel:
         """A copy of the model as it is deployed; see ``exported_copy``."""
         assert self.model is not None
-        return exported_copy(self.model, self.export_dtype, self.target, self.task_vector)
+        task_vector = self.task_vector if self._trained else None
+        return exported_copy(self.model, self.export_dtype, self.target, task_vector)
 
     def describe(self) -> dict[str, Any]:
         """What made this model, for the provenance beside the saved weights."""

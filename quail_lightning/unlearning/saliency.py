@@ -49,8 +49,8 @@ class Saliency:
     """SURE's choice of what is trained: the modules whose score reaches a percentile of all scores.
 
     One module is one projection (q, k, v, o, gate, up, down). The others hold neither gradients nor optimizer
-    state, so the chosen share of the model is also the share of that memory. Embeddings, head and norms stay as
-    they are. Meant to go with a large learning rate (1e-4 in the paper) and a large α.
+    state, so the chosen share of the model is also the share of that memory. Embeddings, head, norms and biases
+    stay as they are. Meant to go with a large learning rate (1e-4 in the paper) and a large α.
 
     Attributes:
         percentile: of the scores, in (0, 100); the paper's 90, 95 or 99.
