@@ -22,7 +22,7 @@ from quail_lightning.config_files import shipped_names
 from quail_lightning.results import Estimate, ResultRow, read_results
 
 ADDED = ("hinge", "sure")  # fragments that go with another
-COMBINED = (("npo_klr", "hinge"), ("ga_gdr", "sure"), ("npo_klr", "sure"), ("quail", "sure"))
+COMBINED = (("npo_klr", "hinge"), ("ga_gdr", "sure"))
 COLUMNS = {
     "verbmem_forget": "M1",
     "knowmem_forget": "M2",
