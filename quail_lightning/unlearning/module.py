@@ -257,7 +257,7 @@ class UnlearningModule(LightningModule):
         losses: dict[str, Any] = {}
         for side, batch in sides:
             for part, share in self._parts(batch):
-                values = self._losses(side, part)
+                values = self._losses(side, self._terms(side), part)
                 weighted = sum(getattr(self.weights, name) * value for name, value in values.items())
                 self.manual_backward(share * weighted)
                 for name, value in values.items():
@@ -278,9 +278,8 @@ class UnlearningModule(LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         return optimizer
 
-    def _losses(self, side: Side, batch: TokenBatch) -> dict[str, Tensor]:
+    def _losses(self, side: Side, terms: Mapping[str, Term], batch: TokenBatch) -> dict[str, Tensor]:
         assert self.model is not None
-        terms = self._terms(side)
         reads = any(term.needs.frozen for term in terms.values())
         frozen = self.reference.outputs(side, batch) if reads else FrozenOutputs()
         dtype, shifts = self._head_dtype(), None
@@ -348,7 +347,7 @@ class UnlearningModule(LightningModule):
         for numbers in torch.arange(len(windows)).split(self._micro(data.batch_size)):
             ids = windows[numbers].to(self._root_device())
             batch = self._relabelled(TokenBatch(ids, ids, numbers))
-            loss = self._losses("forget", batch)["forget"]
+            loss = self._losses("forget", {"forget": self.forget}, batch)["forget"]
             (loss * len(numbers) / len(windows)).backward()
 
     def _root_device(self) -> torch.device:

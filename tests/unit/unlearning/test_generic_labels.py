@@ -19,11 +19,6 @@ from quail_lightning.unlearning.generic_labels import GenericLabels
 HOW = GenericLabels(epochs=3, learning_rate=3e-3, strength=5.0)
 
 
-@pytest.fixture(autouse=True)
-def _work_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def windows():
     return torch.randint(3, 280, (5, 20), generator=torch.Generator().manual_seed(6))

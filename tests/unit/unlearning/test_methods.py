@@ -13,7 +13,6 @@ from quail_lightning.data.muse import Windows
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model, save_model
-from quail_lightning.models.tiny import tiny_llama
 from quail_lightning.objectives import (
     GradientAscent,
     GradientDescent,
@@ -27,25 +26,6 @@ from quail_lightning.objectives import (
 )
 from quail_lightning.reference import CachedStates, LiveReference
 from quail_lightning.unlearning import UnlearningModule
-
-
-@pytest.fixture(autouse=True)
-def _work_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def deep(tmp_path_factory, checkpoint):
-    """Three layers; weights large enough for logits that are not nearly flat."""
-    tokenizer = load_tokenizer(checkpoint)
-    model = tiny_llama(vocab_size=len(tokenizer), width=64, layers=3, heads=4, positions=64, seed=2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(3)
-    folder = tmp_path_factory.mktemp("models") / "deep"
-    save_model(model, tokenizer, folder, {"made_by": "tests"})
-    return str(folder)
 
 
 def data_module(corpus_folder, checkpoint, schedule="alternate", **options):

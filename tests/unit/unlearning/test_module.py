@@ -17,12 +17,6 @@ from quail_lightning.unlearning import UnlearningModule
 MAX_LEN = 24
 
 
-@pytest.fixture(autouse=True)
-def _work_folder(tmp_path, monkeypatch):
-    """The reference cache is kept below the folder where the user stands."""
-    monkeypatch.chdir(tmp_path)
-
-
 def data_module(corpus_folder, checkpoint, schedule="alternate", **options):
     settings = {"max_len": MAX_LEN, "batch_size": 2, "max_forget_windows": 4, "max_retain_windows": 6} | options
     return MuseDataModule(str(corpus_folder), tokenizer=checkpoint, schedule=schedule, seed=0, **settings)

@@ -27,11 +27,6 @@ HEADS, KEY_VALUE_HEADS, HEAD_WIDTH = 4, 2, 16
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-@pytest.fixture(autouse=True)
-def _work_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory, checkpoint):
     """Three layers with grouped queries: 21 modules; 4 query heads share 2 key and value heads."""

@@ -12,11 +12,6 @@ from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.task_vector import TaskVector
 
 
-@pytest.fixture(autouse=True)
-def _work_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def fit(corpus_folder, checkpoint, scale=1.0, epochs=1, **options):
     """The module and the forget windows."""
     data = MuseDataModule(

@@ -15,11 +15,6 @@ NAMES = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "mode
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-@pytest.fixture(autouse=True)
-def _work_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def fit(corpus_folder, checkpoint, trainable, **options):
     unlearning = UnlearningModule(
         checkpoint,
