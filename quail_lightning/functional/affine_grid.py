@@ -92,6 +92,15 @@ class Grid:
             blocks = blocks + 0.5
         return (blocks * self._per_block(self.step) + self._per_block(self.origin)).reshape(index.shape)
 
+    def width(self, index: Tensor) -> Tensor:
+        """Δ of each weight's own bucket, in the grid's dtype: the step, whatever the index.
+
+        Args:
+            index: integers shaped like the weight.
+        """
+        blocks = self._blocks(index.to(self.step.dtype))
+        return self._per_block(self.step).expand_as(blocks).reshape(index.shape)
+
     def round(self, weight: Tensor) -> Tensor:
         """The weight after quantizing and dequantizing, in the weight's own dtype and shape.
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"lightning_cli"},
     {"commands"},
     {"analysis", "callbacks"},
-    {"unlearning", "finetuning", "evaluation"},
+    {"unlearning", "finetuning", "evaluation", "comparison"},
     {"reference", "quantization"},
     {"objectives", "data", "models"},
     {"functional"},

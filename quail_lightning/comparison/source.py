@@ -1,0 +1,59 @@
+"""Where compared weights come from: files, or a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class WeightSource(Protocol):
+    """Weights by name, read piece by piece, by several threads at once.
+
+    Attributes:
+        name: what error messages call it.
+    """
+
+    name: str
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Sizes of every tensor."""
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a tensor: a floating one."""
+
+    def read(self, name: str, start: int, stop: int, buffer: bytearray | None = None) -> Tensor:
+        """Values ``start`` … ``stop`` in memory order, on the CPU; maybe in ``buffer``."""
+
+
+class ModelWeights:
+    """The parameters of a model in memory, which are read and not copied if they lie on the CPU.
+
+    Args:
+        model: any; its parameters are not changed.
+        name: what error messages call it.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str = "the model in memory") -> None:
+        self.name = name
+        self._flat = {
+            name: parameter.detach().reshape(-1)
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+        }
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)
+        }
+
+    def dtype(self, name: str) -> torch.dtype:
+        """See ``WeightSource.dtype``."""
+        return self._flat[name].dtype
+
+    def read(self, name: str, start: int, stop: int, buffer: bytearray | None = None) -> Tensor:
+        """See ``WeightSource.read``."""
+        return self._flat[name][start:stop].cpu()

@@ -1,0 +1,125 @@
+"""The grids on which one tensor's weights are counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quail_lightning.comparison.bounds import Bounds
+from quail_lightning.comparison.formats import Format, piece_length
+from quail_lightning.comparison.parameters import Role
+from quail_lightning.comparison.result import GridKey, Scope, SharedStep
+from quail_lightning.functional.affine_grid import Grid, GridKind, fit_grid
+from quail_lightning.functional.bucket_codes import Encoder
+
+PIECE = 2**17  # values; what is made of them stays in a core's cache
+
+
+class Lane(NamedTuple):
+    """Grids of one formula and range that share a lane of the packed indices.
+
+    Attributes:
+        kind, granularity, scope: see ``GridKey``.
+        bits: the widths, largest first.
+        reference, model: the range of w and of w′ that the grids span.
+    """
+
+    kind: GridKind
+    granularity: SharedStep
+    scope: Scope
+    bits: tuple[int, ...]
+    reference: Bounds
+    model: Bounds
+
+    def key(self, bits: int) -> GridKey:
+        """The table's column."""
+        return GridKey(self.kind, self.granularity, bits, self.scope)
+
+    def grid(self, bits: int, bounds: Bounds) -> Grid:
+        """The grid of so many bits, in float64."""
+        return _grid(self.kind, bits, bounds)
+
+
+class TensorGrids:
+    """One tensor of the two models, and what is asked about it.
+
+    Args:
+        name, shape, role: of the tensor.
+        dtypes: of w and of w′.
+        lanes: grids of the overlap table.
+        formats: whose delivered shift is measured.
+        of_tensor, of_model: ranges of w and w′ in this tensor and in all quantized weights.
+
+    Attributes:
+        steps: Δ of each grid on the reference's range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        role: Role,
+        dtypes: tuple[torch.dtype, torch.dtype],
+        lanes: Sequence[Lane],
+        formats: Sequence[Format],
+        of_tensor: tuple[Bounds, Bounds],
+        of_model: tuple[Bounds, Bounds],
+    ) -> None:
+        self.name, self.shape, self.role, self.dtypes = name, shape, role, dtypes
+        self.lanes, self.formats = lanes, formats
+        self.of_tensor, self.of_model = of_tensor, of_model
+        self.size = math.prod(shape)
+        self.inputs = shape[-1] if shape else 1
+        self.piece = piece_length(PIECE, self.size, self.inputs, formats)
+        self.steps = {
+            lane.key(bits): lane.grid(bits, lane.reference).step.item() for lane in lanes for bits in lane.bits
+        }
+        self._lock = Lock()
+
+    def encoders(self) -> tuple[Encoder, Encoder, Encoder]:
+        """For w and for w′ on the reference's grids, and for w′ on its own."""
+        with self._lock:  # the tables are made once, by the first thread that comes
+            return self._encoders
+
+    @cached_property
+    def _encoders(self) -> tuple[Encoder, Encoder, Encoder]:
+        of_reference, of_model = self.dtypes
+        on_reference = [lane.grid(lane.bits[0], lane.reference) for lane in self.lanes]
+        on_model = [lane.grid(lane.bits[0], lane.model) for lane in self.lanes]
+        first = Encoder(on_reference, of_reference, self.size)
+        second = first if of_model == of_reference else Encoder(on_reference, of_model, self.size)
+        return first, second, Encoder(on_model, of_model, self.size)
+
+    def keeps_own_index(self, lane: Lane, bits: int, values: Tensor) -> NDArray[np.bool_]:
+        """Whether the quantized model has these weights' indices too (QUAIL Fig. 2).
+
+        Q(w′) is what a quantized checkpoint holds: the level, cast to the model's dtype. Its own grid spans
+        the range of Q(w′), whose ends are Q of the range's ends.
+
+        Args:
+            lane: the grid's formula and range.
+            bits: its width.
+            values: [n] of w′, in its dtype.
+        """
+        grid = lane.grid(bits, lane.model)
+        low, high = (
+            grid.value(grid.index(torch.tensor(bound, dtype=torch.float64))).to(values.dtype).item()
+            for bound in lane.model
+        )
+        exact = values.double()
+        index = grid.index(exact)
+        quantized = grid.value(index).to(values.dtype).double()
+        kept: NDArray[np.bool_] = (_grid(lane.kind, bits, (low, high)).index(quantized) == index).numpy()
+        return kept
+
+
+def _grid(kind: GridKind, bits: int, bounds: Bounds) -> Grid:
+    return fit_grid(torch.empty(0, dtype=torch.float64), bits=bits, kind=kind, granularity="global", bounds=bounds)
