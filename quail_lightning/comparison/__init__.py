@@ -17,9 +17,10 @@ from quail_lightning.comparison.result import (
     total_overlap,
 )
 from quail_lightning.comparison.scan import Questions, compare
-from quail_lightning.comparison.source import ModelWeights, WeightSource
+from quail_lightning.comparison.source import CastWeights, ModelWeights, WeightSource
 
 __all__ = [
+    "CastWeights",
     "Change",
     "Comparison",
     "Delivery",

@@ -57,3 +57,24 @@ class ModelWeights:
     def read(self, name: str, start: int, stop: int, buffer: bytearray | None = None) -> Tensor:
         """See ``WeightSource.read``."""
         return self._flat[name][start:stop].cpu()
+
+
+class CastWeights:
+    """Other weights, cast to one dtype: what loading them in it would give.
+
+    Args:
+        source: the weights.
+        dtype: to cast to.
+    """
+
+    def __init__(self, source: WeightSource, dtype: torch.dtype) -> None:
+        self.name, self.shapes = source.name, source.shapes
+        self._source, self._dtype = source, dtype
+
+    def dtype(self, name: str) -> torch.dtype:
+        """See ``WeightSource.dtype``."""
+        return self._dtype
+
+    def read(self, name: str, start: int, stop: int, buffer: bytearray | None = None) -> Tensor:
+        """See ``WeightSource.read``."""
+        return self._source.read(name, start, stop).to(self._dtype)

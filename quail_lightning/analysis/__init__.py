@@ -1,0 +1,1 @@
+"""What measurements mean to a reader: tables, figures, files."""
