@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,16 +10,20 @@ from torch import Tensor
 from quail_lightning.comparison.result import BINS, Change, Delivery, GridKey, Overlap, TensorComparison
 from quail_lightning.comparison.source import WeightSource
 from quail_lightning.comparison.tensor_grids import TensorGrids
-from quail_lightning.functional.bucket_codes import LANES, ROWS, VALUES, count_equal, every_value
+from quail_lightning.functional.bucket_codes import VALUES, count_equal, every_value, flags_for
+
+PIECES = 8  # of a block; counting values and sizes has a cost of its own for each call
 
 
 class PieceReader:
     """One thread's memory, and what it does to a stretch of two tensors.
 
-    All figures of a piece are computed while it lies in the core's cache, into memory that is kept.
+    A block is read at once; a piece of it is looked at while it lies in the core's cache. All memory is kept from
+    one block to the next.
 
     Args:
-        reference, model: the weights.
+        reference: w.
+        model: w′.
     """
 
     def __init__(self, reference: WeightSource, model: WeightSource) -> None:
@@ -29,79 +31,91 @@ class PieceReader:
         self._room = 0
 
     def compare(self, grids: TensorGrids, start: int, stop: int) -> TensorComparison:
-        """The sums over values ``start`` … ``stop``, a multiple of the piece's length unless at the end."""
-        self._make_room(grids)
+        """The sums over values ``start`` … ``stop``; both are multiples of the piece's length or the end."""
+        self._make_room(grids.piece)
+        overlaps = {
+            key: Overlap(stop - start, step_sum=(stop - start) * step) for key, step in grids.steps.items()
+        }
         deliveries = {used.name: Delivery() for used in grids.formats}
-        overlaps = {key: Overlap() for key in grids.steps}
+        role = grids.role
         found = TensorComparison(
-            grids.name, grids.shape, grids.role.layer, grids.role.quantized, Change(), overlaps, deliveries
+            grids.name, grids.shape, role.layer, role.quantized, Change(), overlaps, deliveries
         )
-        encoders = grids.encoders()
-        seen = torch.zeros(VALUES, dtype=torch.int64) if encoders[2].looks_up else None
-        for begin in range(start, stop, grids.piece):
-            self._piece(grids, begin, min(begin + grids.piece, stop), found, seen)
-        for key, step in grids.steps.items():
-            overlaps[key].count = stop - start
-            overlaps[key].step_sum = (stop - start) * step
+        seen = torch.zeros(VALUES, dtype=torch.int64) if grids.looks_up else None
+        block = PIECES * grids.piece
+        for begin in range(start, stop, block):
+            self._block(grids, begin, min(begin + block, stop), found, seen)
         if seen is not None:
             present = seen.nonzero().flatten()
             values = every_value(grids.dtypes[1])[present]
             self._count_itself(grids, values, seen[present].numpy(), overlaps)
+        self._expect(grids, found)
         return found
 
-    def _make_room(self, grids: TensorGrids) -> None:
-        if grids.piece <= self._room:
+    def _make_room(self, piece: int) -> None:
+        if piece <= self._room:
             return
-        room = self._room = grids.piece
-        self._raw = (bytearray(8 * room), bytearray(8 * room))
-        self._float = torch.empty(2, room)
-        self._scratch = torch.empty(room)
-        self._pattern = torch.empty(2, room, dtype=torch.int32)
-        self._words = torch.empty(2, room, dtype=torch.int64)
-        self._flags = np.empty(-(-room // ROWS) * ROWS * LANES, np.bool_)
+        self._room, block = piece, PIECES * piece
+        self._raw = (bytearray(8 * block), bytearray(8 * block))
+        self._patterns = (torch.empty(block, dtype=torch.int32), torch.empty(block, dtype=torch.int32))
+        self._bins = torch.empty(block, dtype=torch.int32)
+        self._float = (torch.empty(piece), torch.empty(piece))
+        self._reference_words = torch.empty(piece, dtype=torch.int64)
+        self._model_words = torch.empty(2 * piece, dtype=torch.int64)
+        self._flags = flags_for(piece)
 
-    def _piece(
+    def _block(
         self, grids: TensorGrids, start: int, stop: int, found: TensorComparison, seen: Tensor | None
     ) -> None:
-        count = stop - start
-        weights = [
+        first, second = (
             source.read(grids.name, start, stop, memory)
             for source, memory in zip(self._sources, self._raw, strict=True)
-        ]
-        reference, model = (out[:count].copy_(weight) for out, weight in zip(self._float, weights, strict=True))
-        patterns = [_pattern(weight, out[:count]) for weight, out in zip(weights, self._pattern, strict=True)]
-        self._count_overlaps(grids, weights, patterns, found.overlaps)
+        )
+        patterns = (_pattern(first, self._patterns[0]), _pattern(second, self._patterns[1]))
         if seen is not None:
-            pattern = patterns[1]
-            assert pattern is not None
-            seen += torch.bincount(pattern, minlength=VALUES)
+            seen += torch.bincount(patterns[1], minlength=VALUES)  # type: ignore[arg-type]
         else:
-            self._count_itself(grids, weights[1], np.ones(count, np.int64), found.overlaps)
-        if grids.formats:
-            self._deliver(grids, reference, model, found.deliveries)
-        self._measure_change(grids, torch.sub(model, reference, out=reference), found)
+            self._count_itself(grids, second, np.ones(len(second), np.int64), found.overlaps)
+        bins = self._bins[: len(first)]
+        for begin in range(0, len(first), grids.piece):
+            piece = slice(begin, min(begin + grids.piece, len(first)))
+            self._count_overlaps(grids, (first[piece], second[piece]), patterns, piece, found.overlaps)
+            count = piece.stop - begin
+            reference, model = (memory[:count] for memory in self._float)
+            reference.copy_(first[piece])
+            model.copy_(second[piece])
+            if grids.formats:
+                self._deliver(grids, reference, model, found.deliveries)
+            self._measure_change(torch.sub(model, reference, out=model), found.change, bins[piece])
+        change = found.change
+        assert change.histogram is not None
+        change.count += len(first)
+        change.histogram += torch.bincount(bins, minlength=BINS).numpy()
+        change.equal = int(change.histogram[0])  # the first bin ends at 1e-40, bfloat16's smallest magnitude
 
     def _count_overlaps(
         self,
         grids: TensorGrids,
-        weights: Sequence[Tensor],
-        patterns: Sequence[Tensor | None],
+        weights: tuple[Tensor, Tensor],
+        patterns: tuple[Tensor | None, Tensor | None],
+        piece: slice,
         overlaps: dict[GridKey, Overlap],
     ) -> None:
-        first, second, own = grids.encoders()
-        left_out, right_out = (words[: len(weights[0])] for words in self._words)
-        for word in range(first.words):
-            lanes = grids.lanes[word * LANES : (word + 1) * LANES]
-            left = first.word(word, weights[0], patterns[0], left_out)
-            for encoder, field in ((second, "same"), (own, "own")):
-                right = encoder.word(word, weights[1], patterns[1], right_out)
-                difference = torch.bitwise_xor(left, right, out=right_out).numpy()
-                for bits in dict.fromkeys(bits for lane in lanes for bits in lane.bits):
-                    counts = count_equal(difference, bits, self._flags)
-                    for lane, equal in zip(lanes, counts, strict=False):
-                        if bits in lane.bits:
-                            overlap = overlaps[lane.key(bits)]
-                            setattr(overlap, field, getattr(overlap, field) + int(equal))
+        on_reference, model_on_reference, own = grids.encoders()
+        first, second = (None if pattern is None else pattern[piece] for pattern in patterns)
+        count = len(weights[0])
+        both = self._model_words[: 2 * count].view(2, count)
+        for word, questions in enumerate(grids.questions):
+            left = on_reference.word(word, weights[0], first, self._reference_words[:count])
+            model_on_reference.word(word, weights[1], second, both[0])
+            own.word(word, weights[1], second, both[1])
+            difference = both.numpy()
+            np.bitwise_xor(difference, left.numpy(), out=difference)
+            for bits, keys in questions:
+                same, same_on_own = count_equal(difference, bits, self._flags)
+                for lane, key in keys:
+                    overlaps[key].same += same[lane]
+                    overlaps[key].own += same_on_own[lane]
 
     def _count_itself(
         self, grids: TensorGrids, values: Tensor, times: NDArray[np.int64], overlaps: dict[GridKey, Overlap]
@@ -115,41 +129,46 @@ class PieceReader:
         self, grids: TensorGrids, reference: Tensor, model: Tensor, deliveries: dict[str, Delivery]
     ) -> None:
         for used in grids.formats:
-            pair = [
-                (weight.view(-1, grids.inputs) if used.unit(grids.inputs) == grids.inputs else weight)
-                for weight in (reference, model)
-            ]
+            by_row = used.unit(grids.inputs) == grids.inputs
+            pair = [weight.view(-1, grids.inputs) if by_row else weight for weight in (reference, model)]
             fitted = [
                 used.fit(weight, grids.inputs, of_tensor, of_model)
                 for weight, of_tensor, of_model in zip(pair, grids.of_tensor, grids.of_model, strict=True)
             ]
             deliveries[used.name] += used.deliver(pair[0], pair[1], fitted[0], fitted[1])
 
-    def _measure_change(self, grids: TensorGrids, moved: Tensor, found: TensorComparison) -> None:
-        """δ is overwritten by |δ|."""
+    def _measure_change(self, moved: Tensor, change: Change, bins: Tensor) -> None:
+        """Sums of a piece's δ, which is overwritten by |δ|, and the bins of |δ|."""
         size = moved.abs_()
-        equal = np.equal(size.numpy(), np.float32(0), out=self._flags[: len(size)])
-        scratch = self._scratch[: len(size)]
-        equals = int(np.count_nonzero(equal))
+        change.sum_abs += size.sum().item()
+        change.sum_squares += torch.dot(size, size).item()
+        change.largest = max(change.largest, size.max().item())
+        torch.bitwise_right_shift(size.view(torch.int32), 16, out=bins)
+
+    def _expect(self, grids: TensorGrids, found: TensorComparison) -> None:
+        """Σ min(1, |δ|/Δ) from the histogram.
+
+        A bin stands for the middle of its 0.8 %, and all of them for the exact Σ|δ|: differences of bfloat16
+        weights lie at the lower ends of their bins.
+        """
+        change = found.change
+        assert change.histogram is not None
+        bins = np.flatnonzero(change.histogram)
+        times = change.histogram[bins]
+        middles = ((bins.astype(np.uint32) << 16) + 2**15).view(np.float32).astype(np.float64)
+        middles[bins == 0] = 0.0
+        summed = float(times @ middles)
+        sizes = middles * (change.sum_abs / summed) if summed else middles
         for key, step in grids.steps.items():
             # a tensor without range: any move leaves its bucket
-            found.overlaps[key].crossing += (
-                torch.clamp(size, max=step, out=scratch).sum().item() / step if step else len(size) - equals
-            )
-        bins = torch.bitwise_right_shift(size.view(torch.int32), 16, out=scratch.view(torch.int32))
-        found.change += Change(
-            count=len(size),
-            equal=equals,
-            sum_abs=size.sum().item(),
-            sum_squares=torch.dot(size, size).item(),
-            largest=size.max().item(),
-            histogram=torch.bincount(bins, minlength=BINS).numpy(),
-        )
+            crossing = np.minimum(sizes / step, 1.0) if step else (sizes > 0).astype(np.float64)
+            found.overlaps[key].crossing = float(times @ crossing)
 
 
-def _pattern(weight: Tensor, out: Tensor) -> Tensor | None:
+def _pattern(weight: Tensor, memory: Tensor) -> Tensor | None:
     """The bits of 16-bit values as numbers from 0; None for other dtypes."""
     if weight.dtype.itemsize != 2:
         return None
+    out = memory[: len(weight)]
     np.copyto(out.numpy(), weight.view(torch.int16).numpy().view(np.uint16), casting="unsafe")
     return out

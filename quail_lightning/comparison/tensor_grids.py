@@ -18,9 +18,9 @@ from quail_lightning.comparison.formats import Format, piece_length
 from quail_lightning.comparison.parameters import Role
 from quail_lightning.comparison.result import GridKey, Scope, SharedStep
 from quail_lightning.functional.affine_grid import Grid, GridKind, fit_grid
-from quail_lightning.functional.bucket_codes import Encoder
+from quail_lightning.functional.bucket_codes import LANES, VALUES, Encoder
 
-PIECE = 2**17  # values; what is made of them stays in a core's cache
+PIECE = 2**16  # values; what is made of them stays in a core's cache
 
 
 class Lane(NamedTuple):
@@ -60,6 +60,8 @@ class TensorGrids:
 
     Attributes:
         steps: Δ of each grid on the reference's range.
+        questions: for each word of the packed indices, bit widths with the lanes that they are asked of.
+        looks_up: whether w′ is encoded by looking up its bits.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class TensorGrids:
         self.steps = {
             lane.key(bits): lane.grid(bits, lane.reference).step.item() for lane in lanes for bits in lane.bits
         }
+        self.questions = [_questions(lanes[start : start + LANES]) for start in range(0, len(lanes), LANES)]
+        self.looks_up = dtypes[1].itemsize == 2 and self.size > VALUES
         self._lock = Lock()
 
     def encoders(self) -> tuple[Encoder, Encoder, Encoder]:
@@ -119,6 +123,14 @@ class TensorGrids:
         quantized = grid.value(index).to(values.dtype).double()
         kept: NDArray[np.bool_] = (_grid(lane.kind, bits, (low, high)).index(quantized) == index).numpy()
         return kept
+
+
+def _questions(lanes: Sequence[Lane]) -> list[tuple[int, list[tuple[int, GridKey]]]]:
+    widths = dict.fromkeys(bits for lane in lanes for bits in lane.bits)
+    return [
+        (bits, [(number, lane.key(bits)) for number, lane in enumerate(lanes) if bits in lane.bits])
+        for bits in widths
+    ]
 
 
 def _grid(kind: GridKind, bits: int, bounds: Bounds) -> Grid:

@@ -60,12 +60,6 @@ class Encoder:
         if dtype.itemsize == 2 and size > VALUES:
             # NaN among the values has no index; no weight is NaN
             self._table = [torch.from_numpy(word) for word in encode(every_value(dtype).nan_to_num(), grids)]
-        self.words = -(-len(grids) // LANES)
-
-    @property
-    def looks_up(self) -> bool:
-        """Whether ``word`` wants the weights' bits."""
-        return self._table is not None
 
     def word(self, number: int, weight: Tensor, pattern: Tensor | None, out: Tensor) -> Tensor:
         """[n] one packed word of each weight.
@@ -73,28 +67,36 @@ class Encoder:
         Args:
             number: which word.
             weight: [n].
-            pattern: [n] the weights' bits as int32 from 0 to 65,535; needed only where ``looks_up``.
-            out: [n] int64, filled if the encoder looks up.
+            pattern: [n] the weights' bits as int32 from 0 to 65,535; needed for 16-bit dtypes only.
+            out: [n] int64, which is filled and returned.
         """
         if self._table is None:
-            return torch.from_numpy(encode(weight, self._grids)[number])
+            return out.copy_(torch.from_numpy(encode(weight, self._grids)[number]))
         assert pattern is not None
         return torch.index_select(self._table[number], 0, pattern, out=out)
 
 
-def count_equal(difference: NDArray[np.int64], bits: int, flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[lanes] how many words have lanes that agree in their upper ``bits`` bits.
+def flags_for(words: int) -> NDArray[np.bool_]:
+    """The memory that ``count_equal`` works in, for two times so many words."""
+    return np.empty((2, -(-words // ROWS) * ROWS * LANES), np.bool_)
+
+
+def count_equal(differences: NDArray[np.int64], bits: int, flags: NDArray[np.bool_]) -> list[list[int]]:
+    """How many words have lanes that agree in their upper ``bits`` bits: two rows of four lanes.
 
     Args:
-        difference: [n] exclusive or of two packed words.
+        differences: [2, n] exclusive or of packed words.
         bits: 1 … 16.
-        flags: memory for 4 · n flags, rounded up to a multiple of 4 · 128.
+        flags: ``flags_for`` at least n words.
     """
-    lanes = difference.view(np.uint16)
-    padded = flags[: -(-len(lanes) // (LANES * ROWS)) * LANES * ROWS]
-    np.less_equal(lanes, np.uint16(2 ** (16 - bits) - 1), out=padded[: len(lanes)])
-    padded[len(lanes) :] = False
-    # four flags to a 32-bit number; no byte overflows into the next
-    summed = np.add.reduce(padded.view(np.uint32).reshape(ROWS, -1), axis=0, dtype=np.uint32)
-    counts: NDArray[np.int64] = summed.view(np.uint8).reshape(-1, LANES).sum(axis=0, dtype=np.int64)
+    lanes = differences.view(np.uint16)
+    count = lanes.shape[1]
+    padded = flags[:, : -(-count // (LANES * ROWS)) * LANES * ROWS]
+    np.less_equal(lanes, np.uint16(2 ** (16 - bits) - 1), out=padded[:, :count])
+    padded[:, count:] = False
+    counts = []
+    for row in padded:
+        # four flags to a 32-bit number; no byte overflows into the next
+        summed = np.add.reduce(row.view(np.uint32).reshape(ROWS, -1), axis=0, dtype=np.uint32)
+        counts.append(summed.view(np.uint8).reshape(-1, LANES).sum(axis=0, dtype=np.int64).tolist())
     return counts
