@@ -156,7 +156,7 @@ def _read(files: list[Path]) -> None:
 
 def _table(measured: list[dict[str, float]]) -> str:
     lines = [
-        "| parameters | read both, s | analyze, s | analyze / read | ns/parameter | CPU ns/parameter | peak, GiB |",
+        "| parameters | read both, s | analyze, s | ratio | ns/parameter | CPU ns/parameter | peak, GiB |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in measured:

@@ -20,7 +20,7 @@ from quail_lightning.comparison.result import GridKey, Scope, SharedStep
 from quail_lightning.functional.affine_grid import Grid, GridKind, fit_grid
 from quail_lightning.functional.bucket_codes import LANES, VALUES, Encoder
 
-PIECE = 2**16  # values; what is made of them stays in a core's cache
+PIECE = 2**17  # values; what is made of them stays in a core's cache
 
 
 class Lane(NamedTuple):
