@@ -71,8 +71,8 @@ def compared_parameters(
 ) -> dict[str, Role]:
     """The parameters that two sets of weights have in common, in the model's order.
 
-    Tensors that are no parameters (rotary frequencies in old checkpoints) are left out; a tied parameter counts
-    once, under a name that both have.
+    Vectors that are no parameters (rotary frequencies in old checkpoints) are left out, and so is what both have
+    and the architecture does not know; a tied parameter counts once, under a name that both have.
 
     Args:
         roles: of the architecture.
@@ -94,9 +94,11 @@ def compared_parameters(
             given=sorted(reference)[:2],
             allowed=next(name for name, role in roles.items() if role.quantized),
         )
+    # what the architecture does not know, but only one of the two has: more layers, say
+    strange = {name for name, sizes in (*reference.items(), *model.items()) if len(sizes) > 1} - roles.keys()
     differences = [
         f"{name} ({_sizes(reference, name)} and {_sizes(model, name)})"
-        for name in chosen.values()
+        for name in (*chosen.values(), *sorted(strange))
         if reference.get(name) != model.get(name)
     ]
     if differences:
