@@ -215,5 +215,3 @@ class QuantizedEvaluation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-
