@@ -17,6 +17,7 @@ TRAINER_VERBS = {
 }
 VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
+    "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
 

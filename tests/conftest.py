@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_llama() -> Callable[..., LlamaForCausalLM]:
     """Builds a random Llama; widths are multiples of 64, the block of bitsandbytes."""
 

@@ -94,7 +94,7 @@ def calibration_tokens(
         rows = windows[:, :whole].reshape(-1, length)
     if len(rows) < request.windows:
         raise InputError(
-            f"the calibration text ({request.source}) is too short: it holds {len(rows)} windows of {length} tokens",
+            f"calibration text too short ({request.source}): it holds {len(rows)} windows of {length} tokens",
             given=f"windows: {request.windows}",
             remedy="Set calibration.windows lower or calibration.length shorter, or give a longer text",
         )

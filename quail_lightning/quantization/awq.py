@@ -39,7 +39,7 @@ class Awq:
         layer_bits: dict[str, int] | None = None,
         search_steps: int = 20,
     ) -> None:
-        require_package("llmcompressor", "AWQ", "'llmcompressor>=0.13,<0.15'")
+        require_package("llmcompressor", "AWQ", "'llmcompressor>=0.14,<0.15'")
         self.format = PackedFormat(bits, group_size, symmetric, layer_bits)
         self.search_steps = search_steps
 

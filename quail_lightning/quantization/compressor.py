@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -71,9 +72,10 @@ def compress(
         # oneshot reads the config of the folder that the model names; what it names now may be gone, or the hub
         model.config.save_pretrained(folder)
         working.config._name_or_path = folder
-        rows = DataLoader([{"input_ids": row} for row in calibration.cpu()], batch_size=1)  # type: ignore[arg-type]
+        rows: Any = DataLoader([{"input_ids": row} for row in calibration.cpu()], batch_size=1)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"dataset": rows, "processor": object()}  # None: it looks for a tokenizer
         try:
-            oneshot(model=working, recipe=modifiers(), dataset=rows, processor=object())
+            oneshot(model=working, recipe=modifiers(), **settings)
         finally:
             _forget_session()
         compressor = ModelCompressor.from_pretrained_model(working)
@@ -106,14 +108,15 @@ def _assembled(
             f"{', '.join(sorted(converted ^ names))}",
             remedy="Use a uniform quantizer for this architecture",
         )
-    copy_unconverted(working.to(model.device), quantized, names)
+    nn.Module.to(working, model.device)
+    copy_unconverted(working, quantized, names)
     quantized.generation_config = copy.deepcopy(model.generation_config)
     _unpack_quietly(quantized)
     return quantized.train(model.training)
 
 
 def _unpack_quietly(quantized: Any) -> None:
-    """Replace compressed-tensors' hook, which prints bars and dispatches the model anew, by one that only unpacks."""
+    """Let the first forward pass only unpack; compressed-tensors' own hook prints bars and moves the model."""
     from compressed_tensors.compressors.base import decompress_module
     from compressed_tensors.quantization.utils import is_module_quantized
 
@@ -164,7 +167,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _no_pinning_without_accelerator() -> Iterator[None]:
-    """WORKAROUND: llm-compressor 0.13 … 0.14 pins memory for AWQ also where no accelerator is; torch refuses.
+    """WORKAROUND: llm-compressor (0.13 to 0.14.0.1, seen) pins memory for AWQ also where no accelerator is; torch refuses.
 
     It may go when ``test_the_pin_memory_workaround_is_still_needed`` fails.
     """
@@ -173,9 +176,5 @@ def _no_pinning_without_accelerator() -> Iterator[None]:
     if torch.accelerator.is_available():
         yield
         return
-    original = IntermediatesCache.pin_memory
-    IntermediatesCache.pin_memory = lambda self, batch_index, input_names=None: None
-    try:
+    with patch.object(IntermediatesCache, "pin_memory", lambda self, batch_index, input_names=None: None):
         yield
-    finally:
-        IntermediatesCache.pin_memory = original

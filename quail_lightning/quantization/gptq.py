@@ -42,7 +42,7 @@ class Gptq:
     ) -> None:
         if not 0 < dampening < 1:
             raise InputError("dampening must lie in (0, 1)", given=dampening)
-        require_package("llmcompressor", "GPTQ", "'llmcompressor>=0.13,<0.15'")
+        require_package("llmcompressor", "GPTQ", "'llmcompressor>=0.14,<0.15'")
         self.format = PackedFormat(bits, group_size, symmetric, layer_bits)
         self.dampening = dampening
 

@@ -32,7 +32,7 @@ class SmoothQuant:
     def __init__(self, smoothing_strength: float = 0.5) -> None:
         if not 0 <= smoothing_strength <= 1:
             raise InputError("smoothing_strength must lie in [0, 1]", given=smoothing_strength)
-        require_package("llmcompressor", "SmoothQuant", "'llmcompressor>=0.13,<0.15'")
+        require_package("llmcompressor", "SmoothQuant", "'llmcompressor>=0.14,<0.15'")
         self.smoothing_strength = smoothing_strength
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:

@@ -58,7 +58,9 @@ def term_losses(
     functions = [function for term in terms.values() for function in term.needs.tokens]
     values: tuple[Tensor, ...] = ()
     if functions:
-        values = head_terms(states.final[:, :-1], labels, output_head(model), functions, frozen.rows, dtype=dtype)
+        values = head_terms(
+            states.final[:, :-1], labels, output_head(model), functions, frozen.rows, dtype=dtype
+        )
     losses, used = {}, 0
     for name, term in terms.items():
         own = values[used : used + len(term.needs.tokens)]
