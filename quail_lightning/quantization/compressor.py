@@ -167,7 +167,7 @@ def _undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _no_pinning_without_accelerator() -> Iterator[None]:
-    """WORKAROUND: llm-compressor (0.13 to 0.14.0.1, seen) pins memory for AWQ also where no accelerator is; torch refuses.
+    """WORKAROUND: llm-compressor (0.13 to 0.14.0.1) pins memory for AWQ where no accelerator is; torch refuses.
 
     It may go when ``test_the_pin_memory_workaround_is_still_needed`` fails.
     """

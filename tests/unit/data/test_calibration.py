@@ -76,7 +76,7 @@ def test_a_set_is_used_only_when_it_is_named(source: str, first: int) -> None:
 
 @pytest.mark.parametrize("source", ["retain", "forget"])
 def test_a_set_without_a_corpus_is_refused(source: str) -> None:
-    with pytest.raises(InputError, match="needs a corpus.*source: general"):
+    with pytest.raises(InputError, match=r"needs a corpus.*source: general"):
         calibration_tokens(CalibrationRequest(source=source), Letters(), 64)
 
 
@@ -85,7 +85,7 @@ def test_a_text_that_is_too_short_is_refused_with_what_it_holds(tmp_path: Path) 
     path.write_text("abcdefghij")
     with pytest.raises(InputError, match=r"too short.*holds 3 windows of 4 tokens.*windows: 4.*lower"):
         calibration_tokens(CalibrationRequest(windows=4, length=4, text=str(path)), Letters())
-    with pytest.raises(InputError, match="too short.*retain.*holds 5 windows of 40 tokens"):
+    with pytest.raises(InputError, match=r"too short.*retain.*holds 5 windows of 40 tokens"):
         calibration_tokens(CalibrationRequest(source="retain", windows=6), Letters(), 64, SETS)
 
 
