@@ -38,6 +38,20 @@ def require_package(package: str, purpose: str, install: str) -> None:
         raise InputError(f"{purpose} needs {package}, not installed here", remedy=f"Run: pip install {install}")
 
 
+def demand_calibration(calibration: Tensor | None, method: str) -> Tensor:
+    """The calibration tokens.
+
+    Raises:
+        InputError: there are none.
+    """
+    if calibration is None:
+        raise InputError(
+            f"{method} needs calibration tokens",
+            remedy="quail_lightning.data.calibration.calibration_tokens makes them",
+        )
+    return calibration
+
+
 def compress(
     model: PreTrainedModel, modifiers: Callable[[], list[Any]], calibration: Tensor | None, method: str
 ) -> PreTrainedModel:
@@ -56,11 +70,7 @@ def compress(
         InputError: calibration is missing, weights that are not finite, or other layers than the linear ones of
             the body were quantized.
     """
-    if calibration is None:
-        raise InputError(
-            f"{method} needs calibration tokens",
-            remedy="quail_lightning.data.calibration.calibration_tokens makes them",
-        )
+    tokens = demand_calibration(calibration, method)
     linears = quantized_linears(model)
     refuse_non_finite(linears)
     with isolate_rng(), _undisturbed(), tempfile.TemporaryDirectory() as folder:
@@ -72,7 +82,7 @@ def compress(
         # oneshot reads the config of the folder that the model names; what it names now may be gone, or the hub
         model.config.save_pretrained(folder)
         working.config._name_or_path = folder
-        rows: Any = DataLoader([{"input_ids": row} for row in calibration.cpu()], batch_size=1)  # type: ignore[arg-type]
+        rows: Any = DataLoader([{"input_ids": row} for row in tokens.cpu()], batch_size=1)  # type: ignore[arg-type]
         settings: dict[str, Any] = {"dataset": rows, "processor": object()}  # None: it looks for a tokenizer
         try:
             oneshot(model=working, recipe=modifiers(), **settings)
