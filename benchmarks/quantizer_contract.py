@@ -1,6 +1,6 @@
 """Quantizer × promise: run the contract test and print its outcome as a Markdown table.
 
-    python benchmarks/quantizer_contract.py > docs/contract.md
+    python benchmarks/quantizer_contract.py
 
 A cell holds ✓ where the promise is kept in every dtype tried, ✗ where it is not.
 """
@@ -45,12 +45,14 @@ def _table(report: ElementTree.ElementTree) -> str:
             promises.append(promise)
         passed = case.find("failure") is None and case.find("error") is None
         kept[quantizer][promise] = kept[quantizer].get(promise, True) and passed
-    names = sorted(kept)
-    lines = ["| promise | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for promise in promises:
-        cells = ["✓" if kept[name][promise] else "✗" for name in names]
-        lines.append(f"| {promise.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = ["| precision | " + " | ".join(str(number + 1) for number in range(len(promises))) + " |"]
+    lines.append("|---" * (len(promises) + 1) + "|")
+    for name in sorted(kept):
+        lines.append(
+            f"| {name} | " + " | ".join("✓" if kept[name][promise] else "✗" for promise in promises) + " |"
+        )
+    legend = [f"{number}. {promise.replace('_', ' ')}" for number, promise in enumerate(promises, 1)]
+    return "\n".join([*lines, "", *legend])
 
 
 if __name__ == "__main__":

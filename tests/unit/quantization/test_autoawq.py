@@ -11,7 +11,7 @@ CALIBRATION = torch.randint(0, 64, (4, 32), generator=torch.Generator().manual_s
 
 @pytest.mark.parametrize("options", [{"bits": 8}, {"group_size": None}, {"layer_bits": {"*": 8}}])
 def test_what_autoawq_cannot_do_is_refused(options: dict) -> None:
-    with pytest.raises(InputError, match="4 bits, in groups.*backend: llmcompressor"):
+    with pytest.raises(InputError, match=r"4 bits, in groups.*backend: llmcompressor"):
         Awq(backend="autoawq", **options)
 
 
