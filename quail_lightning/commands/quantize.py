@@ -61,7 +61,8 @@ def quantize(
         sets = None if data is None or calibration.source == "general" else _windows(data, tokenizer)
         tokens = calibration_tokens(calibration, tokenizer, positions(config), sets)
     place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    original: Any = load_model(model, getattr(torch, dtype)).to(place)
+    original = load_model(model, getattr(torch, dtype))
+    torch.nn.Module.to(original, place)
     # saved before any forward pass, at which packed weights are unpacked (and bitsandbytes' reordered on CPUs)
     quantized = quantizer.quantize(original, tokens)
     made = {

@@ -18,7 +18,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -71,6 +70,8 @@ def compress(
             the body were quantized.
     """
     tokens = demand_calibration(calibration, method)
+    from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
+
     linears = quantized_linears(model)
     refuse_non_finite(linears)
     with isolate_rng(), _undisturbed(), tempfile.TemporaryDirectory() as folder:
