@@ -18,6 +18,7 @@ TRAINER_VERBS = {
 VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
     "analyze": "weight change, bucket overlap and delivered shift of an unlearned model against its target",
+    "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
 

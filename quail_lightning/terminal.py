@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +41,24 @@ def progress_bars(trainer_options: Mapping[str, Any]) -> list[Callback]:
     if trainer_options.get("enable_progress_bar") is False or any(isinstance(c, ProgressBar) for c in given):
         return []
     return [TQDMProgressBar()]
+
+
+@contextmanager
+def transient_bars() -> Iterator[None]:
+    """Let every tqdm bar that libraries open vanish when it is full, and show none where there is no terminal."""
+    from tqdm import tqdm
+
+    original = tqdm.__init__
+
+    def opened(self: Any, *args: Any, **kwargs: Any) -> None:
+        shown = {"disable": kwargs.get("disable") or None, "leave": False}  # None: only on a terminal
+        original(self, *args, **kwargs | shown)
+
+    tqdm.__init__ = opened
+    try:
+        yield
+    finally:
+        tqdm.__init__ = original
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

@@ -10,15 +10,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_llama() -> Callable[..., LlamaForCausalLM]:
     """Builds a random Llama; widths are multiples of 64, the block of bitsandbytes."""
 
-    def build(dtype: torch.dtype = torch.float32, tied: bool = False) -> LlamaForCausalLM:
+    def build(dtype: torch.dtype = torch.float32, tied: bool = False, width: int = 64) -> LlamaForCausalLM:
         config = LlamaConfig(
             vocab_size=64,
-            hidden_size=64,
-            intermediate_size=128,
+            hidden_size=width,
+            intermediate_size=2 * width,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,

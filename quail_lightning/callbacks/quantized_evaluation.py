@@ -12,11 +12,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
+from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import load_config, load_model
@@ -47,6 +49,8 @@ class QuantizedEvaluation(Callback):
             MUSE's own targets, whose published AUC serves).
         suite: batch sizes and limits.
         max_windows: forget and retain windows whose NLL is taken, evenly spread; None for all.
+        calibration: what AWQ, GPTQ and SmoothQuant are calibrated on; the target's, the retrained and the
+            unlearned model's copies all on the same tokens.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class QuantizedEvaluation(Callback):
         retrained: str | None = None,
         suite: EvaluationSuite = EvaluationSuite(),  # noqa: B008 (frozen)
         max_windows: int | None = 64,
+        calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
     ) -> None:
         if every_n_epochs < 1:
             raise InputError("evaluation.every_n_epochs must be at least 1", given=every_n_epochs)
@@ -63,11 +68,12 @@ class QuantizedEvaluation(Callback):
             raise InputError("evaluation.max_windows must be at least 1, or null for all", given=max_windows)
         self.quantizers = {name: load_quantizer(name) for name in dict.fromkeys(precisions)}
         self.every_n_epochs, self.retrained = every_n_epochs, retrained
-        self.suite, self.max_windows = suite, max_windows
+        self.suite, self.max_windows, self.calibration = suite, max_windows, calibration
         self.rows: list[ResultRow] = []
         self._sixteen_bits = "bf16"
         self._auc_retrain: float | None = None
         self._judged_epoch: int | None = None
+        self._calibration_tokens: Tensor | None = None
 
     # --- when ------------------------------------------------------------------------------------------
 
@@ -101,6 +107,10 @@ class QuantizedEvaluation(Callback):
         for checkpoint in filter(None, (pl_module.target, self.retrained)):
             self.suite.check(
                 data.evaluation_records(), self._windows(data), data.tokenizer, load_config(str(checkpoint))
+            )
+        if self._calibrated():
+            self._calibration_tokens = calibration_tokens(
+                self.calibration, data.tokenizer, positions(load_config(pl_module.target)), data.windows._asdict()
             )
 
     def _put_sixteen_bits_first(self, name: str) -> None:
@@ -168,6 +178,8 @@ class QuantizedEvaluation(Callback):
         self.rows += judged
         if trainer.is_global_zero:
             note = trainer.datamodule.evaluation_records().note  # type: ignore[attr-defined]
+            if calibrated := self._calibrated():
+                note += f" Calibration of {', '.join(calibrated)}: {self.calibration.describe()}."
             write_results(run_folder(trainer), self.rows, note)
             print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 
@@ -185,7 +197,7 @@ class QuantizedEvaluation(Callback):
                 bar.total, bar.n = total, done
                 bar.refresh()
 
-            copy = quantizer.quantize(model)
+            copy = quantizer.quantize(model, self._calibration_tokens)
             measured[precision] = self.suite.evaluate(
                 copy, data.tokenizer, records, windows, self._auc_retrain, show
             )
@@ -202,6 +214,9 @@ class QuantizedEvaluation(Callback):
             precision: metrics | {"privleak": privleak_measure(metrics["membership_auc"], self._auc_retrain)}
             for precision, metrics in measured.items()
         }
+
+    def _calibrated(self) -> list[str]:
+        return [name for name, quantizer in self.quantizers.items() if quantizer.needs_calibration]
 
     def _windows(self, data: Any) -> dict[str, Tensor]:
         most = self.max_windows

@@ -50,8 +50,17 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
         raise _unloadable(name_or_path, error) from error
 
 
-def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path, provenance: Mapping[str, Any]) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer: Any, folder: Path, provenance: Mapping[str, Any], card: str | None = None
+) -> None:
     """Write model, tokenizer and ``provenance.json`` to a folder that does not exist yet, whole or not at all.
+
+    Args:
+        model: as it is to be loaded again.
+        tokenizer: its own.
+        folder: made with its parents.
+        provenance: what the model is and how it was made.
+        card: text of the ``README.md`` beside the weights.
 
     Raises:
         InputError: the folder exists already.
@@ -64,6 +73,8 @@ def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path, provenance:
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2, default=str) + "\n", "utf-8")
+    if card is not None:
+        (partial / "README.md").write_text(card, "utf-8")
     partial.rename(folder)
 
 

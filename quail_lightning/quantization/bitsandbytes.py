@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
-from quail_lightning.quantization.body import quantized_linears, refuse_non_finite
+from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 
@@ -53,6 +53,8 @@ class BitsAndBytes:
         self.double_quantization = double_quantization
         self.outlier_threshold = outlier_threshold
 
+    needs_calibration = False
+
     @property
     def bits(self) -> int:
         """8 for int8, else 4."""
@@ -87,7 +89,7 @@ class BitsAndBytes:
                 f"{', '.join(sorted(converted ^ names))}",
                 remedy="Use a uniform quantizer for this architecture",
             )
-        _copy_the_rest(model, quantized, names)
+        copy_unconverted(model, quantized, names)
         quantized.generation_config = copy.deepcopy(model.generation_config)
         return quantized.train(model.training)
 
@@ -113,22 +115,6 @@ def _converted_layers(quantized: PreTrainedModel) -> set[str]:
 
     kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
     return {name for name, module in quantized.named_modules() if isinstance(module, kinds)}
-
-
-def _copy_the_rest(model: PreTrainedModel, quantized: PreTrainedModel, converted: set[str]) -> None:
-    """Give the copy its own embeddings, norms, head and buffers, bit for bit.
-
-    After ``from_pretrained(state_dict=…)`` they lie in the input's memory, are cast to one dtype, and
-    non-persistent buffers (RoPE's frequencies) are rebuilt rather than copied. Ties stay: each parameter object
-    is filled once.
-    """
-    originals = dict(model.named_parameters())
-    for name, parameter in quantized.named_parameters():
-        if name.removesuffix(".weight") not in converted:
-            parameter.data = originals[name].detach().clone()
-    for name, buffer in model.named_buffers():
-        owner, _, leaf = name.rpartition(".")
-        setattr(quantized.get_submodule(owner), leaf, buffer.detach().clone())
 
 
 @contextmanager

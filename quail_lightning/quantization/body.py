@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,3 +53,47 @@ def refuse_non_finite(linears: list[tuple[str, nn.Linear]]) -> None:
             f"weights to be quantized must be finite; NaN or infinity in {', '.join(broken)}",
             remedy="The training that made this model diverged: go back to an earlier checkpoint",
         )
+
+
+def refuse_indivisible(linears: list[tuple[str, nn.Linear]], group_size: int | None, remedy: str) -> None:
+    """Refuse a group size that leaves a part of a row over.
+
+    Args:
+        linears: the layers to be quantized.
+        group_size: inputs that share a step; None is always fine.
+        remedy: what the user can set instead.
+
+    Raises:
+        InputError: naming every layer concerned with its inputs.
+    """
+    if group_size is None:
+        return
+    misfits = [f"{name} ({linear.in_features})" for name, linear in linears if linear.in_features % group_size]
+    if misfits:
+        raise InputError(
+            f"group_size must divide the inputs of every quantized layer, not so for {', '.join(misfits)}",
+            given=group_size,
+            remedy=remedy,
+        )
+
+
+def copy_unconverted(source: PreTrainedModel, quantized: PreTrainedModel, converted: Collection[str]) -> None:
+    """Give a copy its own embeddings, norms, head and buffers, bit for bit those of ``source``.
+
+    After ``from_pretrained(state_dict=…)`` they lie in the source's memory, are cast to one dtype, and
+    non-persistent buffers (RoPE's frequencies) are rebuilt rather than copied. Ties stay: each parameter object
+    is filled once.
+
+    Args:
+        source: the model whose ``state_dict`` the copy was made from.
+        quantized: the copy, changed in place.
+        converted: names of the layers whose weights another class holds now; their biases are copied.
+    """
+    originals = dict(source.named_parameters())
+    for name, parameter in quantized.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        if owner not in converted or leaf == "bias":
+            parameter.data = originals[name].detach().clone()
+    for name, buffer in source.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        setattr(quantized.get_submodule(owner), leaf, buffer.detach().clone())

@@ -18,8 +18,10 @@ class Quantizer(Protocol):
     """Makes the model as it will be deployed, to be judged in place of the 16-bit one.
 
     The contract, kept for all of them by ``tests/contracts/test_quantizers.py``: the input is unchanged bit for
-    bit and shares no memory with the copy; only the linear layers of the body differ (``quantized_linears``);
-    the same input gives the same copy; torch's, Python's and numpy's random states are as before.
+    bit and shares no memory with the copy; only the linear layers of the body are quantized
+    (``quantized_linears``; AWQ and SmoothQuant also move a factor of each channel from a linear layer into the
+    norm or layer before it, which stays in full precision); the same input and calibration give the same copy;
+    torch's, Python's and numpy's random states are as before.
     """
 
     @property
@@ -30,15 +32,20 @@ class Quantizer(Protocol):
     def granularity(self) -> str:
         """How many weights share a scale: ``tensor``, ``channel``, ``group``, …"""
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether ``quantize`` must be given calibration tokens."""
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """A quantized copy on the model's device, in its dtype and its train or eval mode.
 
         Args:
             model: a Hugging Face model in a floating dtype. It is judged as it is given: cast float32 masters
                 to the export dtype first.
-            calibration: [windows, time] token ids, for the quantizers that look at activations; the others
-                ignore it.
+            calibration: [windows, time] token ids, for the quantizers that look at activations
+                (``needs_calibration``); the others ignore it.
 
         Raises:
-            InputError: the model cannot be quantized this way (no linear layers, NaN, sizes that do not divide).
+            InputError: the model cannot be quantized this way (no linear layers, NaN, sizes that do not divide),
+                or calibration tokens are needed and missing.
         """

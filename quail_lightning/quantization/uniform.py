@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.affine_grid import Granularity, Grid, GridKind, fit_grid
-from quail_lightning.quantization.body import quantized_linears, refuse_non_finite
+from quail_lightning.quantization.body import quantized_linears, refuse_indivisible, refuse_non_finite
+from quail_lightning.quantization.layer_bits import bits_of_layers
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 
@@ -23,6 +24,8 @@ class Uniform:
         group_size: inputs that share a step; with ``group`` only, where it must divide every layer's inputs.
         grid: which formula, see ``quail_lightning.functional.affine_grid``: ``symmetric`` is Eq. 2 of the
             catastrophic-failure paper, ``minmax-floor`` QUAIL's Eq. 2, ``minmax-round`` QUAIL's Eq. 7.
+        layer_bits: mixed precision: shell-style pattern of layer names → bits of those layers
+            (``*.down_proj: 8``); the first that matches counts, the other layers have ``bits``.
 
     Raises:
         InputError: bits outside 2 … 8, or a group size without groups or groups without a size.
@@ -34,13 +37,15 @@ class Uniform:
         granularity: Granularity = "tensor",
         group_size: int | None = None,
         grid: GridKind = "symmetric",
+        layer_bits: dict[str, int] | None = None,
     ) -> None:
-        if not 2 <= bits <= 8:
-            raise InputError(
-                "bits must lie in 2 … 8",
-                given=bits,
-                remedy="For 16 bits use quail_lightning.quantization.Unquantized (precision bf16)",
-            )
+        for given in (bits, *(layer_bits or {}).values()):
+            if not 2 <= given <= 8:
+                raise InputError(
+                    "bits must lie in 2 … 8",
+                    given=given,
+                    remedy="For 16 bits use quail_lightning.quantization.Unquantized (precision bf16)",
+                )
         if granularity == "group" and (group_size is None or group_size < 1):
             raise InputError(
                 "granularity 'group' needs a group_size of at least 1", given=group_size, remedy="64 is usual"
@@ -55,6 +60,9 @@ class Uniform:
         self.granularity: Granularity = granularity
         self.group_size = group_size
         self.grid = grid
+        self.layer_bits = layer_bits
+
+    needs_calibration = False
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
@@ -73,9 +81,10 @@ class Uniform:
             InputError: a weight holds NaN or infinity, or the group size does not divide a layer's inputs.
         """
         linears = quantized_linears(model)
-        self._refuse_indivisible(linears)
+        refuse_indivisible(linears, self.group_size, "Choose a divisor, or granularity: channel")
         refuse_non_finite(linears)
         weights = {name: linear.weight.detach() for name, linear in linears}
+        bits = bits_of_layers(weights, self.bits, self.layer_bits)
         bounds = None
         if self.granularity == "global":
             lows, highs = zip(*(torch.aminmax(weight) for weight in weights.values()), strict=True)
@@ -83,7 +92,7 @@ class Uniform:
         return {
             name: fit_grid(
                 weight,
-                bits=self.bits,
+                bits=bits[name],
                 kind=self.grid,
                 granularity=self.granularity,
                 group_size=self.group_size,
@@ -91,15 +100,3 @@ class Uniform:
             )
             for name, weight in weights.items()
         }
-
-    def _refuse_indivisible(self, linears: list[tuple[str, nn.Linear]]) -> None:
-        size = self.group_size
-        if size is None:
-            return
-        misfits = [f"{name} ({linear.in_features})" for name, linear in linears if linear.in_features % size]
-        if misfits:
-            raise InputError(
-                f"group_size must divide the inputs of every quantized layer, not so for {', '.join(misfits)}",
-                given=size,
-                remedy="Choose a divisor, or granularity: channel",
-            )

@@ -17,6 +17,7 @@ class Unquantized:
 
     bits = 16
     granularity = "none"
+    needs_calibration = False
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.window_records import spread
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.models.activations import decoder_layers, output_head
@@ -22,7 +23,13 @@ LOWEST, HIGHEST = -24.0, 16.0  # log2 of the errors that it tells apart
 
 
 def measure_steps(
-    term: Term, target: PreTrainedModel, windows: Tensor, forward: Forward, dtype: torch.dtype, batch_size: int
+    term: Term,
+    target: PreTrainedModel,
+    windows: Tensor,
+    forward: Forward,
+    dtype: torch.dtype,
+    batch_size: int,
+    tokenizer: Any = None,
 ) -> dict[str, float]:
     """Replace a hinge's ``MeasuredStep`` by what is measured; nothing happens to other terms.
 
@@ -33,6 +40,7 @@ def measure_steps(
         forward: the training step's.
         dtype: of the head's product.
         batch_size: windows a forward pass.
+        tokenizer: the target's, for precisions that are calibrated: on the general text, never on the forget set.
 
     Returns:
         what was measured, by name, for the log.
@@ -40,7 +48,11 @@ def measure_steps(
     how = getattr(term, "step", None)
     if not isinstance(how, MeasuredStep):
         return {}
-    quantized = load_quantizer(how.precision).quantize(target)
+    quantizer, calibration = load_quantizer(how.precision), None
+    if quantizer.needs_calibration:
+        positions = getattr(target.config.get_text_config(), "max_position_embeddings", None)
+        calibration = calibration_tokens(CalibrationRequest(), tokenizer, positions)
+    quantized = quantizer.quantize(target, calibration)
     chosen = spread(windows, how.max_windows)
     if isinstance(term, LayerHinge):
         layers = named_layers(term, len(decoder_layers(target)))

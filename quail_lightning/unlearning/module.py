@@ -198,8 +198,9 @@ class UnlearningModule(LightningModule):
             )
         if isinstance(getattr(self.hinge, "step", None), MeasuredStep):
             assert self.hinge is not None
+            target, forget = self._target_model(), data.trained.forget
             self.measured_steps = measure_steps(
-                self.hinge, self._target_model(), data.trained.forget, self._forward, self._head_dtype(), micro
+                self.hinge, target, forget, self._forward, self._head_dtype(), micro, data.tokenizer
             )
             for name, step in self.measured_steps.items():
                 rank_zero_info(f"measured step of the hinge, {name}: {step:.4g}")

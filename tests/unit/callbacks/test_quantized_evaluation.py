@@ -11,11 +11,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from quail_lightning.callbacks import ExportModel, QuantizedEvaluation
 from quail_lightning.data import MuseDataModule
+from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite
 from quail_lightning.models.checkpoint import load_model, read_provenance, save_model
 from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.objectives import GradientAscent, GradientDescent
+from quail_lightning.quantization import Gptq
 from quail_lightning.results import read_results
 from quail_lightning.unlearning import UnlearningModule
 
@@ -184,3 +186,39 @@ def test_sixteen_bit_row_is_named_after_the_export_dtype(tmp_path, corpus_folder
 def test_an_unknown_precision_is_refused_at_construction():
     with pytest.raises(InputError, match=r"nf5.*Did you mean nf4"):
         QuantizedEvaluation(precisions=["nf5"])
+
+
+def test_calibrated_precisions_see_the_general_text_unless_the_retain_set_is_named(
+    corpus_folder, checkpoint, tmp_path, monkeypatch
+):
+    seen = []
+    original = Gptq.quantize
+    monkeypatch.setattr(
+        Gptq, "quantize", lambda self, model, tokens=None: seen.append(tokens) or original(self, model, tokens)
+    )
+    for source in ("general", "retain"):
+        unlearning, data = parts(corpus_folder, checkpoint)
+        request = CalibrationRequest(source, windows=4, length=16)
+        judge = evaluation(precisions=["gptq4-group64"], calibration=request)
+        run = trainer(tmp_path / source, [judge], epochs=1)
+        run.test(unlearning, datamodule=data, verbose=False)
+        target, unlearned = seen[-2:]
+        assert target.shape == (4, 16)
+        assert torch.equal(target, unlearned)
+        note = json.loads((tmp_path / source / "run/v/results.json").read_text())["note"]
+        assert f"gptq4-group64: 4 windows of at most 16 tokens, {source}" in note
+    # windows of 24 tokens give one run of 16 each; four of them, evenly spread
+    retain = data.windows.retain
+    expected = retain[[number * len(retain) // 4 for number in range(4)], :16]
+    assert torch.equal(seen[-1], expected)
+    assert not torch.equal(seen[0], expected)
+
+
+def test_a_calibration_text_that_is_too_short_is_refused_before_anything_is_judged(
+    corpus_folder, checkpoint, tmp_path
+):
+    unlearning, data = parts(corpus_folder, checkpoint)
+    judge = evaluation(precisions=["gptq4-group64"], calibration=CalibrationRequest("retain", windows=10_000))
+    with pytest.raises(InputError, match="calibration text too short"):
+        trainer(tmp_path, [judge]).fit(unlearning, datamodule=data)
+    assert judge.rows == []

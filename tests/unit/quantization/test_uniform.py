@@ -99,3 +99,24 @@ def test_groups_without_a_size_are_refused(options: dict) -> None:
 def test_a_group_size_without_groups_is_refused(granularity: str) -> None:
     with pytest.raises(InputError, match="of no use"):
         Uniform(4, granularity, group_size=64)
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_bits_of_a_pattern_outside_2_to_8_are_refused(bits: int) -> None:
+    with pytest.raises(InputError, match=f"bits must lie in 2 … 8; got {bits}"):
+        Uniform(4, layer_bits={"*.down_proj": bits})
+
+
+def test_layers_that_a_pattern_names_have_its_bits_and_the_others_the_common_ones(tiny_llama) -> None:
+    model = tiny_llama(torch.float64)
+    quantized = body(Uniform(2, layer_bits={"*.down_proj": 6, "model.layers.1.*": 3}).quantize(model))
+    for name, weight in body(model).items():
+        bits = 6 if name.endswith("down_proj") else 3 if ".1." in name else 2
+        step = np.abs(weight).max() / 2 ** (bits - 1)
+        expected = np.clip(np.round(weight / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * step
+        np.testing.assert_allclose(quantized[name], expected, rtol=0, atol=1e-14, err_msg=name)
+
+
+def test_a_pattern_without_a_layer_is_refused(tiny_llama) -> None:
+    with pytest.raises(InputError, match="no quantized layer is named like"):
+        Uniform(4, layer_bits={"lm_head": 8}).quantize(tiny_llama())

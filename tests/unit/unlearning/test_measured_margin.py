@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from quail_lightning.data import MuseDataModule
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models.activations import activations
 from quail_lightning.models.checkpoint import load_model
@@ -18,7 +19,7 @@ from quail_lightning.objectives import (
     LogitHinge,
     MeasuredStep,
 )
-from quail_lightning.quantization import load_quantizer
+from quail_lightning.quantization import Gptq, load_quantizer
 from quail_lightning.reference import LiveReference
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.measured_margin import measure_steps
@@ -91,6 +92,20 @@ def test_only_some_windows_are_looked_at_evenly_spread(windows, deep):
     some = windows[[0, 2, 4]]  # 0, 7/3 and 14/3
     error = (read(quantized(model, "uniform4-tensor"), some)[0] - read(model, some)[0]).abs()
     assert term.step / 2 == pytest.approx(error.flatten().quantile(0.5).item(), rel=0.01)
+
+
+def test_a_calibrated_precision_is_shown_the_general_text_not_the_forget_set(windows, deep, monkeypatch):
+    model, tokenizer, seen = load_model(deep, torch.float32), load_tokenizer(deep), []
+
+    def quantize(_, target, tokens):
+        seen.append(tokens)
+        return load_quantizer("nf4").quantize(target)
+
+    monkeypatch.setattr(Gptq, "quantize", quantize)
+    term = LogitHinge(MeasuredStep("gptq4"))
+    measure_steps(term, model, windows, activations, torch.float32, 2, tokenizer)
+    assert "ALICE" in tokenizer.decode(seen[0][0])
+    assert seen[0].shape == (64, min(512, model.config.max_position_embeddings))
 
 
 def test_the_target_is_left_as_it_is(windows, deep):

@@ -1,0 +1,123 @@
+"""`quail quantize`: write a model in the format it is deployed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from quail_lightning.commands.model_card import model_card
+from quail_lightning.config_files import find_config
+from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
+from quail_lightning.data.muse import MuseDataModule
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.encoding import positions
+from quail_lightning.models.checkpoint import load_config, load_model, read_provenance, save_model
+from quail_lightning.quantization import Uniform, load_quantizer
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def quantize(
+    model: str,
+    to: str,
+    out: Path,
+    calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
+    data: MuseDataModule | None = None,
+    dtype: Dtype = "bfloat16",
+    device: Device = "auto",
+) -> None:
+    """Write the copy that an evaluation at this precision judges, as a checkpoint that ``from_pretrained`` loads.
+
+    Args:
+        model: folder or hub name of a checkpoint that is not quantized.
+        to: name of the precision.
+        out: folder of the result; its parents are made.
+        calibration: for the precisions that are calibrated.
+        data: corpus of the calibration from the retain or forget set.
+        dtype: to which the weights are cast before they are quantized, as the evaluation does.
+        device: where to quantize; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        InputError: ``out`` exists, no such precision, a package is missing, the model is quantized already, or
+            it cannot be quantized or calibrated this way.
+    """
+    if out.exists():
+        raise InputError(f"--out {out} exists already", remedy="Name another folder, or remove it first")
+    quantizer = load_quantizer(to)
+    config = load_config(model)
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
+    tokenizer = load_tokenizer(model)
+    tokens = None
+    if quantizer.needs_calibration:
+        sets = None if data is None or calibration.source == "general" else _windows(data, tokenizer)
+        tokens = calibration_tokens(calibration, tokenizer, positions(config), sets)
+    place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    original = load_model(model, getattr(torch, dtype))
+    torch.nn.Module.to(original, place)
+    # saved before any forward pass, at which packed weights are unpacked (and bitsandbytes' reordered on CPUs)
+    quantized = quantizer.quantize(original, tokens)
+    made = {
+        "precision": to,
+        "of": model,
+        "dtype": dtype,
+        "quantizer": find_config(f"quantizer/{to}.yaml").read_text("utf-8"),
+        "calibration": asdict(calibration) if quantizer.needs_calibration else None,
+        "simulated": isinstance(quantizer, Uniform),
+    }
+    provenance = read_provenance(Path(model)) or {}
+    card = model_card(model, provenance, made, calibration if quantizer.needs_calibration else None)
+    save_model(quantized, tokenizer, out, provenance | {"quantized": made}, card)
+    print(f"saved: {out} ({to}, {_gib(out)})")
+    if made["simulated"]:
+        print(
+            f"{to} is simulated: the weights are rounded to its grid and stored in {dtype}, at full size; no "
+            "deployment format has this grid"
+        )
+
+
+def add_arguments(parser: Any) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("model", type=str, help="folder or hub name of a checkpoint that is not quantized")
+    parser.add_argument("--to", type=str, required=True, help="precision: a name below configs/quantizer")
+    parser.add_argument("--out", type=str, required=True, help="folder of the result; it must not exist")
+    parser.add_argument(
+        "--calibration",
+        type=CalibrationRequest,
+        default=CalibrationRequest(),
+        help="text for AWQ, GPTQ and SmoothQuant",
+    )
+    parser.add_subclass_arguments(LightningDataModule, "data", required=False)
+    parser.add_argument("--dtype", type=Dtype, default="bfloat16", help="weights are cast to it first")
+    parser.add_argument("--device", type=Device, default="auto", help="where to quantize")
+
+
+def run(arguments: Any) -> None:
+    """Carry the verb out."""
+    quantize(
+        arguments.model,
+        arguments.to,
+        Path(arguments.out),
+        arguments.calibration,
+        arguments.get("data"),
+        arguments.dtype,
+        arguments.device,
+    )
+
+
+def _windows(data: MuseDataModule, tokenizer: Any) -> Mapping[str, Tensor]:
+    data.check(with_records=False)
+    return data.cut_windows(tokenizer)._asdict()
+
+
+def _gib(folder: Path) -> str:
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"

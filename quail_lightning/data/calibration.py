@@ -1,0 +1,124 @@
+"""Calibration tokens: what quantizers that look at activations are shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from quail_lightning.data.window_records import spread
+from quail_lightning.errors import InputError
+
+GENERAL_TEXTS = ("alice.txt", "constitution.txt", "declaration.txt")
+"""Shipped public-domain texts; ``general_text/PROVENANCE.md`` says where they come from."""
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """Which text calibrates AWQ, GPTQ and SmoothQuant, and how much of it.
+
+    What a quantizer is calibrated on decides which weights it protects, so the forget set is never used unless
+    it is asked for by name: a deliberate study (the failure paper's point about the calibration domain).
+
+    Attributes:
+        source: ``general``: a public-domain text that comes with the package, or ``text``; ``retain``: the
+            retain set's windows; ``forget``: the forget set's.
+        windows: how many.
+        length: tokens a window; a model with fewer positions gets windows of its positions.
+        text: a UTF-8 file of your own in place of the shipped text; with ``general`` only.
+    """
+
+    source: Literal["general", "retain", "forget"] = "general"
+    windows: int = 64
+    length: int = 512
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.windows < 1:
+            raise InputError("calibration.windows must be at least 1", given=self.windows)
+        if self.length < 2:
+            raise InputError("calibration.length must be at least 2 tokens", given=self.length)
+        if self.text is not None and self.source != "general":
+            raise InputError(
+                "calibration.text is the general text; drop it, or set source: general", given=self.text
+            )
+        if self.text is not None and not Path(self.text).is_file():
+            raise InputError("calibration.text names no file", given=self.text)
+
+    def describe(self) -> str:
+        """One line for results and model cards."""
+        origin = {"general": self.text or "public-domain text of the package"}.get(
+            self.source, f"{self.source} set"
+        )
+        return f"{self.windows} windows of at most {self.length} tokens, {self.source}: {origin}"
+
+
+def calibration_tokens(
+    request: CalibrationRequest,
+    tokenizer: Any,
+    positions: int | None = None,
+    sets: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """The token windows that a request names, evenly spread over the text.
+
+    Args:
+        request: which text and how much.
+        tokenizer: the model's; each window cut from text opens with its BOS where it has one.
+        positions: the model's positions; None where it has no limit.
+        sets: ``retain`` and ``forget`` → [n, time] token windows; needed for those sources only.
+
+    Returns:
+        [windows, length] int64.
+
+    Raises:
+        InputError: the text is too short, is not UTF-8, or the set is not at hand.
+    """
+    length = request.length if positions is None else min(request.length, positions)
+    if request.source == "general":
+        rows = _cut(_general_text(request), tokenizer, length)
+    elif sets is None or request.source not in sets:
+        raise InputError(
+            f"calibration.source {request.source!r} needs a corpus",
+            remedy="Give a data section, or use source: general",
+        )
+    else:
+        windows = sets[request.source]
+        length = min(length, windows.shape[1])
+        whole = windows.shape[1] // length * length
+        rows = windows[:, :whole].reshape(-1, length)
+    if len(rows) < request.windows:
+        raise InputError(
+            f"calibration text too short ({request.source}): it holds {len(rows)} windows of {length} tokens",
+            given=f"windows: {request.windows}",
+            remedy="Set calibration.windows lower or calibration.length shorter, or give a longer text",
+        )
+    return spread(rows, request.windows)
+
+
+def _general_text(request: CalibrationRequest) -> str:
+    if request.text is None:
+        folder = files("quail_lightning.data") / "general_text"
+        raw = "\n\n".join((folder / name).read_text("utf-8") for name in GENERAL_TEXTS)
+    else:
+        try:
+            raw = Path(request.text).read_text("utf-8")
+        except UnicodeDecodeError as problem:
+            raise InputError(f"calibration.text is not UTF-8 ({problem.reason})", given=request.text) from problem
+    paragraphs = (re.sub(r"\s+", " ", paragraph).strip() for paragraph in re.split(r"\n\s*\n", raw))
+    return "\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def _cut(text: str, tokenizer: Any, length: int) -> Tensor:
+    """[n, length]: whole windows only, so that no text is shown twice."""
+    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    run = length - len(opening)
+    count = len(tokens) // run
+    rows = [opening + tokens[number * run : (number + 1) * run] for number in range(count)]
+    return torch.tensor(rows, dtype=torch.int64).view(count, length)

@@ -1,0 +1,72 @@
+"""AWQ by the archived AutoAWQ package, which the papers used: its own algorithm and checkpoint format."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from quail_lightning.errors import InputError
+from quail_lightning.quantization.body import quantized_linears, refuse_indivisible, refuse_non_finite
+from quail_lightning.quantization.protocol import PreTrainedModel
+from quail_lightning.terminal import transient_bars
+
+
+def quantize_with_autoawq(
+    model: PreTrainedModel, calibration: Tensor, group_size: int, zero_point: bool
+) -> PreTrainedModel:
+    """A 4-bit copy with AutoAWQ's ``WQLinear_GEMM`` layers, which compute in float16.
+
+    Args:
+        model: unchanged.
+        calibration: [windows, time] token ids; all windows go through a layer at once.
+        group_size: inputs of a row that share scale and zero point.
+        zero_point: False: levels around 0.
+
+    Returns:
+        the copy, whose ``save_pretrained`` writes the classic AWQ format (``quant_method: awq``).
+
+    Raises:
+        InputError: AutoAWQ does not know the architecture, or the weights or the group size do not fit.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package's own notice that it is archived
+        from awq.models._config import AwqConfig
+        from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
+    linears = quantized_linears(model)
+    refuse_indivisible(
+        linears, group_size, "Set group_size in a copy of the quantizer's file to a divisor (64, 32)"
+    )
+    refuse_non_finite(linears)
+    kind = model.config.model_type
+    if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
+        raise InputError(
+            "AutoAWQ does not know this architecture", given=kind, remedy="Use backend: llmcompressor"
+        )
+    settings = {"zero_point": zero_point, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
+    with isolate_rng(), transient_bars(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        working = copy.deepcopy(model).eval()
+        wrapped = AWQ_CAUSAL_LM_MODEL_MAP[kind](
+            working, kind, False, working.config, AwqConfig.from_dict(settings), None
+        )
+        wrapped.quantize(
+            quant_config=settings,
+            calib_data=calibration.tolist(),
+            max_calib_samples=len(calibration),
+            max_calib_seq_len=calibration.shape[1],
+        )
+    quantized: PreTrainedModel = wrapped.model
+    quantized.config.quantization_config = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": group_size,
+        "zero_point": zero_point,
+        "version": "gemm",
+        "modules_to_not_convert": None,
+    }
+    torch.nn.Module.to(quantized, model.device)
+    return quantized.train(model.training)

@@ -1,0 +1,191 @@
+"""llm-compressor on a model in memory: calibrate a copy, pack it, and leave no trace.
+
+What is handed back is the model that loading the exported checkpoint gives: packed weights in compressed-tensors'
+format, which vLLM loads too, unpacked to the model's dtype at the first forward pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from quail_lightning.errors import InputError
+from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
+from quail_lightning.quantization.protocol import PreTrainedModel
+from quail_lightning.terminal import transient_bars
+
+
+def require_package(package: str, purpose: str, install: str) -> None:
+    """Refuse what needs a package that is not there.
+
+    Raises:
+        InputError: with the command that installs it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{purpose} needs {package}, not installed here", remedy=f"Run: pip install {install}")
+
+
+def demand_calibration(calibration: Tensor | None, method: str) -> Tensor:
+    """The calibration tokens.
+
+    Raises:
+        InputError: there are none.
+    """
+    if calibration is None:
+        raise InputError(
+            f"{method} needs calibration tokens",
+            remedy="quail_lightning.data.calibration.calibration_tokens makes them",
+        )
+    return calibration
+
+
+def compress(
+    model: PreTrainedModel, modifiers: Callable[[], list[Any]], calibration: Tensor | None, method: str
+) -> PreTrainedModel:
+    """A packed copy of a model.
+
+    Args:
+        model: unchanged.
+        modifiers: makes llm-compressor's recipe; called after its import.
+        calibration: [windows, time] token ids; the windows are shown one at a time.
+        method: named in errors.
+
+    Returns:
+        the copy, on the model's device, in its dtype and mode.
+
+    Raises:
+        InputError: calibration is missing, weights that are not finite, or other layers than the linear ones of
+            the body were quantized.
+    """
+    tokens = demand_calibration(calibration, method)
+    from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
+
+    linears = quantized_linears(model)
+    refuse_non_finite(linears)
+    with isolate_rng(), _undisturbed(), tempfile.TemporaryDirectory() as folder:
+        from compressed_tensors.compressors import ModelCompressor
+        from compressed_tensors.offload import remove_dispatch
+        from llmcompressor import oneshot
+
+        working = copy.deepcopy(model).eval().requires_grad_(False)
+        # oneshot reads the config of the folder that the model names; what it names now may be gone, or the hub
+        model.config.save_pretrained(folder)
+        working.config._name_or_path = folder
+        rows: Any = DataLoader([{"input_ids": row} for row in tokens.cpu()], batch_size=1)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"dataset": rows, "processor": object()}  # None: it looks for a tokenizer
+        try:
+            oneshot(model=working, recipe=modifiers(), **settings)
+        finally:
+            _forget_session()
+        compressor = ModelCompressor.from_pretrained_model(working)
+        compressor.compress_model(working)
+        compressor.update_config(folder)
+        packing = json.loads((Path(folder) / "config.json").read_text("utf-8"))["quantization_config"]
+        remove_dispatch(working)  # calibration leaves one behind; parameters are plain tensors after it
+        return _assembled(model, working, packing, {name for name, _ in linears})
+
+
+def _assembled(
+    model: PreTrainedModel, working: PreTrainedModel, packing: dict[str, Any], names: set[str]
+) -> PreTrainedModel:
+    """The copy, built as transformers builds it from an exported checkpoint."""
+    from compressed_tensors.quantization.utils import is_module_quantized
+
+    config = copy.deepcopy(model.config)
+    config.quantization_config = packing
+    quantized: PreTrainedModel = type(model).from_pretrained(
+        None,
+        config=config,
+        state_dict=working.state_dict(),
+        dtype=model.dtype,
+        device_map={"": str(model.device)},
+    )
+    converted = {name for name, module in quantized.named_modules() if is_module_quantized(module)}
+    if converted != names:
+        raise InputError(
+            f"llm-compressor quantized other layers of {type(model).__name__} than the linear ones of its body: "
+            f"{', '.join(sorted(converted ^ names))}",
+            remedy="Use a uniform quantizer for this architecture",
+        )
+    nn.Module.to(working, model.device)
+    copy_unconverted(working, quantized, names)
+    quantized.generation_config = copy.deepcopy(model.generation_config)
+    _unpack_quietly(quantized)
+    return quantized.train(model.training)
+
+
+def _unpack_quietly(quantized: Any) -> None:
+    """Let the first forward pass only unpack; compressed-tensors' own hook prints bars and moves the model."""
+    from compressed_tensors.compressors.base import decompress_module
+    from compressed_tensors.quantization.utils import is_module_quantized
+
+    quantized.ct_decompress_hook.remove()
+    del quantized.ct_decompress_hook
+
+    def unpack(module: nn.Module, _: Any) -> None:
+        for part in list(module.modules()):
+            if is_module_quantized(part):
+                decompress_module(part)
+        handle.remove()
+
+    handle = quantized.register_forward_pre_hook(unpack)
+
+
+def _forget_session() -> None:
+    """llm-compressor keeps the model of the last call in a global session."""
+    from llmcompressor.core import active_session, reset_session
+
+    active_session().reset()
+    reset_session()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Quiet, without lasting changes to the environment, and with the CPU fault of AWQ worked around."""
+    from loguru import logger
+    from transformers.utils import logging as transformers_logging
+
+    parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = parallelism or "false"
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    import llmcompressor  # noqa: F401 (it sets its loggers up when it is imported)
+
+    logger.disable("llmcompressor")
+    logger.disable("compressed_tensors")
+    try:
+        with transient_bars(), _no_pinning_without_accelerator():
+            yield
+    finally:
+        logger.enable("llmcompressor")
+        logger.enable("compressed_tensors")
+        transformers_logging.set_verbosity(verbosity)
+        if parallelism is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+
+
+@contextmanager
+def _no_pinning_without_accelerator() -> Iterator[None]:
+    """WORKAROUND: llm-compressor (0.13 to 0.14.0.1) pins memory for AWQ where no accelerator is; torch refuses.
+
+    It may go when ``test_the_pin_memory_workaround_is_still_needed`` fails.
+    """
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if torch.accelerator.is_available():
+        yield
+        return
+    with patch.object(IntermediatesCache, "pin_memory", lambda self, batch_index, input_names=None: None):
+        yield

@@ -1,0 +1,68 @@
+"""GPTQ (Frantar et al. 2023), through llm-compressor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from quail_lightning.errors import InputError
+from quail_lightning.quantization.body import quantized_linears
+from quail_lightning.quantization.compressor import compress, require_package
+from quail_lightning.quantization.packed_format import PackedFormat
+from quail_lightning.quantization.protocol import PreTrainedModel
+
+
+class Gptq:
+    """Rounds the columns of a weight one after another and lets the later ones make up for the error so far.
+
+    The error is that of the layer's output on calibration tokens (Eq. 1 of the paper; columns in the order of
+    their activations' size, their groups fixed beforehand).
+
+    Args:
+        bits: 4 or 8.
+        group_size: inputs of a row that share a scale; must divide every layer's inputs; None: the whole row.
+        symmetric: True, the usual GPTQ layout, has no zero point.
+        layer_bits: mixed precision: shell-style pattern of layer names → bits (``*.down_proj: 8``).
+        dampening: share of the Hessian's mean diagonal that is added to it; more is stabler and less exact.
+
+    Raises:
+        InputError: bits that cannot be packed, dampening outside (0, 1), or llm-compressor is not installed.
+    """
+
+    needs_calibration = True
+
+    def __init__(
+        self,
+        bits: int = 4,
+        group_size: int | None = 128,
+        symmetric: bool = True,
+        layer_bits: dict[str, int] | None = None,
+        dampening: float = 0.01,
+    ) -> None:
+        if not 0 < dampening < 1:
+            raise InputError("dampening must lie in (0, 1)", given=dampening)
+        require_package("llmcompressor", "GPTQ", "'llmcompressor>=0.14,<0.15'")
+        self.format = PackedFormat(bits, group_size, symmetric, layer_bits)
+        self.dampening = dampening
+
+    @property
+    def bits(self) -> int:
+        """Of the layers that no pattern names."""
+        return self.format.bits
+
+    @property
+    def granularity(self) -> str:
+        """``group128``, or ``channel``."""
+        return self.format.granularity
+
+    def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
+        """See ``Quantizer.quantize``."""
+        groups = self.format.groups(quantized_linears(model))
+
+        def modifiers() -> list[Any]:
+            from llmcompressor.modifiers.gptq import GPTQModifier
+
+            return [GPTQModifier(config_groups=groups, dampening_frac=self.dampening)]
+
+        return compress(model, modifiers, calibration, "GPTQ")

@@ -1,0 +1,144 @@
+"""`quail quantize`: what is written is what is evaluated."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from quail_lightning.cli import main
+from quail_lightning.commands.quantize import quantize
+from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
+from quail_lightning.errors import InputError
+from quail_lightning.models.checkpoint import load_model
+from quail_lightning.quantization import load_quantizer
+from quail_lightning.results import Estimate, ResultRow, write_results
+
+FEW = CalibrationRequest(windows=4, length=32)
+SMALL = ["--calibration.windows=4", "--calibration.length=32"]  # the same
+TOKENS = torch.arange(48).reshape(2, 24)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "precision",
+    ["awq4-group64", "gptq4-group64", "smoothquant8", "nf4", "fp4", "int8", "uniform4-group64", "bf16"],
+)
+def test_the_reloaded_export_gives_the_logits_of_the_evaluated_copy(checkpoint: str, precision: str) -> None:
+    quantize(checkpoint, precision, Path("out"), FEW)
+    model, tokenizer = load_model(checkpoint, torch.bfloat16), AutoTokenizer.from_pretrained(checkpoint)
+    evaluated = load_quantizer(precision).quantize(model, calibration_tokens(FEW, tokenizer, 256))
+    reloaded = AutoModelForCausalLM.from_pretrained("out").eval()
+    with torch.no_grad():
+        assert torch.equal(reloaded(TOKENS).logits, evaluated(TOKENS).logits)
+    assert AutoTokenizer.from_pretrained("out").get_vocab() == tokenizer.get_vocab()
+    assert not list(Path().glob(".*"))
+
+
+def test_tokenizer_card_and_provenance_stand_beside_the_weights(checkpoint: str) -> None:
+    main(["quantize", checkpoint, "--to", "gptq4-group64", "--out", "made/out", *SMALL])
+    card = Path("made/out/README.md").read_text()
+    for part in (
+        f'base_model: "{checkpoint}"',
+        "quail_lightning.quantization.Gptq",
+        "group_size: 64",
+        "4 windows of at most 32 tokens, general",
+        "Made by `tests`",
+        "no results.json",
+    ):
+        assert part in card
+    provenance = json.loads(Path("made/out/provenance.json").read_text())
+    assert provenance["made_by"] == "tests"
+    assert provenance["quantized"]["precision"] == "gptq4-group64"
+    assert provenance["quantized"]["calibration"]["source"] == "general"
+
+
+def test_the_card_shows_the_last_epoch_of_the_run_that_made_the_model(checkpoint: str) -> None:
+    shutil.copytree(checkpoint, "run/model")
+    rows = [
+        ResultRow("target", "nf4", {"nll_forget": Estimate(1.0, 9, 0.5, 1.5)}),
+        ResultRow("unlearned", "nf4", {"nll_forget": Estimate(2.0, 9, 1.5, 2.5)}, 1),
+        ResultRow("unlearned", "bf16", {"nll_forget": Estimate(3.25, 9, 3.0, 3.5)}, 2),
+        ResultRow("unlearned", "nf4", {"nll_forget": Estimate(4.5, 9, 4.0, 5.0)}, 2),
+        ResultRow("unlearned", "fp4", {"nll_forget": Estimate(5.5, 9, 4.0, 7.0)}, 2),
+    ]
+    write_results(Path("run"), rows)
+    quantize("run/model", "nf4", Path("out"))
+    card = Path("out/README.md").read_text()
+    assert "| bf16 | 3.25 [3, 3.5], n 9 |" in card
+    assert "| nf4 | 4.5 [4, 5], n 9 |" in card
+    assert "| fp4" not in card
+    assert "1.5 [" not in card
+    assert "Calibration: none" in card
+
+
+def test_a_simulated_grid_is_said_to_be_one(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    quantize(checkpoint, "uniform4-group64", Path("out"))
+    assert "simulated" in capsys.readouterr().out
+    assert "as large as the original" in " ".join(Path("out/README.md").read_text().split())
+
+
+def test_calibration_on_the_forget_set_is_said_on_the_card(checkpoint: str, corpus_folder: Path) -> None:
+    data = ["--data=quail_lightning.data.MuseDataModule", f"--data.corpus={corpus_folder}", "--data.max_len=32"]
+    source = ["--calibration.source=forget", "--calibration.windows=4", "--calibration.length=32"]
+    main(["quantize", checkpoint, "--to", "gptq4-group64", "--out", "out", *source, *data])
+    assert "Calibrated on the forget set" in Path("out/README.md").read_text()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["quantize", *arguments])
+    assert ended.value.code == 2
+    assert not Path("out").exists()
+    return capsys.readouterr().err
+
+
+def test_an_output_folder_that_exists_is_refused(checkpoint: str) -> None:
+    Path("out").mkdir()
+    with pytest.raises(InputError, match="--out out exists already"):
+        quantize(checkpoint, "nf4", Path("out"))
+    assert list(Path("out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (("--to", "awq5"), "no such precision; got 'awq5'"),
+        (("--to", "gptq4"), "group_size must divide"),
+        (("--to", "awq4-group64", "--calibration.windows=100000"), "calibration text too short"),
+        (("--to", "awq4-group64", "--calibration.source=retain"), "needs a corpus"),
+        (("--to", "awq4-group64", "--calibration.source=holdout"), "holdout"),
+        (("--to", "awq4-group64", "--calibration.text=nowhere.txt"), "names no file"),
+        (("--too", "nf4"), "--too"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_written(
+    checkpoint: str, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], fact: str
+) -> None:
+    assert fact in refused(capsys, checkpoint, "--out", "out", *options)
+
+
+def test_a_model_that_is_quantized_already_is_refused(checkpoint: str) -> None:
+    quantize(checkpoint, "nf4", Path("first"))
+    with pytest.raises(InputError, match="quantized already; got 'first'"):
+        quantize("first", "int8", Path("out"))
+
+
+def test_a_model_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere" in refused(capsys, "nowhere", "--to", "nf4", "--out", "out")
+
+
+def test_a_write_that_fails_leaves_no_folder(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", full)
+    with pytest.raises(OSError, match="No space"):
+        quantize(checkpoint, "bf16", Path("out"))
+    assert not Path("out").exists()

@@ -1,0 +1,41 @@
+import importlib.util
+
+import pytest
+import torch
+
+from quail_lightning.errors import InputError
+from quail_lightning.quantization import Awq, quantized_linears
+
+CALIBRATION = torch.randint(0, 64, (4, 32), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("options", [{"bits": 8}, {"group_size": None}, {"layer_bits": {"*": 8}}])
+def test_what_autoawq_cannot_do_is_refused(options: dict) -> None:
+    with pytest.raises(InputError, match=r"4 bits, in groups.*backend: llmcompressor"):
+        Awq(backend="autoawq", **options)
+
+
+def test_the_missing_package_is_named_with_its_extra(monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs awq, not installed.*pip install 'quail-lightning\[autoawq\]'"):
+        Awq(backend="autoawq")
+
+
+def test_calibration_is_demanded(tiny_llama, monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(InputError, match="AWQ needs calibration tokens"):
+        Awq(group_size=64, backend="autoawq").quantize(tiny_llama())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("awq") is None, reason="the extra autoawq is not installed")
+def test_the_copy_has_autoawq_s_layers_and_the_input_is_unchanged(tiny_llama) -> None:
+    model = tiny_llama()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    quantized = Awq(group_size=64, backend="autoawq").quantize(model, CALIBRATION)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    for name, linear in quantized_linears(model):
+        assert quantized.get_submodule(name).qweight.numel() * 8 == linear.weight.numel()
+    assert quantized.config.quantization_config["quant_method"] == "awq"
+    with torch.no_grad():
+        error = quantized(CALIBRATION).logits - model(CALIBRATION).logits
+        assert error.norm() < 0.3 * model(CALIBRATION).logits.norm()
