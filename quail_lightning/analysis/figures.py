@@ -52,6 +52,8 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
 
 def _histograms(found: Comparison, questions: Questions) -> Figure:
     """A panel for each bit width: tensors by their overlap, every tensor on its own grid where that was asked."""
+    from matplotlib.ticker import MaxNLocator
+
     granularity = "tensor" if "tensor" in questions.granularities else questions.granularities[0]
     kind, widths = questions.kinds[0], sorted(set(questions.bits), reverse=True)
     how = "tensor-wise" if granularity == "tensor" else granularity
@@ -61,7 +63,7 @@ def _histograms(found: Comparison, questions: Questions) -> Figure:
         shares = [100 * tensor.overlaps[key].overlap for tensor in found.within("quantized")]
         low, high = min(shares), max(shares)
         margin = max(0.01, (high - low) * 0.05)
-        axis.yaxis.get_major_locator().set_params(integer=True)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         axis.hist(shares, bins=30, range=(low - margin, min(100.0, high + margin) + 1e-9), color=color)
         axis.set_title(f"{bits} bits", fontsize=10)
         axis.set_xlabel("overlap, %")

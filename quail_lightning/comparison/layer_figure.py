@@ -53,7 +53,7 @@ def number_layers(axis: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.yaxis.get_major_formatter().set_useOffset(False)
+    axis.ticklabel_format(axis="y", useOffset=False)
 
 
 def _label(key: GridKey, questions: Questions) -> str:
