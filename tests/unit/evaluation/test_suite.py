@@ -81,7 +81,7 @@ def test_limits_take_the_first_records(model: Any, tokenizer: Any) -> None:
 def test_a_model_that_repeats_the_truth_scores_100(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def recite(model: Any, tokenizer: Any, prompts: list[str], *args: Any) -> list[str]:
+    def recite(model: Any, tokenizer: Any, prompts: list[str], *args: Any, **options: Any) -> list[str]:
         known = {record.prompt: record.truth for record in RECORDS.verbatim or ()}
         answers = {
             f"Question: {pair.question}\nAnswer: ": f"{pair.answer}\n\nQuestion:" for pair in ASKED.questions
