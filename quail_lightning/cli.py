@@ -17,6 +17,7 @@ TRAINER_VERBS = {
 }
 VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
+    "evaluate": "judge saved models on a benchmark, or score a published log again",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
 

@@ -66,7 +66,7 @@ def attack_aucs(scores: Mapping[str, Sequence[Scores]]) -> tuple[dict[str, float
         if rows and len(values) == len(rows):
             columns[split, attack] = values
         elif rows:
-            notes.append(f"{attack}: {len(rows) - len(values)} of {len(rows)} {split} texts have no score; left out")
+            notes.append(f"{attack}: {len(rows) - len(values)} of {len(rows)} {split} texts have no score")
     aucs = {}
     for negative, positive, attack in product(SPLITS, SPLITS, ATTACKS):
         if (negative, attack) in columns and (positive, attack) in columns:

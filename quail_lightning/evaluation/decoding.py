@@ -85,10 +85,7 @@ def continuations(
     shared = 0 if prefix is None else len(prefix.tokens)
     ids, mask = left_pad([row[shared:] for row in rows], 0)
     capacity = shared + ids.shape[1] + how.max_new_tokens
-    if prefix is None:
-        cache = GrowingCache(how.layers, capacity)
-    else:
-        cache = prefix.cache.expanded(len(rows), capacity)
+    cache = GrowingCache(how.layers, capacity) if prefix is None else prefix.cache.expanded(len(rows), capacity)
     # one mask for all steps, seen a token further in each
     seen = torch.ones(len(rows), capacity, dtype=torch.long)
     seen[:, shared : shared + ids.shape[1]] = mask

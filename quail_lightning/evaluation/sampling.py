@@ -63,6 +63,5 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 def draw(logits: Tensor, sampling: Sampling, rows: list[torch.Generator]) -> list[int]:
     """One token a row, each from its own generator."""
     chances = probabilities(logits, sampling).cpu()
-    return [
-        int(torch.multinomial(chance, 1, generator=generator)) for chance, generator in zip(chances, rows, strict=True)
-    ]
+    drawn = zip(chances, rows, strict=True)
+    return [int(torch.multinomial(chance, 1, generator=generator)) for chance, generator in drawn]
