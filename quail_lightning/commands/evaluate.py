@@ -114,7 +114,7 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
 
             judged[model] = judge.judge(model, records[model], wanted, show)
     retrained = None if arguments.retrained is None else judged[arguments.retrained][sixteen.name]
-    partial = "" if arguments.limit is None else f" [partial: first {arguments.limit}]"
+    partial = "" if arguments.limit is None else f" (partial: first {arguments.limit})"
     rows, content = [], []
     for model, by_precision in judged.items():
         auc_retrain = _auc_retrain(model, benchmark, arguments.protocol, retrained)
