@@ -8,8 +8,8 @@ lower-cased form, a Python loop over their tokens. Both run in this process, on 
 float32 (with Llama-2's number of words) and the same records: MUSE's number of records and Llama-2's number of
 tokens in them, synthetic unless --corpus names a folder in MUSE's layout.
 
-With --quick fewer records are evaluated, and the reference runs on the first few of these; its time for all of them
-is its time a record times their number, since it treats each by itself.
+With --quick fewer records are evaluated, and the reference runs on the first few of these; its time for all of
+them is its time a record times their number, since it treats each by itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from quail_lightning.terminal import quiet_libraries
 
 WORDS = 32_000  # of Llama-2's tokenizer
 SHAPES = {
-    "small": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 8, "num_attention_heads": 4},
+    "small": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
     "1b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
 }
 PROMPT, TRUTH, TEXT, QUESTION, ANSWER = 930, 150, 1_900, 14, 4  # tokens of a NEWS record under Llama-2's tokenizer
@@ -204,7 +204,7 @@ def _model(shape: str, words: int) -> Any:
     config = LlamaConfig(
         vocab_size=words,
         max_position_embeddings=8_192,
-        tie_word_embeddings=shape == "small",
+        tie_word_embeddings=False,  # as in Llama-2
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,

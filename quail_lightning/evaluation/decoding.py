@@ -85,12 +85,21 @@ def continuations(
     shared = 0 if prefix is None else len(prefix.tokens)
     ids, mask = left_pad([row[shared:] for row in rows], 0)
     capacity = shared + ids.shape[1] + how.max_new_tokens
-    cache = GrowingCache(how.layers, capacity) if prefix is None else prefix.cache.expanded(len(rows), capacity)
     # one mask for all steps, seen a token further in each
     seen = torch.ones(len(rows), capacity, dtype=torch.long)
     seen[:, shared : shared + ids.shape[1]] = mask
     places = (seen.cumsum(1) - 1).clamp(min=0).to(model.device)
     seen, ids = seen.to(model.device), ids.to(model.device)
+
+    end = shared + ids.shape[1]
+    if prefix is None and len(rows) > 1 and model.device.type == "cpu":
+        logits, cache = _read_alone(model, rows, how.layers, capacity)
+        ids = ids[:, :0]
+    else:
+        cache = (
+            GrowingCache(how.layers, capacity) if prefix is None else prefix.cache.expanded(len(rows), capacity)
+        )
+        logits = torch.empty(0)
 
     def step(start: int, end: int) -> Tensor:
         output = model(
@@ -106,8 +115,8 @@ def continuations(
     new: list[list[int]] = [[] for _ in rows]
     live = list(range(len(rows)))  # rows in the batch; the finished ones among them only fill it
     finished: set[int] = set()
-    end = shared + ids.shape[1]
-    logits = step(shared, end)
+    if ids.shape[1]:
+        logits = step(shared, end)
     for made in range(1, how.max_new_tokens + 1):
         tokens = _choose(logits, how, None if drawing is None else [drawing[row] for row in live])
         for row, token in zip(live, tokens, strict=True):
@@ -138,6 +147,24 @@ def left_pad(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
         ids[position, longest - len(row) :] = torch.tensor(row, dtype=torch.long)
         mask[position, longest - len(row) :] = 1
     return ids, mask
+
+
+def _read_alone(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: int, capacity: int
+) -> tuple[Tensor, GrowingCache]:
+    """Logits after each row, and their joint cache; the rows are read one by one.
+
+    A processor is as busy with one long prompt as with many, and alone a prompt needs no padding and no mask.
+    """
+    caches, logits = [], []
+    for row in rows:
+        cache = GrowingCache(layers, len(row))
+        given = torch.tensor([list(row)], device=model.device)
+        logits.append(
+            model(input_ids=given, past_key_values=cache, use_cache=True, **_last_only(model)).logits[:, -1]
+        )
+        caches.append(cache)
+    return torch.cat(logits), GrowingCache.joined(caches, capacity)
 
 
 def _one_row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,8 @@ class _GrowingLayer(DynamicLayer):
     def reserve(self, keys: Tensor, values: Tensor, rows: int) -> None:
         """Buffers for ``rows`` rows of the shape of ``keys`` and ``values``."""
         self.buffers = [
-            torch.empty(rows, like.shape[1], self.capacity, like.shape[3], dtype=like.dtype, device=like.device)
+            # zeros: what masked padding holds is multiplied by 0, and must be finite
+            torch.zeros(rows, like.shape[1], self.capacity, like.shape[3], dtype=like.dtype, device=like.device)
             for like in (keys, values)
         ]
 
@@ -79,6 +81,23 @@ class GrowingCache(Cache):
         cache = GrowingCache(0, capacity)
         cache.layers = [layer.expanded(rows, capacity) for layer in self.layers]
         return cache
+
+    @classmethod
+    def joined(cls, alone: Sequence[GrowingCache], capacity: int) -> GrowingCache:
+        """One cache of several with one row each, padded on the left to the longest."""
+        longest = max(cache.get_seq_length() for cache in alone)
+        joined = cls(0, capacity)
+        for own in zip(*(cache.layers for cache in alone), strict=True):
+            layer = _GrowingLayer(capacity)
+            layer.lazy_initialization(own[0].keys, own[0].values)
+            layer.reserve(own[0].keys, own[0].values, len(own))
+            for row, single in enumerate(own):
+                first = longest - single.keys.shape[-2]
+                layer.buffers[0][row, :, first:longest] = single.keys[0]
+                layer.buffers[1][row, :, first:longest] = single.values[0]
+            layer.show(longest)
+            joined.layers.append(layer)
+        return joined
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows only, in this order."""
