@@ -18,6 +18,7 @@ TRAINER_VERBS = {
 VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
     "evaluate": "judge saved models on a benchmark, or score a published log again",
+    "folds": "unlearn several forget sets in turn (MUSE's sustainability and scalability)",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
 
