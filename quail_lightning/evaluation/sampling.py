@@ -35,7 +35,9 @@ def completed(sampling: Sampling, own: object) -> Sampling:
 
 def generators(sampling: Sampling, prompts: range | list[int]) -> list[torch.Generator]:
     """One generator a prompt, by its number."""
-    return [torch.Generator().manual_seed((sampling.seed << 32) + number) for number in prompts]
+    # torch's CPU generator looks at the lower 32 bits of a seed only, so both numbers must go into these
+    seeds = [(sampling.seed * 1_000_003 + number) % 2**32 for number in prompts]
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -53,8 +53,8 @@ def test_a_log_is_scored_again_without_a_model(log, capsys):
     assert "own 7B models only" in shown
 
 
-def test_another_log_can_be_what_m3_is_measured_against(log):
-    other = shutil.copytree(log, "other")
+def test_another_log_can_be_what_m3_is_measured_against(log, tmp_path):
+    other = shutil.copytree(log, tmp_path / "other")
     scores = {"forget": [{"Min-40%": 2.0}], "holdout": [{"Min-40%": 2.0}]}
     (other / "privleak/log.json").write_text(json.dumps(scores))
     found = evaluate("--from-log", log, "--benchmark", "muse-books", "--retrained", other)
