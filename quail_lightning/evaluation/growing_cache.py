@@ -21,48 +21,49 @@ class _GrowingLayer(DynamicLayer):
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
-        self.capacity = capacity
-        self.buffers: list[Tensor] = []
+        self.capacity, self.tokens = capacity, 0
+        self.buffers: list[Tensor] = []  # keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
+        if not self.buffers:
             self.reserve(key_states, value_states, len(key_states))
-        start = self.get_seq_length() if self.keys.numel() else 0
-        end = start + key_states.shape[-2]
+        end = self.tokens + key_states.shape[-2]
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = new
-        self.show(end)
-        return self.keys, self.values
+            buffer[:, :, self.tokens : end] = new
+        return self.show(end)
 
     def reserve(self, keys: Tensor, values: Tensor, rows: int) -> None:
         """Buffers for ``rows`` rows of the shape of ``keys`` and ``values``."""
+        self.lazy_initialization(keys, values)
         self.buffers = [
             # zeros: what masked padding holds is multiplied by 0, and must be finite
             torch.zeros(rows, like.shape[1], self.capacity, like.shape[3], dtype=like.dtype, device=like.device)
             for like in (keys, values)
         ]
 
-    def show(self, tokens: int) -> None:
+    def show(self, tokens: int) -> tuple[Tensor, Tensor]:
         """Make the first ``tokens`` tokens visible."""
-        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self.buffers)
-
-    def expanded(self, rows: int, capacity: int) -> _GrowingLayer:
-        """A layer of ``rows`` rows that all start with this one's only row."""
-        layer = _GrowingLayer(capacity)
-        layer.lazy_initialization(self.keys, self.values)
-        layer.reserve(self.keys, self.values, rows)
-        tokens = self.keys.shape[-2]
-        for buffer, prefix in zip(layer.buffers, (self.keys, self.values), strict=True):
-            buffer[:, :, :tokens] = prefix
-        layer.show(tokens)
-        return layer
+        self.tokens = tokens
+        keys, values = (buffer[:, :, :tokens] for buffer in self.buffers)
+        self.keys, self.values = keys, values
+        return keys, values
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows only."""
-        tokens = self.keys.shape[-2]
         self.buffers = [buffer[rows] for buffer in self.buffers]
-        self.show(tokens)
+        self.show(self.tokens)
+
+
+def _joined(alone: Sequence[_GrowingLayer], capacity: int) -> _GrowingLayer:
+    """One layer of several with one row each, padded on the left to the longest."""
+    longest = max(single.tokens for single in alone)
+    layer = _GrowingLayer(capacity)
+    layer.reserve(*alone[0].buffers, rows=len(alone))
+    for row, single in enumerate(alone):
+        for buffer, own in zip(layer.buffers, single.buffers, strict=True):
+            buffer[row, :, longest - single.tokens : longest] = own[0, :, : single.tokens]
+    layer.show(longest)
+    return layer
 
 
 class GrowingCache(Cache):
@@ -74,34 +75,29 @@ class GrowingCache(Cache):
     """
 
     def __init__(self, layers: int, capacity: int) -> None:
-        super().__init__(layers=[_GrowingLayer(capacity) for _ in range(layers)])
+        self.growing = [_GrowingLayer(capacity) for _ in range(layers)]
+        super().__init__(layers=[*self.growing])
 
-    def expanded(self, rows: int, capacity: int) -> GrowingCache:
-        """A cache of ``rows`` rows that all start with this one's only row (the shared prefix)."""
-        cache = GrowingCache(0, capacity)
-        cache.layers = [layer.expanded(rows, capacity) for layer in self.layers]
+    @classmethod
+    def of(cls, layers: Sequence[_GrowingLayer]) -> GrowingCache:
+        """A cache of these layers."""
+        cache = cls(0, 0)
+        cache.growing = list(layers)
+        cache.layers = [*layers]
         return cache
 
     @classmethod
     def joined(cls, alone: Sequence[GrowingCache], capacity: int) -> GrowingCache:
         """One cache of several with one row each, padded on the left to the longest."""
-        longest = max(cache.get_seq_length() for cache in alone)
-        joined = cls(0, capacity)
-        for own in zip(*(cache.layers for cache in alone), strict=True):
-            layer = _GrowingLayer(capacity)
-            layer.lazy_initialization(own[0].keys, own[0].values)
-            layer.reserve(own[0].keys, own[0].values, len(own))
-            for row, single in enumerate(own):
-                first = longest - single.keys.shape[-2]
-                layer.buffers[0][row, :, first:longest] = single.keys[0]
-                layer.buffers[1][row, :, first:longest] = single.values[0]
-            layer.show(longest)
-            joined.layers.append(layer)
-        return joined
+        return cls.of([_joined(own, capacity) for own in zip(*(cache.growing for cache in alone), strict=True)])
+
+    def expanded(self, rows: int, capacity: int) -> GrowingCache:
+        """A cache of ``rows`` rows that all start with this one's only row (the shared prefix)."""
+        return self.joined([self] * rows, capacity)
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows only, in this order."""
-        for layer in self.layers:
+        for layer in self.growing:
             layer.keep(rows)
 
 
