@@ -130,7 +130,7 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
     note = _note(arguments, records, any("privleak" in row.metrics for row in rows))
     print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note)
     if arguments.json is not None:
-        about = {
+        run_as: dict[str, Any] = {
             "benchmark": benchmark.name,
             "corpus": arguments.corpus or benchmark.init_args.get("corpus"),
             "protocol": arguments.protocol,
@@ -138,7 +138,7 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
             "limit": arguments.limit,
             "note": note,
         }
-        write_json(Path(arguments.json), about | {"rows": content})
+        write_json(Path(arguments.json), run_as | {"rows": content})
     if arguments.out is not None:
         write_results(Path(arguments.out), rows, note)
 

@@ -134,7 +134,8 @@ class CheckpointJudge:
             if open_parts:
                 if precision.dtype not in loaded:
                     loaded.clear()
-                    loaded[precision.dtype] = load_model(model, precision.dtype).to(self.device)
+                    whole: Any = load_model(model, precision.dtype)
+                    loaded[precision.dtype] = whole.to(self.device)
                 copy = precision.quantizer.quantize(loaded[precision.dtype])
                 tokenizer = load_tokenizer(model)
                 for part, only in open_parts:

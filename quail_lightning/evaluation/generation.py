@@ -138,7 +138,7 @@ def _decoding(
     )
 
 
-def _shared_prefix(encoded: Sequence[Sequence[int]]) -> list[int]:
+def _shared_prefix(encoded: Sequence[list[int]]) -> list[int]:
     """What all rows begin with, leaving each row a token of its own; empty where it is not worth it."""
     if len(encoded) < 2:
         return []

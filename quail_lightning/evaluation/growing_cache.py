@@ -58,7 +58,8 @@ def _joined(alone: Sequence[_GrowingLayer], capacity: int) -> _GrowingLayer:
     """One layer of several with one row each, padded on the left to the longest."""
     longest = max(single.tokens for single in alone)
     layer = _GrowingLayer(capacity)
-    layer.reserve(*alone[0].buffers, rows=len(alone))
+    keys, values = alone[0].buffers
+    layer.reserve(keys, values, len(alone))
     for row, single in enumerate(alone):
         for buffer, own in zip(layer.buffers, single.buffers, strict=True):
             buffer[row, :, longest - single.tokens : longest] = own[0, :, : single.tokens]

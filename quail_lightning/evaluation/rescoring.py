@@ -74,7 +74,8 @@ def _reported(
         notes.append(f"privleak: forget and holdout texts with {REPORTED} are not both there; left out")
         return {}
     assert log.membership is not None
-    area = membership_auc(*([row[REPORTED] for row in log.membership[side]] for side in ("forget", "holdout")))
+    forget, holdout = ([row[REPORTED] for row in log.membership[side]] for side in ("forget", "holdout"))
+    area = membership_auc(forget, holdout)
     if auc_retrain is None:
         notes.append("privleak: no AUC of a retrained model; left out")
         return {"membership_auc": area}
