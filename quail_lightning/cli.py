@@ -19,6 +19,8 @@ VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
     "analyze": "weight change, bucket overlap and delivered shift of an unlearned model against its target",
     "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
+    "evaluate": "judge saved models on a benchmark, or score a published log again",
+    "folds": "unlearn several forget sets in turn (MUSE's sustainability and scalability)",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
 

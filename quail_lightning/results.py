@@ -75,7 +75,7 @@ def write_results(folder: Path, rows: Sequence[ResultRow], note: str = "") -> No
     for row in rows:
         for metric, measure in row.metrics.items():
             named = {"model": row.model, "epoch": row.epoch, "precision": row.precision, "metric": metric}
-            writer.writerow(named | _measure_as_json(measure))
+            writer.writerow(named | measure_as_json(measure))
     _replace(folder / "results.csv", lines.getvalue())
 
 
@@ -97,11 +97,12 @@ def read_results(folder: Path) -> list[ResultRow]:
 
 
 def _as_json(row: ResultRow) -> dict[str, object]:
-    metrics = {name: _measure_as_json(measure) for name, measure in row.metrics.items()}
+    metrics = {name: measure_as_json(measure) for name, measure in row.metrics.items()}
     return {"model": row.model, "epoch": row.epoch, "precision": row.precision, "metrics": metrics}
 
 
-def _measure_as_json(measure: Measure) -> dict[str, object]:
+def measure_as_json(measure: Measure) -> dict[str, object]:
+    """A measure without its per-record scores."""
     if isinstance(measure, Undefined):
         return {"reason": measure.reason}
     return {"value": measure.value, "n": measure.n, "low": measure.low, "high": measure.high}

@@ -82,8 +82,10 @@ class HubCorpus:
         except (ValueError, ConnectionError, FileNotFoundError) as error:
             raise InputError(
                 f"corpus part {part!r} of {self.name!r} could not be loaded from the hub ({error})",
-                remedy="Check name and network, or point data.corpus at a local folder that holds "
-                f"{part}.json in the benchmark's layout",
+                remedy="Check name and network; or fetch this split of "
+                f"https://huggingface.co/datasets/{self.name} where there is one, put it into a folder as "
+                f"FOLDER/{part}.json (a list of its records), and name FOLDER by data.corpus (fit) or --corpus "
+                "(evaluate)",
             ) from error
         return list(rows["text"]) if rows.column_names == ["text"] else [dict(row) for row in rows]
 

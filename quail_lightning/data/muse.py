@@ -167,6 +167,10 @@ class MuseDataModule(LightningDataModule):
         assert self._records is not None
         return self._records
 
+    def read_records(self) -> EvaluationRecords:
+        """The benchmark's own records, without the training text; needs no tokenizer."""
+        return _published_records(self.open())
+
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         assert self.trained is not None
         sampler = StepSampler(

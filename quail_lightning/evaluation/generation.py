@@ -1,32 +1,24 @@
-"""Greedy completions in batches."""
+"""Completions in batches, greedy unless sampling is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.batching import generation_rows
 from quail_lightning.evaluation.encoding import decode, encode, positions
 from quail_lightning.evaluation.modes import evaluation_mode
+from quail_lightning.evaluation.sampling import Sampling, completed, generators
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from quail_lightning.evaluation.decoding import Decoding
 
 Progress = Callable[[int, int], None]  # (done, total)
-
-
-def left_pad(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Token numbers and attention mask, both [rows, longest], with the padding on the left."""
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for position, row in enumerate(rows):
-        ids[position, longest - len(row) :] = torch.tensor(row, dtype=torch.long)
-        mask[position, longest - len(row) :] = 1
-    return ids, mask
+SHORTEST_PREFIX = 8  # tokens; a shorter one costs more to keep than to compute again
 
 
 def generate(
@@ -34,26 +26,29 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | None = None,
     progress: Progress | None = None,
+    stops: Sequence[str] = (),
+    sampling: Sampling | None = None,
 ) -> list[str]:
-    """Greedy completions of the prompts, in the prompts' order.
+    """Completions of the prompts, in the prompts' order.
 
     Prompts are sorted by length, padded on the left and masked, so each row sees its own positions and nothing
-    else. In float32 the text is the one that the prompt alone would give, unless two tokens' logits are equal
-    to within rounding (about 1e-6 relative). In bfloat16 the kernels of another batch shape may round
-    differently, near ties are common, and a completion can differ from the first near tie on; a run with the
-    same prompts and batch size repeats.
+    else; what all prompts begin with is computed once. In float32 the text is the one that the prompt alone
+    would give, unless two tokens' logits are equal to within rounding (about 1e-6 relative). In bfloat16 the
+    kernels of another batch shape may round differently, near ties are common, and a completion can differ from
+    the first near tie on; a run with the same prompts and batch size repeats.
 
     Args:
         model: a causal language model of transformers, on its device; its mode is restored afterwards, and no
             random state is used.
-        tokenizer: its own; BOS is put before each prompt. It is not changed: where it has no padding token,
-            EOS pads.
+        tokenizer: its own; BOS is put before each prompt. It is not changed.
         prompts: texts to continue.
         max_new_tokens: tokens; generation stops earlier at EOS.
-        batch_size: prompts generated together.
+        batch_size: prompts generated together; None: as many as the free memory holds.
         progress: called after each batch with the prompts done and their total.
+        stops: strings at which the caller cuts: a completion that holds one may end after it.
+        sampling: draw the tokens instead of taking the likeliest.
 
     Returns:
         One completion a prompt: the new tokens only, up to EOS, special tokens left out.
@@ -62,25 +57,35 @@ def generate(
         InputError: a prompt is empty, or the longest prompt and the new tokens do not fit the model's
             positions. Raised before anything is generated.
     """
+    from quail_lightning.evaluation.decoding import continuations, prefix_cache
+
     encoded = encode(tokenizer, prompts)
     if not encoded:
         return []
+    longest = max(len(row) for row in encoded)
     check_lengths([len(row) for row in encoded], max_new_tokens, positions(model.config))
-    config = _greedy(model, tokenizer, max_new_tokens)
-    pad, stops = config.pad_token_id, _as_set(config.eos_token_id)
+    how = _decoding(model, tokenizer, max_new_tokens, stops, sampling)
+    rows = batch_size or generation_rows(model, longest + max_new_tokens)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
     completions = [""] * len(encoded)
     with evaluation_mode(model):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            ids, mask = left_pad([encoded[index] for index in chosen], pad)
-            output = model.generate(  # type: ignore[operator]  # a mixin's method to the type checker
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-            )
-            for index, row in zip(chosen, output[:, ids.shape[1] :].tolist(), strict=True):
-                completions[index] = decode(tokenizer, _until(row, stops))
+        prefix = prefix_cache(model, _shared_prefix(encoded)) if how.layers else None
+        start = 0
+        while start < len(order):
+            chosen = order[start : start + rows]
+            drawing = None if how.sampling is None else generators(how.sampling, chosen)
+            try:
+                new = continuations(model, [encoded[index] for index in chosen], how, prefix, drawing)
+            except _out_of_memory():
+                if len(chosen) == 1 or batch_size is not None:
+                    raise
+                rows = len(chosen) // 2
+                continue
+            for index, tokens in zip(chosen, new, strict=True):
+                completions[index] = decode(tokenizer, tokens)
+            start += len(chosen)
             if progress is not None:
-                progress(start + len(chosen), len(order))
+                progress(start, len(order))
     return completions
 
 
@@ -108,46 +113,44 @@ def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None
         )
 
 
-def _greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
-    from transformers import GenerationConfig
+def _decoding(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    stops: Sequence[str],
+    sampling: Sampling | None,
+) -> Decoding:
+    from quail_lightning.evaluation.decoding import Decoding
+    from quail_lightning.evaluation.growing_cache import plain_layers
 
     own = model.generation_config
     eos = tokenizer.eos_token_id if own is None or own.eos_token_id is None else own.eos_token_id
-    pad = tokenizer.pad_token_id
-    if pad is None:
-        # any number does: padding is masked on the left, and cut off with EOS on the right
-        pad = min(_as_set(eos), default=0)
-    # What is left out here is filled in from the checkpoint's own generation config, which may ask for
-    # sampling, beams or a repetition penalty.
-    return GenerationConfig(
+    ends = frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
+    # without position_ids a row's padding cannot be told from its text, so such a model goes one row at a time
+    layers = plain_layers(model) if "position_ids" in signature(model.forward).parameters else 0
+    return Decoding(
         max_new_tokens=max_new_tokens,
-        min_new_tokens=0,
-        min_length=0,
-        do_sample=False,
-        num_beams=1,
-        num_return_sequences=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,  # transformers' default: without sampling it has no effect, and another value is warned about
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        use_cache=True,
-        return_dict_in_generate=False,
-        pad_token_id=pad,
-        eos_token_id=eos,
+        ends=ends,
+        layers=layers,
+        stops=tuple(stops),
+        text=lambda tokens: decode(tokenizer, tokens),
+        sampling=None if sampling is None else completed(sampling, own),
     )
 
 
-def _as_set(token: int | Sequence[int] | None) -> frozenset[int]:
-    if token is None:
-        return frozenset()
-    return frozenset([token]) if isinstance(token, int) else frozenset(token)
+def _shared_prefix(encoded: Sequence[list[int]]) -> list[int]:
+    """What all rows begin with, leaving each row a token of its own; empty where it is not worth it."""
+    if len(encoded) < 2:
+        return []
+    first, last = min(encoded), max(encoded)
+    length = 0
+    while length < min(len(first), len(last)) and first[length] == last[length]:
+        length += 1
+    length = min(length, min(len(row) for row in encoded) - 1)
+    return list(first[:length]) if length >= SHORTEST_PREFIX else []
 
 
-def _until(row: Sequence[int], stops: frozenset[int]) -> list[int]:
-    kept: list[int] = []
-    for token in row:
-        if token in stops:
-            break
-        kept.append(token)
-    return kept
+def _out_of_memory() -> type[Exception]:
+    import torch
+
+    return torch.OutOfMemoryError

@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.batching import likelihood_rows
 from quail_lightning.evaluation.encoding import encode, positions
 from quail_lightning.evaluation.modes import evaluation_mode
+from quail_lightning.functional.head import Head
 from quail_lightning.functional.token_likelihood import token_log_likelihood
+from quail_lightning.models.activations import check_head, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]  # (done, total)
 CHUNK = 512  # tokens whose logits are held in float32 at once: 66 MB at 32,000 words, 260 MB at 128,000
+CPU_CHUNK, CPU_WORDS = 512, 1024  # likewise on a CPU, of so many words at a time: 2 MB, which stay in its caches
 
 
 def label_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
@@ -37,11 +41,37 @@ def label_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(parts) if parts else logits.new_zeros(0, dtype=torch.float32)
 
 
+def head_log_likelihoods(hidden: Tensor, labels: Tensor, head: Head, words: int) -> Tensor:
+    """log softmax(head(hidden))[label] with the logits of only so many words at a time.
+
+    Args:
+        hidden: [tokens, width] final states.
+        labels: [tokens].
+        head: of the model.
+        words: rows of the head taken at once; all of them or more: plainly.
+
+    Returns:
+        [tokens] nats, at least float32.
+    """
+    if words >= len(head.weight):
+        return token_log_likelihood(head.logits(hidden), labels)
+    total = picked = torch.empty(0)
+    for start in range(0, len(head.weight), words):
+        bias = None if head.bias is None else head.bias[start : start + words]
+        logits = head._replace(weight=head.weight[start : start + words], bias=bias).logits(hidden)
+        inside = (labels >= start) & (labels < start + words)
+        found = logits.gather(1, (labels - start).clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+        mass = logits.logsumexp(1)
+        total = torch.logaddexp(total, mass) if start else mass
+        picked = torch.where(inside, found, picked) if start else found
+    return picked - total
+
+
 def token_log_likelihoods(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
-    batch_size: int,
+    batch_size: int | None = None,
     max_length: int | None = None,
     progress: Progress | None = None,
 ) -> list[Tensor]:
@@ -54,7 +84,8 @@ def token_log_likelihoods(
         model: a causal language model of transformers; its mode is restored afterwards.
         tokenizer: its own.
         texts: any length; what lies beyond ``max_length`` is cut off.
-        batch_size: texts in one forward pass; sorted by length and padded on the right.
+        batch_size: texts in one forward pass, sorted by length and padded on the right; None: as many as the
+            free memory holds and the device has a use for.
         max_length: tokens of a text, BOS included; None or a larger value: the model's positions.
         progress: called after each batch with the texts done and their total.
 
@@ -67,26 +98,29 @@ def token_log_likelihoods(
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
     results = [torch.zeros(0)] * len(encoded)
     with evaluation_mode(model):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        head, start = _head_apart(model), 0
+        while start < len(order):
+            size = batch_size or likelihood_rows(model, len(encoded[order[start]]))
+            chosen = order[start : start + size]
             rows = [torch.tensor(encoded[index], dtype=torch.long) for index in chosen]
             if len(rows[0]) > 1:
-                for index, values in zip(chosen, _forward(model, rows), strict=True):
+                for index, values in zip(chosen, _forward(model, rows, head), strict=True):
                     results[index] = values
+            start += len(chosen)
             if progress is not None:
-                progress(start + len(chosen), len(order))
+                progress(start, len(order))
     return results
 
 
 def window_nlls(
-    model: PreTrainedModel, windows: Tensor, batch_size: int, progress: Progress | None = None
+    model: PreTrainedModel, windows: Tensor, batch_size: int | None = None, progress: Progress | None = None
 ) -> Tensor:
     """Mean negative log-likelihood of each window's tokens after its first.
 
     Args:
         model: a causal language model of transformers; its mode is restored afterwards.
         windows: [n, time] token numbers, BOS first, every token real.
-        batch_size: windows in one forward pass.
+        batch_size: windows in one forward pass; None: by free memory.
         progress: called after each batch with the windows done and their total.
 
     Returns:
@@ -98,10 +132,12 @@ def window_nlls(
     if problem := window_problem(windows, positions(model.config)):
         raise problem
     means: list[Tensor] = []
+    size = batch_size or likelihood_rows(model, windows.shape[1])
     with evaluation_mode(model):
-        for start in range(0, len(windows), batch_size):
-            rows = list(windows[start : start + batch_size])
-            means.extend(-values.double().mean() for values in _forward(model, rows))
+        head = _head_apart(model)
+        for start in range(0, len(windows), size):
+            rows = list(windows[start : start + size])
+            means.extend(-values.double().mean() for values in _forward(model, rows, head))
             if progress is not None:
                 progress(start + len(rows), len(windows))
     return torch.stack(means) if means else torch.zeros(0, dtype=torch.float64)
@@ -119,13 +155,35 @@ def window_problem(windows: Tensor, limit: int | None) -> InputError | None:
     return None
 
 
-def _forward(model: PreTrainedModel, rows: Sequence[Tensor]) -> list[Tensor]:
+def _head_apart(model: PreTrainedModel) -> Head | None:
+    """The head, to be applied to a few tokens at a time; None where only the model itself makes its logits."""
+    try:
+        check_head(model)
+    except (InputError, AttributeError):  # AttributeError: an architecture whose parts are named otherwise
+        return None
+    return output_head(model)
+
+
+def _forward(model: PreTrainedModel, rows: Sequence[Tensor], head: Head | None) -> list[Tensor]:
     """Label log-probabilities of the rows ([time] each), on the CPU."""
     ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(model.device)
     lengths = torch.tensor([len(row) for row in rows], device=ids.device)
-    mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return [
-        label_log_probabilities(logits[row, : len(tokens) - 1], ids[row, 1 : len(tokens)]).cpu()
-        for row, tokens in enumerate(rows)
-    ]
+    places = torch.arange(ids.shape[1], device=ids.device)
+    mask = (places < lengths[:, None]).long()
+    if head is None:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return [
+            label_log_probabilities(logits[row, : len(tokens) - 1], ids[row, 1 : len(tokens)]).cpu()
+            for row, tokens in enumerate(rows)
+        ]
+    final = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    predicting = places[:-1] < lengths[:, None] - 1
+    hidden, labels = final[:, :-1][predicting], ids[:, 1:][predicting]  # [tokens of all rows, ...]
+    size, words = (CPU_CHUNK, CPU_WORDS) if ids.device.type == "cpu" else (CHUNK, len(head.weight))
+    values = torch.cat(
+        [
+            head_log_likelihoods(hidden[start : start + size], labels[start : start + size], head, words)
+            for start in range(0, len(labels), size)
+        ]
+    )
+    return list(values.cpu().split([len(row) - 1 for row in rows]))

@@ -1,4 +1,4 @@
-"""ROUGE-L F1, the score of M1, M2 and M4."""
+"""ROUGE-L F1, the score of M1, M2 and M4, and the other ROUGE scores that MUSE logs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
 
+ROUGE_SCORES = ("rougeL", "rougeL_recall", "rouge1", "rouge1_recall")
+"""What MUSE logs of each response: F1 and recall of the longest common subsequence and of single words."""
+
+
 @cache
-def _scorer() -> RougeScorer:
+def _scorer(*kinds: str) -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(list(kinds), use_stemmer=False)
 
 
 def rougeL_f1(truth: str, response: str) -> float:
@@ -34,7 +38,19 @@ def rougeL_f1(truth: str, response: str) -> float:
     Returns:
         fraction in [0, 1]; 0 where either text has no word.
     """
-    return float(_scorer().score(truth, response)["rougeL"].fmeasure)
+    return float(_scorer("rougeL").score(truth, response)["rougeL"].fmeasure)
+
+
+def rouge_scores(truth: str, response: str) -> dict[str, float]:
+    """Every score that MUSE logs, by the names of ``ROUGE_SCORES``; fractions.
+
+    An empty response shares no word with the truth, so all its scores are 0: it is counted, not dropped.
+    """
+    scores = _scorer("rougeL", "rouge1").score(truth, response)
+    return {
+        name: float(getattr(scores[name.removesuffix("_recall")], "recall" if "recall" in name else "fmeasure"))
+        for name in ROUGE_SCORES
+    }
 
 
 class RougeLF1(Metric):

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, QuestionSet, VerbatimPrompt
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import knowmem, verbmem
+from quail_lightning.evaluation.attacks import REPORTED, attack_scores
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.encoding import encode, positions
 from quail_lightning.evaluation.generation import check_lengths, generate
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.likelihood import token_log_likelihoods, window_nlls, window_problem
 from quail_lightning.evaluation.privleak import MembershipAUC, min_k, privleak_measure, shortest_text
 from quail_lightning.evaluation.rouge import RougeLF1
+from quail_lightning.evaluation.sampling import Sampling
 from quail_lightning.results import Measure
 
 if TYPE_CHECKING:
@@ -33,19 +36,25 @@ class EvaluationSuite:
     It starts no collective operation, so one process may call it while the others wait.
 
     Attributes:
-        batch_size: prompts, texts or windows at once.
+        batch_size: prompts, texts or windows at once; None: as many as the free memory holds.
         verbmem_new_tokens: M1's response, and the truth with its BOS, tokens.
         knowmem_new_tokens: M2's and M4's answers, tokens.
         max_prompts: the first so many prompts of M1, M2 and M4 each; None: all. Less than all is a quick look,
             not MUSE's figure.
         max_texts: the first so many texts of each side of M3; None: all.
+        protocol: ``published`` draws M1's responses at temperature 0.9, as the failure paper's code does;
+            ``paper`` is greedy.
+        attacks: ``reported`` runs what M3 is made of (Min-40 % on forget and holdout); ``all`` every attack on
+            every split, for the log: three times the texts' number of forward passes.
     """
 
-    batch_size: int = 8
+    batch_size: int | None = None
     verbmem_new_tokens: int = verbmem.NEW_TOKENS
     knowmem_new_tokens: int = knowmem.NEW_TOKENS
     max_prompts: int | None = None
     max_texts: int | None = None
+    protocol: Literal["paper", "published"] = "paper"
+    attacks: Literal["reported", "all"] = "reported"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "verbmem_new_tokens", "knowmem_new_tokens", "max_prompts", "max_texts"):
@@ -101,6 +110,7 @@ class EvaluationSuite:
         windows: Mapping[str, Tensor],
         auc_retrain: float | None = None,
         progress: SuiteProgress | None = None,
+        log: BenchmarkLog | None = None,
     ) -> dict[str, Measure]:
         """Every metric that the records allow; one that was not run is absent.
 
@@ -112,6 +122,7 @@ class EvaluationSuite:
             auc_retrain: measured AUC of the retrained model, or the published one where it may serve; None
                 leaves ``privleak`` out.
             progress: called with the metric's name, what is done and the total.
+            log: takes in every response and every text's attack scores.
 
         Returns:
             metric name (a key of ``METRICS``) → measure. M1, M2, M4 and the NLLs hold per-record scores.
@@ -126,18 +137,33 @@ class EvaluationSuite:
 
         measures: dict[str, Measure] = {}
         for name, prompts, new_tokens in self._prompts(records):
-            responses = generate(model, tokenizer, prompts, new_tokens, self.batch_size, step(name))
-            measures[name] = self._score(name, responses, records, tokenizer)
+            verbatim = name == "verbmem_forget"
+            responses = generate(
+                model,
+                tokenizer,
+                prompts,
+                new_tokens,
+                self.batch_size,
+                step(name),
+                stops=() if verbatim else knowmem.STOPS,
+                sampling=Sampling() if verbatim and self.protocol == "published" else None,
+            )
+            said = self._scored(name, prompts, responses, records, tokenizer)
+            metric = RougeLF1(sync_on_compute=False)
+            metric.update([row.response for row in said], [row.truth for row in said], range(len(said)))
+            measures[name] = metric.estimate()
+            if log is not None:
+                log.responses[name] = said
         if records.membership is not None:
+            scores = self._attack(model, tokenizer, records.membership, step)
             attack = MembershipAUC(sync_on_compute=False)
-            for split, texts in self._membership_texts(records.membership).items():
-                likelihoods = token_log_likelihoods(
-                    model, tokenizer, texts, self.batch_size, progress=step(f"membership_auc, {split}")
-                )
-                attack.update(split, [min_k(values) for values in likelihoods], range(len(texts)))
+            for split in ("forget", "holdout"):
+                attack.update(split, [row[REPORTED] for row in scores[split]], range(len(scores[split])))
             measures["membership_auc"] = attack.estimate()
             if auc_retrain is not None:
                 measures["privleak"] = privleak_measure(measures["membership_auc"], auc_retrain)
+            if log is not None:
+                log.membership = scores
         for name, tokens in windows.items():
             key = f"nll_{name}"
             measures[key] = bootstrap_mean(window_nlls(model, tokens, self.batch_size, step(key)).numpy())
@@ -153,14 +179,15 @@ class EvaluationSuite:
             plan.append((name, knowmem.question_prompts(questions)[: self.max_prompts], self.knowmem_new_tokens))
         return plan
 
-    def _score(
+    def _scored(
         self,
         name: str,
+        prompts: Sequence[str],
         responses: Sequence[str],
         records: EvaluationRecords,
         tokenizer: PreTrainedTokenizerBase,
-    ) -> Measure:
-        metric = RougeLF1(sync_on_compute=False)
+    ) -> tuple[Response, ...]:
+        """Responses and truths as they are scored."""
         if name == "verbmem_forget":
             assert records.verbatim is not None
             truths = verbmem.truncate_truths(
@@ -169,19 +196,43 @@ class EvaluationSuite:
         else:
             responses = [knowmem.truncate_answer(response) for response in responses]
             truths = [pair.answer for pair in _question_sets(records)[name].questions[: self.max_prompts]]
-        metric.update(responses, truths, range(len(truths)))
-        return metric.estimate()
+        return tuple(map(Response, truths, responses, prompts))
+
+    def _attack(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        membership: MembershipTexts,
+        step: Callable[[str], Callable[[int, int], None] | None],
+    ) -> dict[str, tuple[dict[str, float], ...]]:
+        """Split → attack scores of each text."""
+        scores: dict[str, tuple[dict[str, float], ...]] = {}
+        for split, texts in self._membership_texts(membership).items():
+            everything = self.attacks == "all"
+            judged = [*texts, *(text.lower() for text in texts)] if everything else list(texts)
+            likelihoods = token_log_likelihoods(
+                model, tokenizer, judged, self.batch_size, progress=step(f"membership_auc, {split}")
+            )
+            if everything:
+                rows = [*zip(texts, likelihoods[: len(texts)], likelihoods[len(texts) :], strict=True)]
+                scores[split] = tuple(attack_scores(*row) for row in rows)
+            else:
+                scores[split] = tuple({REPORTED: min_k(values)} for values in likelihoods)
+        return scores
 
     def _verbatim(self, records: Sequence[VerbatimPrompt]) -> Sequence[VerbatimPrompt]:
         return records[: self.max_prompts]
 
     def _membership_texts(self, texts: MembershipTexts) -> dict[str, tuple[str, ...]]:
-        return {"forget": texts.forget[: self.max_texts], "holdout": texts.holdout[: self.max_texts]}
+        splits = {"forget": texts.forget, "retain": texts.retain, "holdout": texts.holdout}
+        if self.attacks == "reported":
+            del splits["retain"]
+        return {name: chosen[: self.max_texts] for name, chosen in splits.items()}
 
     def _membership_problems(self, texts: MembershipTexts, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         problems = []
         for split, chosen in self._membership_texts(texts).items():
-            if not chosen:
+            if not chosen and split != "retain":
                 problems.append(f"membership_auc: there are no {split} texts.")
             # len − 1: the opening token, BOS or not, has no probability
             short = sum(len(row) - 1 < shortest_text() for row in encode(tokenizer, chosen))

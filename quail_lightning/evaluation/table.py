@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.results import Measure, ResultRow, Undefined
@@ -41,11 +42,11 @@ def print_results(rows: Sequence[ResultRow], title: str, note: str = "") -> None
     for table in results_tables(rows, title):
         console.print(table)
     if note:
-        console.print(note)
+        console.print(note, markup=False)
 
 
 def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Table:
-    table = Table(title=title)
+    table = Table(title=Text(title))  # Text: a name in brackets is no markup
     table.add_column("model", no_wrap=True)
     table.add_column("precision", no_wrap=True)
     for name in metrics:
@@ -56,7 +57,7 @@ def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Tab
         if previous not in (None, row.model):
             table.add_section()
         previous = row.model
-        table.add_row(row.model, row.precision, *(_cell(row.metrics.get(name)) for name in metrics))
+        table.add_row(Text(row.model), Text(row.precision), *(_cell(row.metrics.get(name)) for name in metrics))
     return table
 
 

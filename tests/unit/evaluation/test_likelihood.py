@@ -7,7 +7,13 @@ import torch
 
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import likelihood
-from quail_lightning.evaluation.likelihood import label_log_probabilities, token_log_likelihoods, window_nlls
+from quail_lightning.evaluation.likelihood import (
+    head_log_likelihoods,
+    label_log_probabilities,
+    token_log_likelihoods,
+    window_nlls,
+)
+from quail_lightning.functional.head import Head
 
 TEXTS = ["ab", "", "The cat sat on the mat.", "longer than the others, by a good number of characters", "x"]
 
@@ -68,3 +74,26 @@ def test_bfloat16_logits_are_normalized_in_float32() -> None:
 def test_windows_that_cannot_be_judged_are_refused(model: Any, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         window_nlls(model, torch.zeros(shape, dtype=torch.long), batch_size=1)
+
+
+@pytest.mark.parametrize("words", [3, 7, 10, 50])
+def test_a_head_taken_a_few_words_at_a_time_gives_the_whole_softmax(words: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(6, 4, generator=generator), torch.randn(10, 4, generator=generator)
+    bias, labels = torch.randn(10, generator=generator), torch.tensor([0, 9, 3, 2, 6, 7])
+    values = head_log_likelihoods(hidden, labels, Head(weight, bias, softcap=2.0), words)
+    logits = 2 * ((hidden.double() @ weight.double().T + bias.double()) / 2).tanh()
+    expected = logits.log_softmax(-1)[torch.arange(6), labels]
+    torch.testing.assert_close(values.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_whose_logits_are_not_its_heads_product_is_asked_for_them(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = token_log_likelihoods(model, tokenizer, TEXTS)
+    monkeypatch.setattr(model.lm_head, "forward", lambda hidden: 0.5 * (hidden @ model.lm_head.weight.T))
+    halved = token_log_likelihoods(model, tokenizer, TEXTS, batch_size=2)
+    model.eval()
+    ids = [0, *tokenizer(TEXTS[2], add_special_tokens=False)["input_ids"]]
+    torch.testing.assert_close(halved[2].double(), by_hand(model, ids), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(halved[2], plain[2], atol=1e-2)

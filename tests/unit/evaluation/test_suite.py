@@ -17,7 +17,10 @@ from quail_lightning.data.questions import (
     VerbatimPrompt,
 )
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog
+from quail_lightning.evaluation.likelihood import token_log_likelihoods
 from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.rescoring import score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.results import Estimate
 
@@ -81,7 +84,7 @@ def test_limits_take_the_first_records(model: Any, tokenizer: Any) -> None:
 def test_a_model_that_repeats_the_truth_scores_100(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def recite(model: Any, tokenizer: Any, prompts: list[str], *args: Any) -> list[str]:
+    def recite(model: Any, tokenizer: Any, prompts: list[str], *args: Any, **options: Any) -> list[str]:
         known = {record.prompt: record.truth for record in RECORDS.verbatim or ()}
         answers = {
             f"Question: {pair.question}\nAnswer: ": f"{pair.answer}\n\nQuestion:" for pair in ASKED.questions
@@ -134,3 +137,62 @@ def test_importing_the_metrics_loads_no_transformers_of_its_own_and_no_rouge() -
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def test_all_attacks_on_all_splits_fill_the_log_and_leave_m3_as_it_was(model: Any, tokenizer: Any) -> None:
+    only = replace(RECORDS, verbatim=None, forget_questions=None, retain_questions=None)
+    short, full = BenchmarkLog(), BenchmarkLog()
+    reported = SUITE.evaluate(model, tokenizer, only, {}, log=short)
+    everything = replace(SUITE, attacks="all").evaluate(model, tokenizer, only, {}, log=full)
+    assert everything == reported
+    assert short.membership is not None
+    assert full.membership is not None
+    assert {split: len(rows) for split, rows in full.membership.items()} == {
+        "forget": 2,
+        "retain": 1,
+        "holdout": 3,
+    }
+    assert {split: len(rows) for split, rows in short.membership.items()} == {"forget": 2, "holdout": 3}
+    row = full.membership["retain"][0]
+    text = RECORDS.membership.retain[0] if RECORDS.membership else ""
+    likelihoods, lowered = token_log_likelihoods(model, tokenizer, [text, text.lower()])
+    assert row["PPL"] == pytest.approx(-likelihoods.mean().item(), rel=1e-5)
+    assert row["PPL/lower"] == pytest.approx((likelihoods.mean() / lowered.mean()).item(), rel=1e-5)
+
+
+def test_the_log_holds_what_was_scored(model: Any, tokenizer: Any) -> None:
+    log = BenchmarkLog()
+    result = SUITE.evaluate(model, tokenizer, RECORDS, {}, log=log)
+    assert log.responses["knowmem_retain"][1].truth == "Rome"
+    assert log.responses["verbmem_forget"][0].prompt == "It was a dark"
+    scored = score_log(log, None)
+    for name in ("verbmem_forget", "knowmem_forget", "knowmem_retain", "membership_auc"):
+        assert scored.measures[name] == result[name]
+
+
+def test_the_published_protocol_draws_m1_and_nothing_else(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, Any]] = []
+
+    def noted(
+        model: Any, tokenizer: Any, prompts: list[str], tokens: int, *args: Any, **options: Any
+    ) -> list[str]:
+        asked.append((tokens, options["sampling"]))
+        return [""] * len(prompts)
+
+    monkeypatch.setattr("quail_lightning.evaluation.suite.generate", noted)
+    only = replace(RECORDS, membership=None)
+    replace(SUITE, protocol="published").evaluate(model, tokenizer, only, {})
+    SUITE.evaluate(model, tokenizer, only, {})
+    assert [tokens for tokens, _ in asked] == [16, 6, 6] * 2
+    assert [sampling and sampling.temperature for _, sampling in asked] == [0.9, None, None, None, None, None]
+
+
+def test_an_empty_response_scores_0_and_counts(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quail_lightning.evaluation.suite.generate", lambda *args, **options: ["", "\n\nRome"])
+    result = SUITE.evaluate(model, tokenizer, EvaluationRecords(forget_questions=ASKED), {})
+    assert isinstance(result["knowmem_forget"], Estimate)
+    assert result["knowmem_forget"].scores == (0.0, 0.0)

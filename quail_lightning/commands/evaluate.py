@@ -1,0 +1,197 @@
+"""`quail evaluate`: judge saved models on a benchmark, or score a published log again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.benchmark_log import read_log
+from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
+from quail_lightning.evaluation.checkpoints import CheckpointJudge, Judged, load_precisions
+from quail_lightning.evaluation.privleak import privleak_measure, published_auc_retrain
+from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
+from quail_lightning.evaluation.suite import EvaluationSuite
+from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.whole_files import write_json
+from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.results import Estimate, ResultRow, measure_as_json, write_results
+
+Protocol = Literal["paper", "published"]
+
+
+def add_arguments(parser: Any) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("models", nargs="*", type=str, help="checkpoints: folders or hub names")
+    parser.add_argument("--benchmark", type=str, required=True, help="stem of configs/benchmark/*.yaml")
+    parser.add_argument("--corpus", type=str | None, default=None, help="folder in the benchmark's layout")
+    parser.add_argument("--precisions", nargs="+", type=str, default=["bf16"], help="configs/quantizer/*.yaml")
+    parser.add_argument("--protocol", type=Protocol, default="paper", help="`published`: as the papers' code")
+    parser.add_argument("--retrained", type=str | None, default=None, help="what M3 is measured against")
+    parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
+    parser.add_argument("--attacks", type=Literal["all", "reported"], default="all", help="membership attacks run")
+    parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--finished", type=str, default="logs/evaluations", help="where finished metrics are kept")
+    parser.add_argument("--from-log", type=str | None, default=None, help="score this log folder, run no model")
+    parser.add_argument("--out", type=str | None, default=None, help="folder for results.json and results.csv")
+    parser.add_argument("--json", type=str | None, default=None, help="file for every figure")
+
+
+def run(arguments: Any) -> None:
+    """Carry the verb out."""
+    benchmark = load_benchmark(arguments.benchmark)
+    if arguments.from_log is not None and arguments.models:
+        raise InputError("--from-log runs no model", given=arguments.models, remedy="Leave one of the two out")
+    if arguments.from_log is not None:
+        _score_log(arguments, benchmark)
+    elif arguments.models:
+        _judge_models(arguments, benchmark)
+    else:
+        raise InputError("no model is named", allowed="one or more checkpoints, or --from-log DIR")
+
+
+# --- a log -------------------------------------------------------------------------------------------------
+
+
+def _score_log(arguments: Any, benchmark: Benchmark) -> None:
+    log = read_log(Path(arguments.from_log))
+    retrain, source = benchmark.auc_retrain, f"published constant of {benchmark.name}"
+    if arguments.retrained is not None:
+        measured = score_log(read_log(Path(arguments.retrained)), None).measures.get("membership_auc")
+        if not isinstance(measured, Estimate):
+            raise InputError(f"the log {arguments.retrained} yields no membership AUC", given=measured)
+        retrain, source = measured.value, f"measured, {arguments.retrained}"
+    scores = score_log(log, retrain)
+    notes = list(scores.notes)
+    if "privleak" in scores.measures and arguments.retrained is None:
+        notes.append(f"M3 is measured against the {source}, which holds for the benchmark's own 7B models only")
+    print_results([ResultRow(arguments.from_log, "log", scores.measures)], benchmark.name, "\n".join(notes))
+    if arguments.json is not None:
+        about = {"benchmark": benchmark.name, "from_log": arguments.from_log}
+        against = {} if retrain is None else {"auc_retrain": {"value": retrain, "source": source}}
+        figures = _figures(scores.measures, scores)
+        write_json(Path(arguments.json), about | against | figures | {"notes": notes})
+    if arguments.out is not None:
+        row = ResultRow(arguments.from_log, "log", scores.measures)
+        write_results(Path(arguments.out), [row], "\n".join(notes))
+
+
+# --- models ------------------------------------------------------------------------------------------------
+
+
+def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError("--limit must be at least 1", given=arguments.limit)
+    suite = EvaluationSuite(
+        batch_size=arguments.batch_size,
+        max_prompts=arguments.limit,
+        max_texts=arguments.limit,
+        protocol=arguments.protocol,
+        attacks=arguments.attacks,
+    )
+    precisions = load_precisions(arguments.precisions, arguments.protocol)
+    judge = CheckpointJudge(suite, benchmark.name, Path(arguments.finished), _device(arguments.device))
+    named = dict.fromkeys(filter(None, [arguments.retrained, *arguments.models]))
+    records = {model: benchmark.read_records(arguments.corpus, model) for model in named}
+    for model in named:
+        judge.check(model, records[model])
+    sixteen = next((p for p in precisions if p.config in ("bf16", "fp16")), load_precisions(["bf16"], "paper")[0])
+    judged: dict[str, dict[str, Judged]] = {}
+    with tqdm(leave=False) as bar:
+        for model in named:
+            wanted = precisions if model in arguments.models else []
+            if model == arguments.retrained and sixteen not in wanted:
+                wanted = [sixteen, *wanted]  # what M3 is measured against
+
+            def show(what: str, done: int, total: int, model: str = model) -> None:
+                bar.set_description(f"{model} · {what}", refresh=False)
+                bar.total, bar.n = total, done
+                bar.refresh()
+
+            judged[model] = judge.judge(model, records[model], wanted, show)
+    retrained = None if arguments.retrained is None else judged[arguments.retrained][sixteen.name]
+    partial = "" if arguments.limit is None else f" (partial: first {arguments.limit})"
+    rows, content = [], []
+    for model, by_precision in judged.items():
+        auc_retrain = _auc_retrain(model, benchmark, arguments.protocol, retrained)
+        name = f"{model}{' (retrained)' if model == arguments.retrained else ''}{partial}"
+        for precision, found in by_precision.items():
+            measures = dict(found.measures)
+            if auc_retrain is not None and "membership_auc" in measures:
+                measures["privleak"] = privleak_measure(measures["membership_auc"], auc_retrain)
+            rows.append(ResultRow(name, precision, measures))
+            about = {"model": name, "precision": precision, "log": str(found.folder), "reused": list(found.reused)}
+            against = {} if auc_retrain is None else {"auc_retrain": auc_retrain}
+            content.append(about | against | _figures(measures, _log_scores(found.folder)))
+    note = _note(arguments, records, any("privleak" in row.metrics for row in rows))
+    print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note)
+    if arguments.json is not None:
+        run_as: dict[str, Any] = {
+            "benchmark": benchmark.name,
+            "corpus": arguments.corpus or benchmark.init_args.get("corpus"),
+            "protocol": arguments.protocol,
+            "partial": arguments.limit is not None,
+            "limit": arguments.limit,
+            "note": note,
+        }
+        write_json(Path(arguments.json), run_as | {"rows": content})
+    if arguments.out is not None:
+        write_results(Path(arguments.out), rows, note)
+
+
+def _auc_retrain(model: str, benchmark: Benchmark, protocol: Protocol, retrained: Judged | None) -> float | None:
+    """The retrained model's AUC: measured; or published, for MUSE's own models or by the published protocol."""
+    if retrained is not None:
+        area = retrained.measures.get("membership_auc")
+        return area.value if isinstance(area, Estimate) else None
+    if protocol == "published":
+        return benchmark.auc_retrain
+    target = (read_provenance(Path(model)) or {}).get("target", model)
+    return published_auc_retrain(target)
+
+
+def _note(arguments: Any, records: Any, has_privleak: bool) -> str:
+    notes = list(dict.fromkeys(found.note for found in records.values() if found.note))
+    if arguments.limit is not None:
+        notes.append(f"PARTIAL: only the first {arguments.limit} records of each split, no benchmark figures.")
+    if arguments.protocol == "published":
+        notes.append(
+            "Protocol published: M1 is drawn at temperature 0.9, 4bit is FP4, M3 against the published constant."
+        )
+    if not has_privleak and any(found.membership is not None for found in records.values()):
+        notes.append("M3 is left out: name the retrained model by --retrained.")
+    return "\n".join(notes)
+
+
+def _figures(measures: Any, scores: LogScores | None) -> dict[str, Any]:
+    """M1 to M4 as plain numbers, all measures with intervals, ROUGE means and AUCs; what was not run is absent."""
+    headline = {
+        short: measure.value
+        for short, name in HEADLINES.items()
+        if isinstance(measure := measures.get(name), Estimate)
+    }
+    detailed: dict[str, Any] = {"metrics": {name: measure_as_json(measure) for name, measure in measures.items()}}
+    if scores is not None:
+        detailed |= {"rouge": scores.rouge, "auc": scores.aucs}
+    return headline | detailed
+
+
+def _log_scores(folder: Path) -> LogScores | None:
+    """What the log beside the finished metrics yields; None where the benchmark is none of MUSE's kind."""
+    return score_log(read_log(folder), None) if any(folder.glob("*/log.json")) else None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError("no such device", given=name, allowed="auto, cpu, cuda, cuda:0, ...") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here", given=name, allowed="auto or cpu")
+    return device

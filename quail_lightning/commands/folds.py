@@ -1,0 +1,157 @@
+"""`quail folds`: unlearn several forget sets, one `quail fit` each (MUSE's sustainability and scalability)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from quail_lightning.config_files import find_config
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.whole_files import write_json
+from quail_lightning.models.checkpoint import weights_digest
+from quail_lightning.results import ResultRow, read_results, write_results
+
+Execute = Callable[[Sequence[str]], int]  # arguments of `quail` → exit status
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """What the folds share.
+
+    Attributes:
+        fit: configs of `quail fit`, in order.
+        forget: part of the corpus that each fold forgets.
+        start_from: ``previous``: a fold starts from the model that the one before left (sustainability);
+            ``target``: each starts from the target (scalability). References are the target's in either case.
+        options: ``section.key=value`` for every fold.
+        out: folder of all folds.
+    """
+
+    fit: tuple[str, ...]
+    forget: tuple[str, ...]
+    start_from: Literal["previous", "target"]
+    options: tuple[str, ...]
+    out: Path
+
+    def folder(self, fold: int) -> Path:
+        """Run folder of a fold, counted from 1."""
+        return self.out / f"fold_{fold}"
+
+    def model(self, fold: int) -> Path:
+        """What the fold leaves; it is written last and whole, so it tells that the fold is finished."""
+        return self.folder(fold) / "model"
+
+    def arguments(self, fold: int) -> list[str]:
+        """Of `quail`, for one fold."""
+        configs = [part for name in self.fit for part in ("--config", name)]
+        logger = "--trainer.logger.init_args"
+        place = [f"{logger}.save_dir={self.out.parent}", f"{logger}.name={self.out.name}"]
+        chained = self.start_from == "previous" and fold > 1
+        return [
+            "fit",
+            *configs,
+            *(f"--{option}" for option in self.options),
+            f"--data.forget=[{self.forget[fold - 1]}]",
+            *place,
+            f"{logger}.version=fold_{fold}",
+            *([f"--model.start={self.model(fold - 1)}"] if chained else []),
+        ]
+
+
+def add_arguments(parser: Any) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("--fit", type=list[str], required=True, help="configs of each fold's `quail fit`")
+    parser.add_argument("--forget", type=list[str], required=True, help="part of the corpus that a fold forgets")
+    parser.add_argument(
+        "--start_from", type=Literal["previous", "target"], required=True, help="where a fold starts"
+    )
+    parser.add_argument("--out", type=str, required=True, help="folder of all folds")
+    parser.add_argument("--options", nargs="*", type=str, default=[], help="section.key=value, for every fold")
+
+
+def run(arguments: Any) -> None:
+    """Carry the verb out."""
+    wrong = [option for option in arguments.options if "=" not in option or option.startswith("-")]
+    if wrong:
+        raise InputError("options have the form section.key=value", given=wrong)
+    if not arguments.forget:
+        raise InputError("there is no fold", allowed="at least one part of the corpus, such as sust/forget_1")
+    for name in arguments.fit:
+        find_config(name)
+    plan = FoldPlan(
+        tuple(arguments.fit),
+        tuple(arguments.forget),
+        arguments.start_from,
+        tuple(arguments.options),
+        Path(arguments.out),
+    )
+    rows = run_folds(plan, _execute)
+    write_results(plan.out, rows)
+    print_results(rows, f"{plan.out}: each fold starts from the {plan.start_from}")
+
+
+def run_folds(plan: FoldPlan, execute: Execute) -> list[ResultRow]:
+    """Run what is not finished yet, in order.
+
+    Args:
+        plan: all folds.
+        execute: runs one fold.
+
+    Returns:
+        The target's rows, then each fold's last ones, named after it.
+
+    Raises:
+        InputError: a finished fold was made otherwise, a folder that is none of ours stands in the way, or a
+            fold failed.
+    """
+    rows: list[ResultRow] = []
+    for fold in range(1, len(plan.forget) + 1):
+        _finish(plan, fold, execute)
+        found = read_results(plan.folder(fold))
+        if fold == 1:
+            rows += [row for row in found if row.model == "target"]
+        epochs = [row.epoch for row in found if row.epoch is not None]
+        last = [row for row in found if row.model == "unlearned" and row.epoch == max(epochs, default=None)]
+        rows += [replace(row, model=f"fold {fold}: {plan.forget[fold - 1]}") for row in last]
+    return rows
+
+
+def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
+    folder, made_by = plan.folder(fold), plan.out / f"fold_{fold}.json"
+    arguments = plan.arguments(fold)
+    chained = plan.start_from == "previous" and fold > 1
+    wanted = {"arguments": arguments, "start": weights_digest(str(plan.model(fold - 1))) if chained else {}}
+    if plan.model(fold).is_dir():
+        if not made_by.is_file() or json.loads(made_by.read_text("utf-8")) != wanted:
+            raise InputError(
+                f"fold {fold} in {folder} is finished, but was made with other arguments or from another model",
+                remedy="Name another folder by --out, or remove this fold and those after it",
+            )
+        print(f"fold {fold}: finished before, {folder}", flush=True)
+        return
+    if folder.exists():
+        if not made_by.is_file():
+            raise InputError(f"{folder} exists and is no fold of ours", remedy="Name another folder by --out")
+        print(f"fold {fold}: was interrupted and starts anew", flush=True)
+        shutil.rmtree(folder)
+    write_json(made_by, wanted)
+    print(f"fold {fold}: quail {' '.join(arguments)}", flush=True)
+    if status := execute(arguments):
+        raise InputError(
+            f"fold {fold} ended with exit status {status}, see above",
+            remedy="Mend it and run the same command again: finished folds are kept",
+        )
+    if not plan.model(fold).is_dir():
+        raise InputError(f"fold {fold} left no model", remedy="Folds need export.enabled and export.folder=model")
+
+
+def _execute(arguments: Sequence[str]) -> int:
+    """A process of its own for each fold: nothing of one is left in the next."""
+    return subprocess.run([sys.executable, "-m", "quail_lightning", *arguments], check=False).returncode

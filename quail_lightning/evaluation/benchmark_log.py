@@ -1,0 +1,129 @@
+"""MUSE's log layout: the responses and per-text scores that every figure can be computed from again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.attacks import ATTACKS, SPLITS
+from quail_lightning.evaluation.whole_files import write_json
+
+RESPONSE_PARTS = {"verbmem_f": "verbmem_forget", "knowmem_f": "knowmem_forget", "knowmem_r": "knowmem_retain"}
+"""Folder of the log → metric."""
+
+MEMBERSHIP_PART = "privleak"
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model said, and what it should have said; both as they are scored.
+
+    Attributes:
+        truth: already cut to the length that counts (M1).
+        response: already cut at the stops (M2, M4).
+        prompt: what was asked; empty where the log does not hold it.
+    """
+
+    truth: str
+    response: str
+    prompt: str = ""
+
+
+@dataclass
+class BenchmarkLog:
+    """One model's log, filled in part by part. A part that is not there was not run.
+
+    Attributes:
+        responses: metric (``verbmem_forget``, ...) → its responses.
+        membership: split → attack scores of each text; None where there is none.
+    """
+
+    responses: dict[str, tuple[Response, ...]] = field(default_factory=dict)
+    membership: Mapping[str, tuple[Mapping[str, float], ...]] | None = None
+
+
+def read_log(folder: Path) -> BenchmarkLog:
+    """Read ``verbmem_f``, ``knowmem_f``, ``knowmem_r`` and ``privleak``, each from its ``log.json``.
+
+    Raises:
+        InputError: no such folder, none of the four files in it, broken JSON (file, line), a record without the
+            columns that are scored (file, record, columns).
+    """
+    if not folder.is_dir():
+        raise InputError(f"no log folder {folder}", remedy="Name the folder that holds knowmem_f/log.json")
+    responses = {}
+    for part, metric in RESPONSE_PARTS.items():
+        path = folder / part / "log.json"
+        if path.is_file():
+            responses[metric] = _responses(path)
+    path = folder / MEMBERSHIP_PART / "log.json"
+    membership = _membership(path) if path.is_file() else None
+    if not responses and membership is None:
+        looked = ", ".join(f"{part}/log.json" for part in (*RESPONSE_PARTS, MEMBERSHIP_PART))
+        raise InputError(f"{folder} holds no log", allowed=f"at least one of {looked}")
+    return BenchmarkLog(responses, membership)
+
+
+def write_log(folder: Path, log: BenchmarkLog) -> None:
+    """Write the parts that the log has, in the layout that ``read_log`` takes; each file whole or not at all."""
+    names = {metric: part for part, metric in RESPONSE_PARTS.items()}
+    for metric, responses in log.responses.items():
+        rows = [{"prompt": row.prompt, "gt": row.truth, "response": row.response} for row in responses]
+        write_json(folder / names[metric] / "log.json", rows)
+    if log.membership is not None:
+        content = {split: [dict(row) for row in rows] for split, rows in log.membership.items()}
+        write_json(folder / MEMBERSHIP_PART / "log.json", content)
+
+
+def _responses(path: Path) -> tuple[Response, ...]:
+    rows = _load(path)
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"{path} must hold a list of records", given=type(rows).__name__ if rows else "nothing")
+    for number, row in enumerate(rows):
+        _check_columns(path, f"record {number}", row, ("gt", "response"), str)
+    return tuple(
+        Response(row["gt"], row["response"], str(row.get("prompt", row.get("question", "")))) for row in rows
+    )
+
+
+def _membership(path: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
+    content = _load(path)
+    if not isinstance(content, dict) or not set(SPLITS) & set(content):
+        given = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path} must hold an object of splits", given=given, allowed=", ".join(SPLITS))
+    scores: dict[str, tuple[Mapping[str, float], ...]] = {}
+    for split in SPLITS:
+        rows = content.get(split, [])
+        if not isinstance(rows, list):
+            raise InputError(f"{path}: {split} must be a list of records", given=type(rows).__name__)
+        # an attack that no record of the split has was not run; one that only some have is a damaged log
+        known = [name for name in ATTACKS if any(isinstance(row, dict) and name in row for row in rows)]
+        for number, row in enumerate(rows):
+            _check_columns(path, f"{split} record {number}", row, known or ATTACKS, int | float)
+        if rows:
+            scores[split] = tuple({name: float(row[name]) for name in known} for row in rows)
+    return scores
+
+
+def _check_columns(path: Path, place: str, row: Any, wanted: tuple[str, ...] | list[str], kind: Any) -> None:
+    wrong = [name for name in wanted if not isinstance(row, dict) or not isinstance(row.get(name), kind)]
+    if wrong:
+        raise InputError(
+            f"{path}: {place} lacks {', '.join(map(repr, wrong))}, or holds something else there",
+            given=sorted(row) if isinstance(row, dict) else row,
+            allowed="texts" if kind is str else "numbers",
+        )
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path} is not valid JSON: {place}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error

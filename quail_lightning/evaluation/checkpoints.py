@@ -1,0 +1,176 @@
+"""Judge saved models at their deployment precisions; nothing is trained, and nothing finished is run twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from quail_lightning.config_files import find_config
+from quail_lightning.data.questions import EvaluationRecords
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog
+from quail_lightning.evaluation.finished import FinishedMetrics, parts
+from quail_lightning.evaluation.suite import EvaluationSuite
+from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
+from quail_lightning.quantization import Quantizer, load_quantizer
+from quail_lightning.results import Measure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PUBLISHED_PRECISIONS = {"4bit": "fp4", "8bit": "int8"}
+"""The failure paper's name of a precision → what its code runs: bitsandbytes' defaults."""
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One deployment format.
+
+    Attributes:
+        name: as it was asked for, and as rows show it.
+        config: stem of ``configs/quantizer/<config>.yaml``.
+        quantizer: of that file.
+    """
+
+    name: str
+    config: str
+    quantizer: Quantizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The 16-bit dtype that the model is loaded in before it is quantized."""
+        return torch.float16 if self.config == "fp16" else torch.bfloat16
+
+
+def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
+    """The quantizers of the names, each once.
+
+    Under ``published``, ``4bit`` is bitsandbytes' FP4 and ``8bit`` its int8.
+
+    Raises:
+        InputError: no such precision; ``4bit`` or ``8bit`` under another protocol.
+    """
+    found = []
+    for name in dict.fromkeys(names):
+        config = PUBLISHED_PRECISIONS.get(name, name)
+        if config != name and protocol != "published":
+            raise InputError(
+                f"precision {name!r} says what it is under --protocol published only",
+                allowed=f"{config} (what the published code runs), nf4, ...",
+            )
+        shown = name if config == name else f"{name} ({config})"
+        found.append(Precision(shown, config, load_quantizer(config)))
+    return found
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model at one precision.
+
+    Attributes:
+        measures: of all parts.
+        folder: where they are kept, with the log.
+        reused: parts that had been finished before.
+    """
+
+    measures: dict[str, Measure]
+    folder: Path
+    reused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointJudge:
+    """Runs a suite on saved models.
+
+    Attributes:
+        suite: what is run.
+        benchmark: its name.
+        root: where finished metrics are kept.
+        device: where models are run.
+    """
+
+    suite: EvaluationSuite
+    benchmark: str
+    root: Path
+    device: torch.device
+
+    def check(self, model: str, records: EvaluationRecords) -> None:
+        """Refuse what the model cannot be judged with, before a weight is loaded."""
+        self.suite.check(records, {}, load_tokenizer(model), load_config(model))
+
+    def judge(
+        self, model: str, records: EvaluationRecords, precisions: Sequence[Precision], progress: Progress
+    ) -> dict[str, Judged]:
+        """Precision → what was measured. The model is loaded only where something is left to run.
+
+        Args:
+            model: folder or hub name.
+            records: checked.
+            precisions: one quantized copy exists at a time.
+            progress: called with what is running, what is done and the total.
+        """
+        digests = checkpoint_digests(model)
+        loaded: dict[torch.dtype, PreTrainedModel] = {}
+        judged = {}
+        for precision in precisions:
+            store = FinishedMetrics(self.root, self._about(digests, precision))
+            measures: dict[str, Measure] = {}
+            open_parts, reused = [], []
+            for part, only in parts(records):
+                if (known := store.read(part, only)) is not None:
+                    measures |= known
+                    reused.append(part)
+                else:
+                    open_parts.append((part, only))
+            if open_parts:
+                if precision.dtype not in loaded:
+                    loaded.clear()
+                    whole: Any = load_model(model, precision.dtype)
+                    loaded[precision.dtype] = whole.to(self.device)
+                copy = precision.quantizer.quantize(loaded[precision.dtype])
+                tokenizer = load_tokenizer(model)
+                for part, only in open_parts:
+                    log = BenchmarkLog()
+
+                    def show(metric: str, done: int, total: int, name: str = precision.name) -> None:
+                        progress(f"{name} · {metric}", done, total)
+
+                    found = self.suite.evaluate(copy, tokenizer, only, {}, None, show, log)
+                    store.write(part, only, found, log)
+                    measures |= found
+                del copy
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            judged[precision.name] = Judged(measures, store.folder, tuple(reused))
+        return judged
+
+    def _about(self, digests: Mapping[str, str], precision: Precision) -> dict[str, Any]:
+        # batch sizes are left out: they change nothing in float32, and only near ties at 16 bits
+        settings = replace(self.suite, batch_size=None)
+        return {
+            "model": dict(digests),
+            "precision": precision.config,
+            "quantizer": yaml.safe_load(find_config(f"quantizer/{precision.config}.yaml").read_text("utf-8")),
+            "benchmark": self.benchmark,
+            "suite": vars(settings),
+        }
+
+
+def checkpoint_digests(model: str) -> dict[str, str]:
+    """What tells a checkpoint from any other: weights, tokenizer and configs of a folder; a hub name's commit."""
+    digests = weights_digest(model)
+    folder = Path(model)
+    if folder.is_dir():
+        for path in sorted(folder.glob("*.json")):
+            if path.name != "provenance.json":
+                digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests

@@ -1,0 +1,162 @@
+"""quail evaluate: saved models and published logs."""
+
+import json
+import shutil
+
+import pytest
+
+from quail_lightning.cli import main
+from quail_lightning.evaluation import checkpoints
+from quail_lightning.results import read_results
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Hand-written: M2 is (2/3 + 0)/2, the AUC 1/8."""
+    rows = [{"prompt": "?", "gt": "a b", "response": "a"}, {"prompt": "?", "gt": "a b", "response": ""}]
+    scores = {"forget": [1.0, 2.0], "retain": [1.0], "holdout": [2.0, 3.0]}
+    attacks = {split: [{"PPL": v, "Min-40%": v} for v in values] for split, values in scores.items()}
+    for part, content in (("knowmem_f", rows), ("privleak", attacks)):
+        (tmp_path / "log" / part).mkdir(parents=True)
+        (tmp_path / "log" / part / "log.json").write_text(json.dumps(content))
+    return tmp_path / "log"
+
+
+def evaluate(*arguments):
+    main(["evaluate", "--json", "out.json", *map(str, arguments)])
+    return json.loads(open("out.json").read())
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *map(str, arguments)])
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_log_is_scored_again_without_a_model(log, capsys):
+    found = evaluate("--from-log", log, "--benchmark", "muse-news")
+    assert found["M2"] == pytest.approx(100 / 3, abs=1e-6)
+    assert found["M3"] == pytest.approx((0.125 - 0.4772) / 0.4772 * 100, abs=1e-6)
+    assert "M1" not in found
+    assert "M4" not in found
+    assert found["rouge"]["knowmem_f"]["rougeL_recall"] == pytest.approx(0.25)
+    assert found["auc"]["forget_holdout_Min-40%"] == 0.125
+    assert found["auc"]["forget_retain_PPL"] == 0.75
+    shown = capsys.readouterr().out
+    assert "33.3" in shown
+    assert "own 7B models only" in shown
+
+
+def test_another_log_can_be_what_m3_is_measured_against(log, tmp_path):
+    other = shutil.copytree(log, tmp_path / "other")
+    scores = {"forget": [{"Min-40%": 2.0}], "holdout": [{"Min-40%": 2.0}]}
+    (other / "privleak/log.json").write_text(json.dumps(scores))
+    found = evaluate("--from-log", log, "--benchmark", "muse-books", "--retrained", other)
+    assert found["M3"] == pytest.approx(-75.0)
+
+
+def test_broken_logs_and_unknown_benchmarks_are_refused(log, capsys):
+    assert "muse-books, muse-news" in refused(capsys, "--from-log", log, "--benchmark", "muse")
+    (log / "knowmem_f/log.json").write_text("[\n{]")
+    told = refused(capsys, "--from-log", log, "--benchmark", "muse-news")
+    assert "knowmem_f/log.json" in told
+    assert "line 2" in told
+    assert "no model is named" in refused(capsys, "--benchmark", "muse-news")
+
+
+def test_models_precisions_and_metrics_make_one_table_and_are_not_run_again(
+    checkpoint, corpus_folder, tmp_path, capsys, monkeypatch
+):
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--precisions", "bf16", "nf4"]
+    first = evaluate(*arguments, "--retrained", other, "--out", "results")
+    assert [(row["model"], row["precision"]) for row in first["rows"]] == [
+        (f"{other} (retrained)", "bf16"),
+        (checkpoint, "bf16"),
+        (checkpoint, "nf4"),
+    ]
+    assert all({"M1", "M2", "M3", "M4"} <= set(row) for row in first["rows"])
+    assert first["rows"][1]["M3"] == 0.0, "the same weights as the retrained model's"
+    assert len(first["rows"][0]["auc"]) >= 9
+    assert first["partial"] is False
+    assert {row.precision for row in read_results(tmp_path / "results")} == {"bf16", "nf4"}
+
+    def never(*args):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(checkpoints, "load_model", never)
+    again = evaluate(*arguments, "--retrained", other)
+    kept = ["verbatim", "forget_questions", "membership", "retain_questions"]
+    assert all(row["reused"] == kept for row in again["rows"])
+    assert [row["metrics"] for row in again["rows"]] == [row["metrics"] for row in first["rows"]]
+    # the log beside the metrics is one that --from-log takes
+    row = again["rows"][1]
+    scored = evaluate("--from-log", row["log"], "--benchmark", "muse-news")
+    assert (scored["M1"], scored["auc"]) == (row["M1"], row["auc"])
+
+
+def test_only_what_is_missing_is_run(checkpoint, corpus_folder, tmp_path):
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder]
+    (row,) = evaluate(*arguments)["rows"]
+    folder = tmp_path / row["log"]
+    (folder / "membership.json").write_text("damaged")
+    (again,) = evaluate(*arguments)["rows"]
+    assert again["reused"] == ["verbatim", "forget_questions", "retain_questions"]
+    assert again["metrics"] == row["metrics"]
+    (published,) = evaluate(*arguments, "--protocol", "published")["rows"]
+    assert published["reused"] == []
+
+
+def test_a_limit_is_marked_wherever_results_stand(checkpoint, corpus_folder, tmp_path, capsys):
+    found = evaluate(
+        checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--limit", 2, "--out", "results"
+    )
+    assert found["partial"] is True
+    assert found["rows"][0]["metrics"]["verbmem_forget"]["n"] == 2
+    shown = capsys.readouterr().out
+    assert "partial: first 2" in shown
+    assert "PARTIAL" in shown
+    assert "partial: first 2" in (tmp_path / "results/results.csv").read_text()
+    assert "M3" not in found["rows"][0], "no retrained model, no PrivLeak"
+    assert "--retrained" in found["note"]
+
+
+def test_the_published_protocol_names_fp4_4bit_and_takes_the_published_auc(checkpoint, corpus_folder, capsys):
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--limit", 2]
+    assert "fp4" in refused(capsys, *arguments, "--precisions", "4bit")
+    (row,) = evaluate(*arguments, "--precisions", "4bit", "--protocol", "published")["rows"]
+    assert row["precision"] == "4bit (fp4)"
+    assert row["auc_retrain"] == 0.4772
+
+
+def test_bad_input_is_refused_before_a_model_is_loaded(checkpoint, corpus_folder, tmp_path, capsys, monkeypatch):
+    def never(*args):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(checkpoints, "load_model", never)
+    start = [checkpoint, "--benchmark", "muse-news", "--corpus"]
+    assert "no such precision" in refused(capsys, *start, corpus_folder, "--precisions", "nf5")
+    assert "--limit" in refused(capsys, *start, corpus_folder, "--limit", 0)
+    assert "device" in refused(capsys, *start, corpus_folder, "--device", "quantum")
+    broken = shutil.copytree(corpus_folder, tmp_path / "broken")
+    (broken / "knowmem/forget_qa.json").write_text('[{"question": "x"}]')
+    assert "knowmem/forget_qa" in refused(capsys, *start, broken)
+    (broken / "knowmem/forget_qa.json").write_text('[\n{"question"\n')
+    told = refused(capsys, *start, broken)
+    assert "forget_qa.json" in told
+    assert "line 3" in told
+    missing = refused(capsys, "nowhere", "--benchmark", "muse-news", "--corpus", corpus_folder)
+    assert "'nowhere'" in missing
+
+
+def test_without_a_network_the_file_to_fetch_and_its_place_are_named(checkpoint, capsys):
+    told = refused(capsys, checkpoint, "--benchmark", "muse-news")
+    assert "muse-bench/MUSE-News" in told
+    assert "FOLDER/verbmem/forget.json" in told
+    assert "--corpus" in told

@@ -1,0 +1,124 @@
+"""Sustainability and scalability: one fit a fold."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quail_lightning.cli import main
+from quail_lightning.commands.folds import FoldPlan, run_folds
+from quail_lightning.config_files import find_config, shipped_names
+from quail_lightning.errors import InputError
+from quail_lightning.results import Estimate, ResultRow, write_results
+
+
+@pytest.fixture
+def fits():
+    """A `quail fit` that only leaves what one leaves, and what it was called with."""
+    calls = []
+
+    def fit(arguments):
+        calls.append(arguments)
+        given = dict(part.removeprefix("--").split("=", 1) for part in arguments if "=" in part)
+        logger = "trainer.logger.init_args"
+        folder = Path(given[f"{logger}.save_dir"]) / given[f"{logger}.name"] / given[f"{logger}.version"]
+        value = Estimate(float(len(calls)), 1, 0.0, 0.0)
+        rows = [ResultRow("target", "bf16", {"verbmem_forget": value})]
+        rows += [ResultRow("unlearned", "bf16", {"verbmem_forget": value}, epoch) for epoch in (1, 2)]
+        write_results(folder, rows)
+        (folder / "model").mkdir()
+        (folder / "model/model.safetensors").write_bytes(bytes(len(calls)))
+        return 0
+
+    fit.calls = calls
+    return fit
+
+
+def plan(tmp_path, start_from="previous", options=()):
+    return FoldPlan(
+        ("news.yaml",), ("sust/forget_1", "sust/forget_2", "sust/forget_3"), start_from, options, tmp_path / "s"
+    )
+
+
+def test_sustainability_starts_each_fold_from_the_one_before(tmp_path, fits):
+    rows = run_folds(plan(tmp_path), fits)
+    starts = [[part for part in call if part.startswith("--model.start")] for call in fits.calls]
+    assert starts == [
+        [],
+        [f"--model.start={tmp_path}/s/fold_1/model"],
+        [f"--model.start={tmp_path}/s/fold_2/model"],
+    ]
+    forgotten = [part for call in fits.calls for part in call if part.startswith("--data.forget")]
+    assert forgotten == [f"--data.forget=[sust/forget_{fold}]" for fold in (1, 2, 3)]
+    assert [(row.model, row.epoch) for row in rows] == [
+        ("target", None),
+        *((f"fold {fold}: sust/forget_{fold}", 2) for fold in (1, 2, 3)),
+    ]
+
+
+def test_scalability_starts_every_fold_from_the_target(tmp_path, fits):
+    run_folds(plan(tmp_path, "target", ("data.corpus=X",)), fits)
+    assert not any(part.startswith("--model.start") for call in fits.calls for part in call)
+    assert all("--data.corpus=X" in call for call in fits.calls)
+
+
+def test_finished_folds_are_kept_and_an_interrupted_one_starts_anew(tmp_path, fits):
+    def interrupted(arguments):
+        if "fold_2" in arguments[-2] + arguments[-1]:
+            folder = tmp_path / "s/fold_2"
+            folder.mkdir()
+            (folder / "config.yaml").write_text("half")
+            return 1
+        return fits(arguments)
+
+    with pytest.raises(InputError, match="fold 2 ended with exit status 1"):
+        run_folds(plan(tmp_path), interrupted)
+    assert len(fits.calls) == 1
+    run_folds(plan(tmp_path), fits)
+    assert len(fits.calls) == 3
+    assert not (tmp_path / "s/fold_2/config.yaml").exists()
+    run_folds(plan(tmp_path), fits)
+    assert len(fits.calls) == 3
+
+
+def test_a_fold_made_otherwise_or_from_another_model_is_refused(tmp_path, fits):
+    run_folds(plan(tmp_path), fits)
+    with pytest.raises(InputError, match=r"fold 1 .* other arguments"):
+        run_folds(plan(tmp_path, options=("model.alpha=2",)), fits)
+    (tmp_path / "s/fold_1/model/model.safetensors").write_bytes(b"changed")
+    with pytest.raises(InputError, match=r"fold 2 .* from another model"):
+        run_folds(plan(tmp_path), fits)
+
+
+def test_a_folder_that_is_no_fold_is_left_alone(tmp_path, fits):
+    (tmp_path / "s/fold_1").mkdir(parents=True)
+    (tmp_path / "s/fold_1/mine").write_text("x")
+    with pytest.raises(InputError, match="no fold of ours"):
+        run_folds(plan(tmp_path), fits)
+    assert (tmp_path / "s/fold_1/mine").exists()
+
+
+@pytest.mark.parametrize("name", shipped_names("folds"))
+def test_every_shipped_fold_config_passes_both_parsers(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["folds", "--config", name, "--print_config"])
+    assert ended.value.code in (None, 0)
+    capsys.readouterr()
+    described = yaml.safe_load(find_config(name).read_text())
+    out = described.pop("out")
+    shared = FoldPlan(
+        tuple(described["fit"]), tuple(described["forget"]), described["start_from"], (), tmp_path / out
+    )
+    with pytest.raises(SystemExit) as ended:
+        main([*shared.arguments(2), "--print_config"])
+    assert ended.value.code in (None, 0)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["data"]["init_args"]["forget"] == [described["forget"][1]]
+    assert (printed["model"]["start"] is None) == (described["start_from"] == "target")
+
+
+def test_options_of_the_wrong_form_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["folds", "--config", "folds/news_sust.yaml", "--options", "data.corpus", "FOLDER"])
+    assert "section.key=value" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.benchmarks import available_benchmarks, load_benchmark
+from quail_lightning.evaluation.privleak import published_auc_retrain
+
+
+@pytest.mark.parametrize("name", available_benchmarks())
+def test_every_shipped_benchmark_is_well_formed(name: str) -> None:
+    benchmark = load_benchmark(name)
+    assert benchmark.init_args["corpus"]
+    assert hasattr(benchmark.data_class, "setup")
+
+
+def test_the_constants_are_those_of_the_published_models() -> None:
+    assert load_benchmark("muse-news").auc_retrain == published_auc_retrain("muse-bench/MUSE-News_target")
+    assert load_benchmark("muse-books").auc_retrain == published_auc_retrain("muse-bench/MUSE-Books_target")
+
+
+def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'muse-newz'.*muse-books, muse-news.*Did you mean muse-news"):
+        load_benchmark("muse-newz")
+
+
+def test_own_benchmarks_are_files_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_folder: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "configs/benchmark/mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        f"class_path: quail_lightning.data.MuseDataModule\ninit_args: {{corpus: '{corpus_folder.as_posix()}'}}\n"
+    )
+    records = load_benchmark("mine").read_records(None, "no checkpoint is opened")
+    assert records.verbatim is not None
+    assert len(records.verbatim) == 3
+    path.write_text("class: wrong")
+    with pytest.raises(InputError, match="does not describe a benchmark"):
+        load_benchmark("mine")
+    path.write_text("class_path: quail_lightning.data.MuseDataModule\ninit_args: {korpus: x}\n")
+    with pytest.raises(InputError, match="korpus"):
+        load_benchmark("mine").read_records(None, "x")
