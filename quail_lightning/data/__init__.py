@@ -2,5 +2,6 @@
 
 from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.newsroom import Newsroom
+from quail_lightning.data.own_text import OwnTextDataModule
 
-__all__ = ["MuseDataModule", "Newsroom"]
+__all__ = ["MuseDataModule", "Newsroom", "OwnTextDataModule"]
