@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from quail_lightning.data.hub import hub_rows
 from quail_lightning.data.questions import Question, VerbatimPrompt
 from quail_lightning.errors import InputError
 
@@ -74,18 +75,10 @@ class HubCorpus:
         Raises:
             InputError: the hub cannot be reached or has no such dataset, configuration or split.
         """
-        from datasets import load_dataset
-
         config, split = part.split("/")
-        try:
-            rows = load_dataset(self.name, config, split=split)
-        except (ValueError, ConnectionError, FileNotFoundError) as error:
-            raise InputError(
-                f"corpus part {part!r} of {self.name!r} could not be loaded from the hub ({error})",
-                remedy="Check name and network, or point data.corpus at a local folder that holds "
-                f"{part}.json in the benchmark's layout",
-            ) from error
-        return list(rows["text"]) if rows.column_names == ["text"] else [dict(row) for row in rows]
+        local = f"point data.corpus at a local folder that holds {part}.json in the benchmark's layout"
+        rows = hub_rows(self.name, config, split, local)
+        return [row["text"] for row in rows] if rows and rows[0].keys() == {"text"} else rows
 
 
 def open_corpus(name: str) -> Corpus:

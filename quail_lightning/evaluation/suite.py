@@ -13,6 +13,7 @@ from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, Q
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import knowmem, verbmem
 from quail_lightning.evaluation.encoding import encode, positions
+from quail_lightning.evaluation.further_records import further_measures, further_problems
 from quail_lightning.evaluation.generation import check_lengths, generate
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.likelihood import token_log_likelihoods, window_nlls, window_problem
@@ -84,6 +85,7 @@ class EvaluationSuite:
                 problems.append(f"{name}: {problem}")
         if records.membership is not None:
             problems.extend(self._membership_problems(records.membership, tokenizer))
+        problems.extend(further_problems(records, tokenizer, limit))
         vocabulary = getattr(config.get_text_config(), "vocab_size", None)
         for name, tokens in windows.items():
             if problem_found := window_problem(tokens, limit):
@@ -141,6 +143,9 @@ class EvaluationSuite:
         for name, tokens in windows.items():
             key = f"nll_{name}"
             measures[key] = bootstrap_mean(window_nlls(model, tokens, self.batch_size, step(key)).numpy())
+        measures |= further_measures(
+            model, tokenizer, records, self.batch_size, self.max_prompts, self.max_texts, step
+        )
         return measures
 
     def _prompts(self, records: EvaluationRecords) -> list[tuple[str, list[str], int]]:
@@ -163,8 +168,13 @@ class EvaluationSuite:
         metric = RougeLF1(sync_on_compute=False)
         if name == "verbmem_forget":
             assert records.verbatim is not None
+            asked = self._verbatim(records.verbatim)
+            responses = [
+                verbmem.truncate_response(response, record.stops)
+                for response, record in zip(responses, asked, strict=True)
+            ]
             truths = verbmem.truncate_truths(
-                tokenizer, [record.truth for record in self._verbatim(records.verbatim)], self.verbmem_new_tokens
+                tokenizer, [record.truth for record in asked], self.verbmem_new_tokens
             )
         else:
             responses = [knowmem.truncate_answer(response) for response in responses]
