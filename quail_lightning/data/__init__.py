@@ -4,6 +4,14 @@ from quail_lightning.data.invented_tweets import InventedTweets
 from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.newsroom import Newsroom
 from quail_lightning.data.own_text import OwnTextDataModule
+from quail_lightning.data.rwku import RwkuDataModule
 from quail_lightning.data.twitter import TwitterDataModule
 
-__all__ = ["InventedTweets", "MuseDataModule", "Newsroom", "OwnTextDataModule", "TwitterDataModule"]
+__all__ = [
+    "InventedTweets",
+    "MuseDataModule",
+    "Newsroom",
+    "OwnTextDataModule",
+    "RwkuDataModule",
+    "TwitterDataModule",
+]

@@ -47,6 +47,12 @@ METRICS: Mapping[str, MetricLabel] = MappingProxyType(
         "label_accuracy_retain": MetricLabel("Accuracy retain", "× 100", "up"),
         "label_f1_retain": MetricLabel("F1 retain", "× 100", "up"),
         "label_auroc_retain": MetricLabel("AUROC retain", "", "up"),
+        "utility_general": MetricLabel("Gen MMLU", "× 100", "up"),
+        "utility_truthful": MetricLabel("Tru MC1", "× 100", "up"),
+        "utility_factual": MetricLabel("Fac TriviaQA", "× 100", "up"),
+        "utility_fluency": MetricLabel("Flu entropy", "bits", "up"),
+        "question_f1": MetricLabel("Questions F1", "× 100", "up"),
+        "perplexity": MetricLabel("Perplexity", "", "down"),
         "nll_forget": MetricLabel("NLL forget", "nats/token", "up"),
         "nll_retain": MetricLabel("NLL retain", "nats/token", "down"),
         "recovery_verbmem_forget": MetricLabel("Recovery M1", "", "zero"),
@@ -56,4 +62,4 @@ METRICS: Mapping[str, MetricLabel] = MappingProxyType(
         "delivered_retain": MetricLabel("Delivered retain", "", "none"),
     }
 )
-"""Metric name → label. The first seven come from the suite, the others from the survival ratios."""
+"""Metric name → label. All but the survival ratios, the last five, come from the suite."""

@@ -19,6 +19,7 @@ from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.likelihood import token_log_likelihoods, window_nlls, window_problem
 from quail_lightning.evaluation.privleak import MembershipAUC, min_k, privleak_measure, shortest_text
 from quail_lightning.evaluation.rouge import RougeLF1
+from quail_lightning.evaluation.utility import Utility
 from quail_lightning.results import Measure
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class EvaluationSuite:
         knowmem_new_tokens: M2's and M4's answers, tokens.
         max_prompts: the first so many prompts of M1, M2 and M4 each; None: all. Less than all is a quick look,
             not MUSE's figure.
-        max_texts: the first so many texts of each side of M3; None: all.
+        max_texts: the first so many texts of each side of M3 and of each labelled set; None: all.
+        utility: Gen, Tru, Fac, Flu and a user's own files; None measures none of them.
     """
 
     batch_size: int = 8
@@ -47,6 +49,7 @@ class EvaluationSuite:
     knowmem_new_tokens: int = knowmem.NEW_TOKENS
     max_prompts: int | None = None
     max_texts: int | None = None
+    utility: Utility | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "verbmem_new_tokens", "knowmem_new_tokens", "max_prompts", "max_texts"):
@@ -86,6 +89,8 @@ class EvaluationSuite:
         if records.membership is not None:
             problems.extend(self._membership_problems(records.membership, tokenizer))
         problems.extend(further_problems(records, tokenizer, limit))
+        if self.utility is not None:
+            problems.extend(self.utility.problems(tokenizer, config))
         vocabulary = getattr(config.get_text_config(), "vocab_size", None)
         for name, tokens in windows.items():
             if problem_found := window_problem(tokens, limit):
@@ -146,6 +151,8 @@ class EvaluationSuite:
         measures |= further_measures(
             model, tokenizer, records, self.batch_size, self.max_prompts, self.max_texts, step
         )
+        if self.utility is not None:
+            measures |= self.utility.measures(model, tokenizer, self.batch_size, step)
         return measures
 
     def _prompts(self, records: EvaluationRecords) -> list[tuple[str, list[str], int]]:
