@@ -36,7 +36,8 @@ class RwkuDataModule(LightningDataModule):
 
     The forget set is the positive corpus: what a model wrote about the subjects. Steps train on it (GA, NPO), on
     refusals (RT) or on the negative corpus, false descriptions of the subjects (to be learned: GradientDescent);
-    NLLs are of the positive one in any case. RWKU has no retain corpus: name other subjects where the method has a retain term.
+    NLLs are of the positive one in any case. RWKU has no retain corpus: name other subjects where the method has a
+    retain term.
 
     Args:
         corpus: hub name, or a folder: a subject's files, ``All/`` or ``Target/<number>_<Subject>/``.

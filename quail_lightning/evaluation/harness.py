@@ -27,7 +27,7 @@ def import_harness() -> Any:
     except ImportError as error:
         raise InputError(
             f"the LM Evaluation Harness cannot be imported ({error})",
-            remedy="Install it with `pip install 'quail-lightning[eval]'`, or leave its tasks out of suite.utility",
+            remedy="pip install 'quail-lightning[eval]', or leave general and truthful out of suite.utility",
         ) from error
     return lm_eval
 
@@ -101,7 +101,7 @@ def harness_accuracy(
     except (ConnectionError, FileNotFoundError) as error:
         raise InputError(
             f"the data of the harness task {task!r} could not be loaded ({error})",
-            remedy="Check the network, or name a folder of task files that read local data (suite.utility.task_folder)",
+            remedy="Check the network, or name task files that read local data (suite.utility.task_folder)",
         ) from error
     scores = [100.0 * float(sample["acc"]) for found in results["samples"].values() for sample in found]
     return bootstrap_mean(scores)

@@ -59,8 +59,8 @@ def truncate_answer(response: str) -> str:
 def read_short_answers(source: str) -> list[ShortAnswer]:
     """Questions of TriviaQA from the hub, or of a ``.json`` or ``.jsonl`` file.
 
-    A record holds ``question`` and ``answer`` (a string, or an object with ``value`` and ``aliases`` as TriviaQA has)
-    or ``answers`` (a list of strings, as RWKU's excerpt has).
+    A record holds ``question`` and ``answer`` (a string, or an object with ``value`` and ``aliases`` as TriviaQA
+    has) or ``answers`` (a list of strings, as RWKU's excerpt has).
 
     Args:
         source: a file, or ``mandarjoshi/trivia_qa``: its validation questions after six of its training ones.

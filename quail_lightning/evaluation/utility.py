@@ -1,4 +1,4 @@
-"""What a model is still good for: Gen, Tru, Fac and Flu of the failure paper (section 6.2), and a user's own files."""
+"""What a model is still good for: Gen, Tru, Fac and Flu of the failure paper (section 6.2), and own files."""
 
 from __future__ import annotations
 
