@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,10 +83,10 @@ def harness_accuracy(
     manager = _manager(task_folder)
     from lm_eval.models.huggingface import HFLM
 
-    # a copy: the harness gives the tokenizer a padding token
-    judged = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
     try:
-        with isolate_rng(), evaluation_mode(model):
+        with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
+            # a copy: the harness gives the tokenizer a padding token
+            judged = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
             results = harness.simple_evaluate(
                 model=judged,
                 tasks=[task],
@@ -107,7 +108,9 @@ def harness_accuracy(
     return bootstrap_mean(scores)
 
 
+@cache
 def _manager(task_folder: str | None) -> Any:
+    """Made once in a process: it reads thousands of task files."""
     import_harness()
     if task_folder is not None and not Path(task_folder).is_dir():
         raise InputError(f"no folder of harness tasks {task_folder!r}")

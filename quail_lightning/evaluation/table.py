@@ -30,7 +30,8 @@ def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
     """
     present = [name for name in METRICS if any(name in row.metrics for row in rows)]
     apart = {title: [name for name in present if name in names] for title, names in APART.items()}
-    known = [name for name in present if name not in SURVIVAL and not any(name in names for names in apart.values())]
+    elsewhere = {*SURVIVAL, *(name for names in apart.values() for name in names)}
+    known = [name for name in present if name not in elsewhere]
     if "privleak" in known:
         known = [name for name in known if name != "membership_auc"]
     survived = [name for name in present if name in SURVIVAL]

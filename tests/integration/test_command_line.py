@@ -211,7 +211,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml"}
-    folders = ("method/", "finetune/", "quantizer/")
+    folders = ("method/", "finetune/", "quantizer/", "benchmark/", "folds/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 
 

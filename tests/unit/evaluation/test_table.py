@@ -1,6 +1,6 @@
 """What the terminal shows."""
 
-from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.table import print_results, results_tables
 from quail_lightning.results import Estimate, ResultRow, Undefined
 
 ROWS = [

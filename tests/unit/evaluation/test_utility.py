@@ -12,6 +12,7 @@ import torch
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, generate
+from quail_lightning.evaluation import harness as harness_module
 from quail_lightning.evaluation.fluency import fluency
 from quail_lightning.evaluation.utility import Utility
 
@@ -23,6 +24,14 @@ def roomy_model(model):
     """The conftest's model with room for 256 new tokens after a prompt."""
     model.config.max_position_embeddings = 512  # rotary positions have no table that would end
     return model
+
+
+@pytest.fixture(autouse=True)
+def forget_task_managers():
+    """The harness's task manager is kept for the process; here each test has its own harness."""
+    harness_module._manager.cache_clear()
+    yield
+    harness_module._manager.cache_clear()
 
 
 def judge(model, tokenizer, **options):
@@ -130,7 +139,7 @@ def harness(monkeypatch):
 
     class HFLM:
         def __init__(self, pretrained, tokenizer, batch_size):
-            self.pretrained, self.tokenizer = pretrained, tokenizer
+            self.pretrained, self.tokenizer = pretrained.eval(), tokenizer
             tokenizer.pad_token = tokenizer.eos_token
 
     module("lm_eval", simple_evaluate=simple_evaluate)
