@@ -76,7 +76,10 @@ class HubCorpus:
             InputError: the hub cannot be reached or has no such dataset, configuration or split.
         """
         config, split = part.split("/")
-        local = f"point data.corpus at a local folder that holds {part}.json in the benchmark's layout"
+        local = (
+            f"put it into a folder as FOLDER/{part}.json (a list of its records), and name FOLDER by data.corpus "
+            "(fit) or --corpus (evaluate)"
+        )
         rows = hub_rows(self.name, config, split, local)
         return [row["text"] for row in rows] if rows and rows[0].keys() == {"text"} else rows
 

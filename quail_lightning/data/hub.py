@@ -28,6 +28,6 @@ def hub_rows(name: str, config: str | None, split: str, local: str) -> list[dict
         raise InputError(
             f"corpus part {part!r} of {name!r} could not be loaded from the hub ({error})",
             remedy=f"Check name and network; or fetch this split of https://huggingface.co/datasets/{name} where "
-            f"there is one, and {local}",
+            f"there is one, {local}",
         ) from error
     return [dict(row) for row in rows]

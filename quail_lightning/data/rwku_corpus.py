@@ -50,7 +50,10 @@ class RwkuHub:
         return self._rows(f"train_{part}_{generator}", "train", _file_name(part, generator), subjects)
 
     def _rows(self, config: str, split: str, file: str, subjects: Sequence[str]) -> list[Row]:
-        local = f"point data.corpus at a folder that holds {file}, or Target/1_Stephen_King/{file} and so on"
+        local = (
+            f"put it into a folder as FOLDER/{file} (a list of its records; or Target/1_Stephen_King/{file}, "
+            "and so on), and name FOLDER by data.corpus (fit) or --corpus (evaluate)"
+        )
         rows = hub_rows(self.name, config, split, local)
         return _of_subjects([Located(f"{self.name}, {config}", row) for row in rows], subjects)
 

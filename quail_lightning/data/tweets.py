@@ -42,7 +42,10 @@ def read_tweets(corpus: str, split: str) -> Tweets:
     if folder.is_dir():
         found = _folder_rows(folder, split)
     elif corpus.count("/") == 1 and not corpus.startswith((".", "/", "~")):
-        local = f"point data.corpus at a folder that holds {split}.jsonl, .json, .csv or .parquet"
+        local = (
+            f"put it into a folder as FOLDER/{split}.jsonl, .json, .csv or .parquet, and name FOLDER by data.corpus "
+            "(fit) or --corpus (evaluate)"
+        )
         rows = hub_rows(corpus, None, split, local)
         found = [Located(f"{corpus}, {split}, row {number}", row) for number, row in enumerate(rows)]
     else:

@@ -69,7 +69,7 @@ def read_short_answers(source: str) -> list[ShortAnswer]:
         InputError: no such file or record, with file and line; or the hub cannot be reached.
     """
     if source == HUB_NAME:
-        local = "name a .json or .jsonl file with question and answers"
+        local = "and name a .json or .jsonl file of its records by utility.factual"
         shots = hub_rows(source, HUB_CONFIG, f"train[:{SHOTS}]", local)
         rows = [*shots, *hub_rows(source, HUB_CONFIG, "validation", local)]
         return [_short_answer(Located(f"{source}, row {number}", row)) for number, row in enumerate(rows)]

@@ -174,7 +174,7 @@ def _short_answers(source: str) -> list[triviaqa.ShortAnswer]:
 def _instructions(source: str) -> list[str]:
     """RWKU's instructions, each once, or those of a file."""
     if source == RWKU:
-        rows = hub_rows(source, "utility_fluency", "test", "name a file of instructions")
+        rows = hub_rows(source, "utility_fluency", "test", "and name a file of its records by utility.fluency")
         located = [Located(f"{source}, row {number}", row) for number, row in enumerate(rows)]
     elif Path(source).suffix in (".json", ".jsonl"):
         located = read_records(Path(source).expanduser())

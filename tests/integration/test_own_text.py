@@ -106,3 +106,12 @@ def test_ascent_alone_needs_no_retain_file(folder):
     main(["fit", "--config", "own.yaml", "--config", "method/ga.yaml", "--model.target=target", *SMALL, *alone])
     metrics = results(folder / "logs/own/alone")["unlearned", "bf16"]
     assert metrics.keys() == {"verbmem_forget", "nll_forget"}
+
+
+def test_utility_of_a_text_file_stands_in_the_results_and_what_was_not_asked_for_does_not(folder, capsys):
+    utility = ["--evaluation.suite.utility.text=my.txt", "--evaluation.suite.utility.limit=2"]
+    fit(*utility, "--trainer.logger.init_args.version=useful")
+    capsys.readouterr()
+    rows = results(folder / "logs/own/useful")
+    assert rows["target", "nf4"]["perplexity"].n == 2
+    assert rows["target", "nf4"].keys() == {"verbmem_forget", "nll_forget", "nll_retain", "perplexity"}

@@ -150,5 +150,5 @@ def test_wrong_columns_broken_json_and_no_network_are_named(folder, checkpoint):
     (place / "positive.json").write_text("[\n{]")
     with pytest.raises(InputError, match=r"positive\.json, line 2"):
         module(folder, checkpoint).check()
-    with pytest.raises(InputError, match=r"could not be loaded from the hub.*holds positive\.json"):
+    with pytest.raises(InputError, match=r"could not be loaded from the hub.*FOLDER/positive\.json"):
         RwkuDataModule("nobody/no-such-rwku").check()

@@ -58,7 +58,7 @@ def test_a_missing_split_and_a_missing_folder_say_where_was_looked(tmp_path):
 
 
 def test_without_a_network_the_file_and_where_to_put_it_are_named():
-    with pytest.raises(InputError, match=r"could not be loaded from the hub.*data\.corpus.*forget\.jsonl"):
+    with pytest.raises(InputError, match=r"could not be loaded from the hub.*FOLDER/forget\.jsonl.*data\.corpus"):
         read_tweets("nobody/no-such-tweets", "forget")
 
 
