@@ -43,8 +43,8 @@ def read_tweets(corpus: str, split: str) -> Tweets:
         found = _folder_rows(folder, split)
     elif corpus.count("/") == 1 and not corpus.startswith((".", "/", "~")):
         local = (
-            f"put it into a folder as FOLDER/{split}.jsonl, .json, .csv or .parquet, and name FOLDER by data.corpus "
-            "(fit) or --corpus (evaluate)"
+            f"put it into a folder as FOLDER/{split}.jsonl, .json, .csv or .parquet, and name FOLDER by "
+            "data.corpus (fit) or --corpus (evaluate)"
         )
         rows = hub_rows(corpus, None, split, local)
         found = [Located(f"{corpus}, {split}, row {number}", row) for number, row in enumerate(rows)]
