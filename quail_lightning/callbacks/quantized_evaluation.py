@@ -223,6 +223,7 @@ class QuantizedEvaluation(Callback):
         return {
             name: windows if most is None else spread(windows, most)
             for name, windows in data.windows._asdict().items()
+            if len(windows)  # a corpus may have no retain set
         }
 
     def _log_scalars(self, trainer: Trainer, precision: str, metrics: Mapping[str, Measure]) -> None:

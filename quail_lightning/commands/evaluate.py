@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from tqdm.auto import tqdm
 
+from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
@@ -34,6 +35,9 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
     parser.add_argument("--attacks", type=Literal["all", "reported"], default="all", help="membership attacks run")
     parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
+    parser.add_argument(
+        "--calibration", type=CalibrationRequest, default=CalibrationRequest(), help="for AWQ, GPTQ, SmoothQuant"
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--finished", type=str, default="logs/evaluations", help="where finished metrics are kept")
     parser.add_argument("--from-log", type=str | None, default=None, help="score this log folder, run no model")
@@ -94,11 +98,12 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
         attacks=arguments.attacks,
     )
     precisions = load_precisions(arguments.precisions, arguments.protocol)
-    judge = CheckpointJudge(suite, benchmark.name, Path(arguments.finished), _device(arguments.device))
+    device = _device(arguments.device)
+    judge = CheckpointJudge(suite, benchmark.name, Path(arguments.finished), device, arguments.calibration)
     named = dict.fromkeys(filter(None, [arguments.retrained, *arguments.models]))
     records = {model: benchmark.read_records(arguments.corpus, model) for model in named}
     for model in named:
-        judge.check(model, records[model])
+        judge.check(model, records[model], precisions)
     sixteen = next((p for p in precisions if p.config in ("bf16", "fp16")), load_precisions(["bf16"], "paper")[0])
     judged: dict[str, dict[str, Judged]] = {}
     with tqdm(leave=False) as bar:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from quail_lightning.data.muse import MuseDataModule
+from quail_lightning.data.sets import Documents, Windows
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import FinetuningModule, Optimization
@@ -29,6 +29,29 @@ from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.terminal import progress_bars
 
 Sets = Literal["forget+retain", "retain"]
+
+
+class TrainingText(Protocol):
+    """What a DataModule tells of the text that a model is made of; every corpus has one.
+
+    Attributes:
+        corpus_name: where the text lies.
+        max_len: tokens a window.
+        max_forget_windows, max_retain_windows: the first so many; None: all.
+    """
+
+    corpus_name: str
+    max_len: int
+    max_forget_windows: int | None
+    max_retain_windows: int | None
+
+    def training_documents(self) -> Documents:
+        """The documents of both sets."""
+        ...
+
+    def cut_windows(self, tokenizer: Any) -> Windows:
+        """The windows of both sets."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +108,7 @@ class Hardware:
     strategy: str = "auto"
 
 
-def is_made(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets, out: Path) -> bool:
+def is_made(recipe: FinetuneRecipe, data: TrainingText, sets: Sets, out: Path) -> bool:
     """Whether ``out`` holds just this model already.
 
     Raises:
@@ -96,7 +119,7 @@ def is_made(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets, out: Path)
 
 def finetune(
     recipe: FinetuneRecipe,
-    data: MuseDataModule,
+    data: TrainingText,
     sets: Sets,
     out: Path,
     hardware: Hardware = Hardware(),
@@ -169,13 +192,13 @@ def run(arguments: Any) -> None:
     print(f"{'saved' if made else 'reused, fingerprint matches'}: {arguments.out}")
 
 
-def _start(recipe: FinetuneRecipe, data: MuseDataModule) -> tuple[Any, Any]:
+def _start(recipe: FinetuneRecipe, data: TrainingText) -> tuple[Any, Any]:
     if recipe.base is not None:
         tokenizer = load_tokenizer(recipe.base)
         check_fits(load_config(recipe.base), tokenizer, data.max_len)
         return load_model(recipe.base, torch.float32), tokenizer
     assert recipe.tiny is not None
-    documents = data.documents(data.open())
+    documents = data.training_documents()
     # both sets, whichever is trained on: target and retrained model must read the same tokens
     tokenizer = train_tokenizer([*documents.forget, *documents.retain], recipe.tiny.vocab_size)
     sizes = asdict(recipe.tiny) | {"vocab_size": len(tokenizer)}
@@ -184,9 +207,9 @@ def _start(recipe: FinetuneRecipe, data: MuseDataModule) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _provenance(recipe: FinetuneRecipe, data: MuseDataModule, sets: Sets) -> dict[str, Any]:
+def _provenance(recipe: FinetuneRecipe, data: TrainingText, sets: Sets) -> dict[str, Any]:
     """What decides the result, and its fingerprint."""
-    documents = data.documents(data.open())
+    documents = data.training_documents()
     described = {
         "made_by": "quail finetune",
         "sets": sets,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from quail_lightning.data.hub import hub_rows
 from quail_lightning.data.questions import Question, VerbatimPrompt
 from quail_lightning.errors import InputError
 
@@ -74,20 +75,13 @@ class HubCorpus:
         Raises:
             InputError: the hub cannot be reached or has no such dataset, configuration or split.
         """
-        from datasets import load_dataset
-
         config, split = part.split("/")
-        try:
-            rows = load_dataset(self.name, config, split=split)
-        except (ValueError, ConnectionError, FileNotFoundError) as error:
-            raise InputError(
-                f"corpus part {part!r} of {self.name!r} could not be loaded from the hub ({error})",
-                remedy="Check name and network; or fetch this split of "
-                f"https://huggingface.co/datasets/{self.name} where there is one, put it into a folder as "
-                f"FOLDER/{part}.json (a list of its records), and name FOLDER by data.corpus (fit) or --corpus "
-                "(evaluate)",
-            ) from error
-        return list(rows["text"]) if rows.column_names == ["text"] else [dict(row) for row in rows]
+        local = (
+            f"put it into a folder as FOLDER/{part}.json (a list of its records), and name FOLDER by data.corpus "
+            "(fit) or --corpus (evaluate)"
+        )
+        rows = hub_rows(self.name, config, split, local)
+        return [row["text"] for row in rows] if rows and rows[0].keys() == {"text"} else rows
 
 
 def open_corpus(name: str) -> Corpus:

@@ -41,7 +41,7 @@ class StepSampler(Sampler[Step]):
 
     Args:
         forget_count: windows of the forget set, at least 1.
-        retain_count: windows of the retain set, at least 1.
+        retain_count: windows of the retain set; with none every step is a forget step.
         batch_size: windows of each kind in one step.
         schedule: see above.
         seed: of the shuffles.
@@ -69,6 +69,9 @@ class StepSampler(Sampler[Step]):
         if self.schedule == "epoch":
             yield from ((part, []) for part in _chunks(forget, self.batch_size))
             yield from (([], part) for part in _chunks(self._pass("retain", self.epoch), self.batch_size))
+            return
+        if not self.retain_count:
+            yield from ((part, []) for part in _chunks(forget, self.batch_size))
             return
         retain = self._walk(self.epoch * self.forget_count, self.forget_count)
         yield from zip(_chunks(forget, self.batch_size), _chunks(retain, self.batch_size), strict=True)

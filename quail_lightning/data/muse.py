@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quail_lightning.batch import ForgetRetainBatch
 from quail_lightning.data.corpora import Corpus, open_corpus, questions, texts, verbatim_prompts
-from quail_lightning.data.forget_retain import ForgetRetainWindows, Schedule, Step, StepSampler
+from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.newsroom import Newsroom
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, QuestionSet
 from quail_lightning.data.refusals import Refusals
+from quail_lightning.data.sets import (
+    Documents,
+    Windows,
+    check_sizes,
+    cut_sets,
+    disjoint_documents,
+    training_loader,
+    window_loader,
+)
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import records_from_windows
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 
 HOLDOUT = "privleak/holdout"
-
-
-class Documents(NamedTuple):
-    """The documents to forget and to keep."""
-
-    forget: list[str]
-    retain: list[str]
-    dropped: int  # retain documents left out because they also stand in the forget set or in a part before
-
-
-class Windows(NamedTuple):
-    """Token windows, [windows, max_len] each."""
-
-    forget: Tensor
-    retain: Tensor
 
 
 class MuseDataModule(LightningDataModule):
@@ -77,11 +70,7 @@ class MuseDataModule(LightningDataModule):
         refusals: Refusals | None = None,
     ) -> None:
         super().__init__()
-        smallest = {"max_len": 2, "batch_size": 1, "max_forget_windows": 1, "max_retain_windows": 1}
-        given = (max_len, batch_size, max_forget_windows, max_retain_windows)
-        for (name, least), value in zip(smallest.items(), given, strict=True):
-            if value is not None and value < least:
-                raise InputError(f"data.{name} must be at least {least}", given=value)
+        check_sizes(max_len, batch_size, max_forget_windows, max_retain_windows)
         self.corpus_name, self.tokenizer_name = corpus, tokenizer
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.forget_parts, self.retain_parts = tuple(forget), tuple(retain)
@@ -119,30 +108,25 @@ class MuseDataModule(LightningDataModule):
     def documents(self, corpus: Corpus) -> Documents:
         """The documents of both sets; no retain document also stands in the forget set or in a part before."""
         forget = [document for part in self.forget_parts for document in texts(corpus, part)]
-        seen, retain, dropped = set(forget), list[str](), 0
-        for part in self.retain_parts:
-            documents = texts(corpus, part)
-            new = [document for document in documents if document not in seen]
-            dropped += len(documents) - len(new)
-            retain += new
-            seen.update(new)
-        if not retain:
+        documents = disjoint_documents(forget, [texts(corpus, part) for part in self.retain_parts])
+        if not documents.retain:
             raise InputError(
                 "no retain document is left after those of the forget set were dropped",
                 given=list(self.retain_parts),
                 remedy="Name retain parts that differ from the forget set",
             )
-        return Documents(forget, retain, dropped)
+        return documents
+
+    def training_documents(self) -> Documents:
+        """The documents of both sets, whatever the steps train on."""
+        return self.documents(self.open())
 
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
-        documents = self.documents(self.open())
+        documents = self.training_documents()
         if documents.dropped:
             rank_zero_info(f"retain: {documents.dropped} documents left out that also stand in the sets before it")
-        return Windows(
-            token_windows(documents.forget, tokenizer, self.max_len)[: self.max_forget_windows],
-            token_windows(documents.retain, tokenizer, self.max_len)[: self.max_retain_windows],
-        )
+        return cut_sets(documents, tokenizer, self.max_len, self.max_forget_windows, self.max_retain_windows)
 
     def prepare_data(self) -> None:
         self.check()
@@ -173,18 +157,11 @@ class MuseDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         assert self.trained is not None
-        sampler = StepSampler(
-            len(self.trained.forget), len(self.trained.retain), self.batch_size, self.schedule, self.seed
-        )
-        # the windows lie in memory: worker processes would only copy them
-        return DataLoader(ForgetRetainWindows(*self.trained), sampler=sampler, batch_size=None)
+        return training_loader(self.trained, self.batch_size, self.schedule, self.seed)
 
     def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         assert self.windows is not None
-        forget, retain = (range(len(windows)) for windows in self.windows)
-        steps: list[Step] = [(list(forget[i : i + self.batch_size]), []) for i in forget[:: self.batch_size]]
-        steps += [([], list(retain[i : i + self.batch_size])) for i in retain[:: self.batch_size]]
-        return DataLoader(ForgetRetainWindows(*self.windows), sampler=steps, batch_size=None)
+        return window_loader(self.windows, self.batch_size)
 
     def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         return self.val_dataloader()

@@ -1,16 +1,25 @@
-"""The records that the evaluation reads: verbatim prompts, questions, membership texts."""
+"""The records that the evaluation reads: verbatim prompts, questions, membership texts, labelled texts, probes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class VerbatimPrompt:
-    """The beginning of a forget text and its true continuation (MUSE ``verbmem``: ``prompt``, ``gt``)."""
+    """The beginning of a forget text and its true continuation (MUSE ``verbmem``: ``prompt``, ``gt``).
+
+    Attributes:
+        prompt: to be continued.
+        truth: how it goes on.
+        stops: where the text ends for a model that goes on with another one; the response counts up to the first
+            of them. MUSE has none.
+    """
 
     prompt: str
     truth: str
+    stops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,29 @@ class MembershipTexts:
 
 
 @dataclass(frozen=True)
+class LabelledTexts:
+    """Texts of two classes, and the words that say which.
+
+    Attributes:
+        prompts: each ends where the class is to be named.
+        labels: 0 or 1, of each.
+        verbalizers: what stands after a prompt of class 0, and of class 1.
+    """
+
+    prompts: tuple[str, ...]
+    labels: tuple[int, ...]
+    verbalizers: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question as it is put to the model, and its answer (RWKU)."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class EvaluationRecords:
     """All records of one corpus. A part that a corpus does not have is None, and its metrics are not run.
 
@@ -47,6 +79,8 @@ class EvaluationRecords:
         forget_questions: M2.
         membership: M3.
         retain_questions: M4.
+        forget_labels, retain_labels: classification (Twitter misinformation).
+        probes: metric name → probes, scored by ROUGE-L recall (RWKU).
         note: where the records depart from the published ones, for the results; empty where they do not.
     """
 
@@ -54,4 +88,7 @@ class EvaluationRecords:
     forget_questions: QuestionSet | None = None
     membership: MembershipTexts | None = None
     retain_questions: QuestionSet | None = None
+    forget_labels: LabelledTexts | None = None
+    retain_labels: LabelledTexts | None = None
+    probes: Mapping[str, tuple[Probe, ...]] | None = None
     note: str = ""

@@ -12,7 +12,9 @@ TRUTH_TOKENS = 127  # the published truth is 128 tokens long with its BOS
 MOST_RECORDS = 100  # as many as the benchmark has in each split
 
 
-def records_from_windows(forget: Tensor, retain: Tensor, holdout: Tensor, tokenizer: Any) -> EvaluationRecords:
+def records_from_windows(
+    forget: Tensor, retain: Tensor, holdout: Tensor | None, tokenizer: Any
+) -> EvaluationRecords:
     """Verbatim prompts and membership texts out of windows; no questions.
 
     The first half of a forget window is the prompt, what follows is the truth (at most 127 tokens). The
@@ -21,7 +23,7 @@ def records_from_windows(forget: Tensor, retain: Tensor, holdout: Tensor, tokeni
     Args:
         forget: [windows, time] token windows that open with BOS.
         retain: likewise, of the retain set.
-        holdout: likewise, of texts that no model was trained on.
+        holdout: likewise, of texts that no model was trained on; None leaves the membership attack out.
         tokenizer: the one that cut them.
     """
     half = forget.shape[1] // 2
@@ -32,16 +34,23 @@ def records_from_windows(forget: Tensor, retain: Tensor, holdout: Tensor, tokeni
     def members(windows: Tensor) -> tuple[str, ...]:
         return tuple(decode(window[1:]) for window in spread(windows, MOST_RECORDS))
 
+    note = (
+        f"Verbatim prompts and membership texts are cut from windows of {forget.shape[1]} tokens, not the "
+        "benchmark's own; M2 and M4 are left out."
+    )
+    if holdout is None:
+        note = f"Verbatim prompts are cut from windows of {forget.shape[1]} tokens."
     return EvaluationRecords(
         verbatim=tuple(
             VerbatimPrompt(decode(window[1:half]), decode(window[half : half + TRUTH_TOKENS]))
             for window in spread(forget, MOST_RECORDS)
         ),
-        membership=MembershipTexts(members(forget), members(retain), members(holdout)),
-        note=(
-            f"Verbatim prompts and membership texts are cut from windows of {forget.shape[1]} tokens, not the "
-            "benchmark's own; M2 and M4 are left out."
+        membership=(
+            None
+            if holdout is None
+            else MembershipTexts(members(forget), members(retain), members(holdout))
         ),
+        note=note,
     )
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from quail_lightning.config_files import find_config
+from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
+from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.finished import FinishedMetrics, parts
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
@@ -96,16 +99,20 @@ class CheckpointJudge:
         benchmark: its name.
         root: where finished metrics are kept.
         device: where models are run.
+        calibration: what AWQ, GPTQ and SmoothQuant are calibrated on.
     """
 
     suite: EvaluationSuite
     benchmark: str
     root: Path
     device: torch.device
+    calibration: CalibrationRequest
 
-    def check(self, model: str, records: EvaluationRecords) -> None:
+    def check(self, model: str, records: EvaluationRecords, precisions: Sequence[Precision]) -> None:
         """Refuse what the model cannot be judged with, before a weight is loaded."""
         self.suite.check(records, {}, load_tokenizer(model), load_config(model))
+        if any(precision.quantizer.needs_calibration for precision in precisions):
+            self._calibration_tokens(model)
 
     def judge(
         self, model: str, records: EvaluationRecords, precisions: Sequence[Precision], progress: Progress
@@ -136,7 +143,8 @@ class CheckpointJudge:
                     loaded.clear()
                     whole: Any = load_model(model, precision.dtype)
                     loaded[precision.dtype] = whole.to(self.device)
-                copy = precision.quantizer.quantize(loaded[precision.dtype])
+                shown = self._calibration_tokens(model) if precision.quantizer.needs_calibration else None
+                copy = precision.quantizer.quantize(loaded[precision.dtype], shown)
                 tokenizer = load_tokenizer(model)
                 for part, only in open_parts:
                     log = BenchmarkLog()
@@ -153,16 +161,20 @@ class CheckpointJudge:
             judged[precision.name] = Judged(measures, store.folder, tuple(reused))
         return judged
 
+    def _calibration_tokens(self, model: str) -> Tensor:
+        return calibration_tokens(self.calibration, load_tokenizer(model), positions(load_config(model)))
+
     def _about(self, digests: Mapping[str, str], precision: Precision) -> dict[str, Any]:
         # batch sizes are left out: they change nothing in float32, and only near ties at 16 bits
         settings = replace(self.suite, batch_size=None)
+        calibrated = asdict(self.calibration) if precision.quantizer.needs_calibration else None
         return {
             "model": dict(digests),
             "precision": precision.config,
             "quantizer": yaml.safe_load(find_config(f"quantizer/{precision.config}.yaml").read_text("utf-8")),
             "benchmark": self.benchmark,
-            "suite": vars(settings),
-        }
+            "suite": asdict(settings),
+        } | ({} if calibrated is None else {"calibration": calibrated})
 
 
 def checkpoint_digests(model: str) -> dict[str, str]:

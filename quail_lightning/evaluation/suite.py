@@ -15,12 +15,14 @@ from quail_lightning.evaluation import knowmem, verbmem
 from quail_lightning.evaluation.attacks import REPORTED, attack_scores
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.encoding import encode, positions
+from quail_lightning.evaluation.further_records import further_measures, further_problems
 from quail_lightning.evaluation.generation import check_lengths, generate
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.likelihood import token_log_likelihoods, window_nlls, window_problem
 from quail_lightning.evaluation.privleak import MembershipAUC, min_k, privleak_measure, shortest_text
 from quail_lightning.evaluation.rouge import RougeLF1
 from quail_lightning.evaluation.sampling import Sampling
+from quail_lightning.evaluation.utility import Utility
 from quail_lightning.results import Measure
 
 if TYPE_CHECKING:
@@ -41,11 +43,12 @@ class EvaluationSuite:
         knowmem_new_tokens: M2's and M4's answers, tokens.
         max_prompts: the first so many prompts of M1, M2 and M4 each; None: all. Less than all is a quick look,
             not MUSE's figure.
-        max_texts: the first so many texts of each side of M3; None: all.
+        max_texts: the first so many texts of each side of M3 and of each labelled set; None: all.
         protocol: ``published`` draws M1's responses at temperature 0.9, as the failure paper's code does;
             ``paper`` is greedy.
         attacks: ``reported`` runs what M3 is made of (Min-40 % on forget and holdout); ``all`` every attack on
             every split, for the log: three times the texts' number of forward passes.
+        utility: Gen, Tru, Fac, Flu and a user's own files; None measures none of them.
     """
 
     batch_size: int | None = None
@@ -55,6 +58,7 @@ class EvaluationSuite:
     max_texts: int | None = None
     protocol: Literal["paper", "published"] = "paper"
     attacks: Literal["reported", "all"] = "reported"
+    utility: Utility | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "verbmem_new_tokens", "knowmem_new_tokens", "max_prompts", "max_texts"):
@@ -93,6 +97,9 @@ class EvaluationSuite:
                 problems.append(f"{name}: {problem}")
         if records.membership is not None:
             problems.extend(self._membership_problems(records.membership, tokenizer))
+        problems.extend(further_problems(records, tokenizer, limit))
+        if self.utility is not None:
+            problems.extend(self.utility.problems(tokenizer, config))
         vocabulary = getattr(config.get_text_config(), "vocab_size", None)
         for name, tokens in windows.items():
             if problem_found := window_problem(tokens, limit):
@@ -167,6 +174,11 @@ class EvaluationSuite:
         for name, tokens in windows.items():
             key = f"nll_{name}"
             measures[key] = bootstrap_mean(window_nlls(model, tokens, self.batch_size, step(key)).numpy())
+        measures |= further_measures(
+            model, tokenizer, records, self.batch_size, self.max_prompts, self.max_texts, step
+        )
+        if self.utility is not None:
+            measures |= self.utility.measures(model, tokenizer, self.batch_size, step)
         return measures
 
     def _prompts(self, records: EvaluationRecords) -> list[tuple[str, list[str], int]]:
@@ -190,8 +202,13 @@ class EvaluationSuite:
         """Responses and truths as they are scored."""
         if name == "verbmem_forget":
             assert records.verbatim is not None
+            asked = self._verbatim(records.verbatim)
+            responses = [
+                verbmem.truncate_response(response, record.stops)
+                for response, record in zip(responses, asked, strict=True)
+            ]
             truths = verbmem.truncate_truths(
-                tokenizer, [record.truth for record in self._verbatim(records.verbatim)], self.verbmem_new_tokens
+                tokenizer, [record.truth for record in asked], self.verbmem_new_tokens
             )
         else:
             responses = [knowmem.truncate_answer(response) for response in responses]

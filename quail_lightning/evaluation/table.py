@@ -13,20 +13,31 @@ from quail_lightning.results import Measure, ResultRow, Undefined
 
 NARROWEST = 112  # columns that the wider table needs; a narrower terminal wraps rather than cutting figures off
 SURVIVAL = tuple(name for name in METRICS if name.startswith(("recovery", "delivered")))
+APART = {
+    "what it says of the labels": tuple(name for name in METRICS if name.startswith("label_")),
+    "what it is still good for": tuple(
+        name for name in METRICS if name.startswith(("utility_", "question_", "perplexity"))
+    ),
+}
+"""Title → metrics that get a table of their own: one with everything would fit no terminal."""
 
 
 def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
-    """One table of what each model knows and, where it was measured, one of what survived quantization.
+    """One table of what each model knows and, where they were measured, one of the labels, one of the utility and
+    one of what survived quantization.
 
     A metric that no row has gets no column; one that a row lacks is left blank, an undefined one is a dash.
     Where PrivLeak stands, the membership AUC that it restates is left to the results files.
     """
     present = [name for name in METRICS if any(name in row.metrics for row in rows)]
-    known = [name for name in present if name not in SURVIVAL]
+    apart = {title: [name for name in present if name in names] for title, names in APART.items()}
+    elsewhere = {*SURVIVAL, *(name for names in apart.values() for name in names)}
+    known = [name for name in present if name not in elsewhere]
     if "privleak" in known:
         known = [name for name in known if name != "membership_auc"]
     survived = [name for name in present if name in SURVIVAL]
     tables = [_table(rows, known, title)]
+    tables += [_table(rows, names, heading) for heading, names in apart.items() if names]
     if survived:
         measured = [row for row in rows if any(name in row.metrics for name in survived)]
         tables.append(_table(measured, survived, "what quantization left of it"))

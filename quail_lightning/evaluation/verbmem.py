@@ -25,3 +25,8 @@ def truncate_truths(tokenizer: PreTrainedTokenizerBase, truths: Sequence[str], t
         tokens: tokens kept, BOS included; the response's length.
     """
     return [decode(tokenizer, row[:tokens]) for row in encode(tokenizer, truths)]
+
+
+def truncate_response(response: str, stops: Sequence[str]) -> str:
+    """The response up to the first of ``stops``; whole where the record has none, as MUSE's."""
+    return response[: min((at for stop in stops if (at := response.find(stop)) >= 0), default=len(response))]

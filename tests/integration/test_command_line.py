@@ -174,6 +174,13 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         ["quickstart.yaml"],
         ["news.yaml"],
         ["books.yaml"],
+        ["twitter.yaml"],
+        ["quickstart_twitter.yaml"],
+        ["rwku.yaml"],
+        ["own.yaml"],
+        ["twitter.yaml", "method/npo_gdr.yaml"],
+        ["rwku.yaml", "method/ga.yaml"],
+        ["own.yaml", "method/npo_klr.yaml"],
         *([base, method] for base in ("quickstart.yaml", "news.yaml") for method in shipped_names("method")),
         *(["news.yaml", method, "news-mini.yaml"] for method in shipped_names("method")),
     ],
@@ -203,6 +210,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
+    fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml"}
     folders = ("method/", "finetune/", "quantizer/", "benchmark/", "folds/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 

@@ -1,6 +1,6 @@
 """What the terminal shows."""
 
-from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.table import print_results, results_tables
 from quail_lightning.results import Estimate, ResultRow, Undefined
 
 ROWS = [
@@ -57,3 +57,10 @@ def test_rows_that_were_never_quantized_give_one_table_and_the_note_stands_below
     text = shown(capsys, ROWS[:1], note="cut from windows")
     assert "what quantization left" not in text
     assert text.rstrip().endswith("cut from windows")
+
+
+def test_labels_and_utility_stand_in_tables_of_their_own():
+    metrics = {"nll_forget": Estimate(1.0, 3, 0.5, 1.5), "label_f1_forget": Estimate(50.0, 3, 40.0, 60.0)}
+    rows = [ResultRow("target", "bf16", metrics | {"utility_fluency": Estimate(5.0, 3, 4.0, 6.0)})]
+    titles = [(str(table.title), len(table.columns)) for table in results_tables(rows, "t")]
+    assert titles == [("t", 3), ("what it says of the labels", 3), ("what it is still good for", 3)]

@@ -1,0 +1,178 @@
+"""A user's own text files as a DataModule: no benchmark needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from quail_lightning.batch import ForgetRetainBatch
+from quail_lightning.data.forget_retain import Schedule
+from quail_lightning.data.questions import EvaluationRecords, QuestionSet
+from quail_lightning.data.sets import (
+    Documents,
+    Windows,
+    check_sizes,
+    cut_sets,
+    disjoint_documents,
+    training_loader,
+    window_loader,
+)
+from quail_lightning.data.text_files import read_documents, read_questions
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.data.window_records import records_from_windows
+from quail_lightning.data.windows import token_windows
+from quail_lightning.errors import InputError
+
+
+class OwnTextDataModule(LightningDataModule):
+    """Forget/retain windows of two files; the records are cut from them.
+
+    A file is text with a blank line between documents, or ``.jsonl`` or ``.json`` (see ``read_documents``).
+    The first half of a window is a verbatim prompt, the rest its truth; whole windows are the membership texts.
+
+    Args:
+        forget: file of what is to be forgotten.
+        retain: file of what is to be kept; None where the method has no retain term.
+        tokenizer: folder or hub name; the command line takes it from ``model.target``.
+        holdout: file of like text that no model was trained on, for M3; None leaves M3 out.
+        forget_questions: ``.json`` or ``.jsonl`` of ``question`` and ``answer``, for M2; None leaves it out.
+        retain_questions: likewise, for M4.
+        examples: the first so many pairs of a question file stand before each question and are not asked.
+        max_len: tokens a window, BOS included.
+        batch_size: windows of each kind in one optimizer step (on each device).
+        max_forget_windows: use only the first so many forget windows; None for all.
+        max_retain_windows: likewise for the retain set.
+        schedule: order of the steps; the command line takes it from ``model.schedule``.
+        seed: of the windows' order; the command line takes it from ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        forget: str,
+        retain: str | None = None,
+        tokenizer: str | None = None,
+        holdout: str | None = None,
+        forget_questions: str | None = None,
+        retain_questions: str | None = None,
+        examples: int = 0,
+        max_len: int = 512,
+        batch_size: int = 2,
+        max_forget_windows: int | None = None,
+        max_retain_windows: int | None = None,
+        schedule: Schedule = "alternate",
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        check_sizes(max_len, batch_size, max_forget_windows, max_retain_windows)
+        if examples < 0:
+            raise InputError("data.examples must not be negative", given=examples)
+        self.forget_file, self.retain_file, self.holdout_file = forget, retain, holdout
+        self.question_files = {"forget": forget_questions, "retain": retain_questions}
+        self.corpus_name, self.tokenizer_name, self.examples = forget, tokenizer, examples
+        self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
+        self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
+        self.windows: Windows | None = None  # of the two sets
+        self.trained: Windows | None = None  # that the steps see
+        self.tokenizer: Any = None
+        self._records: EvaluationRecords | None = None
+
+    def check(self, with_records: bool = True) -> None:
+        """See that every file that will be read exists and is well formed.
+
+        Args:
+            with_records: False leaves the evaluation's files out, which training alone does not read.
+
+        Raises:
+            InputError: naming file and line.
+        """
+        self.training_documents()
+        if with_records:
+            self._question_sets()
+            if self.holdout_file is not None:
+                read_documents(self.holdout_file)
+
+    def training_documents(self) -> Documents:
+        """The documents of both files; no retain document also stands in the forget file.
+
+        Raises:
+            InputError: a file that cannot be read, or no retain document is left.
+        """
+        retain = [] if self.retain_file is None else [read_documents(self.retain_file)]
+        documents = disjoint_documents(read_documents(self.forget_file), retain)
+        if retain and not documents.retain:
+            raise InputError(
+                "no retain document is left after those of the forget set were dropped",
+                given=self.retain_file,
+                remedy="Name a retain file that differs from the forget file",
+            )
+        return documents
+
+    def cut_windows(self, tokenizer: Any) -> Windows:
+        """The windows of both sets under ``tokenizer``."""
+        documents = self.training_documents()
+        if documents.dropped:
+            rank_zero_info(f"retain: {documents.dropped} documents left out that also stand in the forget set")
+        return cut_sets(documents, tokenizer, self.max_len, self.max_forget_windows, self.max_retain_windows)
+
+    def prepare_data(self) -> None:
+        self.check()
+
+    def setup(self, stage: str) -> None:
+        if self.tokenizer_name is None:
+            raise InputError("data.tokenizer is not set", remedy="Name the target's folder or hub name")
+        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        self.windows = self.trained = self.cut_windows(self.tokenizer)
+        self._records = self._cut_records(self.windows)
+
+    def evaluation_records(self) -> EvaluationRecords:
+        """The records that the evaluation reads, cut once by ``setup``."""
+        assert self._records is not None
+        return self._records
+
+    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        assert self.trained is not None
+        return training_loader(self.trained, self.batch_size, self.schedule, self.seed)
+
+    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        assert self.windows is not None
+        return window_loader(self.windows, self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        return self.val_dataloader()
+
+    def _cut_records(self, windows: Windows) -> EvaluationRecords:
+        holdout = None
+        if self.holdout_file is not None:
+            holdout = token_windows(read_documents(self.holdout_file), self.tokenizer, self.max_len)
+        records = records_from_windows(*windows, holdout, self.tokenizer)
+        asked = self._question_sets()
+        left_out = [] if holdout is not None else ["M3 PrivLeak is left out: no data.holdout was given."]
+        for metric, name in (("M2", "forget"), ("M4", "retain")):
+            if asked[name] is None:
+                left_out.append(f"{metric} is left out: no data.{name}_questions were given.")
+        cut = f"Own text: verbatim prompts and membership texts are cut from windows of {self.max_len} tokens."
+        return replace(
+            records,
+            forget_questions=asked["forget"],
+            retain_questions=asked["retain"],
+            note=" ".join([cut, *left_out]),
+        )
+
+    def _question_sets(self) -> dict[str, QuestionSet | None]:
+        return {name: self._question_set(file) for name, file in self.question_files.items()}
+
+    def _question_set(self, file: str | None) -> QuestionSet | None:
+        if file is None:
+            return None
+        pairs = read_questions(file)
+        if len(pairs) <= self.examples:
+            raise InputError(
+                f"{file} holds no question beside its {self.examples} worked examples",
+                given=f"{len(pairs)} pairs",
+                remedy="Add questions, or set data.examples lower",
+            )
+        return QuestionSet(pairs[self.examples :], pairs[: self.examples])

@@ -1,0 +1,120 @@
+"""Tasks of the LM Evaluation Harness on a model that is already in memory."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.modes import evaluation_mode
+from quail_lightning.results import Measure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def import_harness() -> Any:
+    """The package ``lm_eval``.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import lm_eval
+    except ImportError as error:
+        raise InputError(
+            f"the LM Evaluation Harness cannot be imported ({error})",
+            remedy="pip install 'quail-lightning[eval]', or leave general and truthful out of suite.utility",
+        ) from error
+    return lm_eval
+
+
+def check_task(task: str, task_folder: str | None) -> None:
+    """See that the harness is there and knows a task, without loading the task's data.
+
+    Args:
+        task: its name, or its group's.
+        task_folder: of further task files; None: the harness's own alone.
+
+    Raises:
+        InputError: the harness or the folder is missing, or there is no such task.
+    """
+    manager = _manager(task_folder)
+    if task not in manager.all_tasks:
+        raise InputError(
+            f"the LM Evaluation Harness has no task {task!r}",
+            given=task_folder,
+            remedy="Name the folder of its task files in suite.utility.task_folder",
+        )
+
+
+def harness_accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    shots: int | None,
+    batch_size: int | None,
+    task_folder: str | None = None,
+    limit: int | None = None,
+) -> Measure:
+    """Accuracy of a task, or over all questions of a group, × 100, with its own interval.
+
+    The model is handed over, not loaded again; mode and random states are left as they were.
+
+    Args:
+        model: a causal language model on its device.
+        tokenizer: its own.
+        task: a harness task or group, such as ``mmlu`` or ``truthfulqa_mc1``.
+        shots: worked examples before each question; None: the task's own number.
+        batch_size: requests in one forward pass; None: 8, since the harness knows of no free memory.
+        task_folder: of further task files, which may read local data (``dataset_path: json``).
+        limit: the first so many questions of each task; None: all.
+
+    Raises:
+        InputError: the harness is missing, the task is unknown, or its data cannot be loaded.
+    """
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    harness = import_harness()
+    manager = _manager(task_folder)
+    from lm_eval.models.huggingface import HFLM
+
+    try:
+        with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
+            # a copy: the harness gives the tokenizer a padding token
+            judged = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8)
+            results = harness.simple_evaluate(
+                model=judged,
+                tasks=[task],
+                num_fewshot=shots,
+                limit=limit,
+                task_manager=manager,
+                bootstrap_iters=0,
+                log_samples=True,
+                random_seed=None,
+                numpy_random_seed=None,
+                torch_random_seed=None,
+            )
+    except (ConnectionError, FileNotFoundError) as error:
+        raise InputError(
+            f"the data of the harness task {task!r} could not be loaded ({error})",
+            remedy="Check the network, or name task files that read local data (suite.utility.task_folder)",
+        ) from error
+    scores = [100.0 * float(sample["acc"]) for found in results["samples"].values() for sample in found]
+    return bootstrap_mean(scores)
+
+
+@cache
+def _manager(task_folder: str | None) -> Any:
+    """Made once in a process: it reads thousands of task files."""
+    import_harness()
+    if task_folder is not None and not Path(task_folder).is_dir():
+        raise InputError(f"no folder of harness tasks {task_folder!r}")
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every group it does not use
+    return TaskManager(include_path=task_folder)

@@ -1,0 +1,193 @@
+"""What a model is still good for: Gen, Tru, Fac and Flu of the failure paper (section 6.2), and own files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from math import exp
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from quail_lightning.data.hub import hub_rows
+from quail_lightning.data.rwku_corpus import HUB_NAME as RWKU
+from quail_lightning.data.text_files import Located, read_documents, read_records
+from quail_lightning.data.windows import token_windows
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation import fluency, triviaqa
+from quail_lightning.evaluation.encoding import encode, positions
+from quail_lightning.evaluation.generation import check_lengths, generate
+from quail_lightning.evaluation.harness import check_task, harness_accuracy
+from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.likelihood import window_nlls
+from quail_lightning.results import Estimate, Measure
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Step = Callable[[str], Callable[[int, int], None] | None]  # metric → called with what is done and the total
+HARNESS = {"utility_general": ("mmlu", 5), "utility_truthful": ("truthfulqa_mc1", None)}
+"""Metric → harness task and worked examples; ``truthfulqa_mc1`` brings its own six."""
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Which figures of utility are measured; one that is not asked for is absent from the results.
+
+    Attributes:
+        general: Gen, MMLU 5-shot accuracy, by the LM Evaluation Harness (extra ``eval``).
+        truthful: Tru, TruthfulQA MC1 accuracy, likewise.
+        factual: Fac, token F1 of TriviaQA after six worked examples: ``mandarjoshi/trivia_qa``, or a ``.json`` or
+            ``.jsonl`` file of ``question`` and ``answer`` whose first six records are the examples.
+        fluency: Flu, n-gram entropy of 256-token answers: ``jinzhuoran/RWKU`` for its instructions, or a file of
+            them (text with a blank line between them, or ``.json``/``.jsonl`` with ``instruction``).
+        questions: a file as for ``factual``; token F1 of your own questions, after ``question_examples``.
+        question_examples: the first so many records of ``questions`` are worked examples.
+        text: any text file; perplexity of its windows.
+        window: tokens of those windows, BOS included; fewer where the model has fewer positions.
+        task_folder: of further harness task files, which may read local data.
+        limit: the first so many questions, instructions or windows of each (of each MMLU subject); None: all.
+    """
+
+    general: bool = False
+    truthful: bool = False
+    factual: str | None = None
+    fluency: str | None = None
+    questions: str | None = None
+    question_examples: int = 0
+    text: str | None = None
+    window: int = 512
+    task_folder: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("question_examples", 0), ("window", 2), ("limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"utility.{name} must be at least {least}", given=value)
+
+    def problems(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
+        """What cannot be measured, and why: files, hub, harness, prompts that do not fit the positions."""
+        found: list[str] = []
+        limit = positions(config)
+        checks: list[Callable[[], object]] = [
+            lambda task=task: check_task(task, self.task_folder)  # type: ignore[misc]
+            for task, _ in self._tasks().values()
+        ]
+        if self.text is not None:
+            checks.append(lambda: self._windows(tokenizer, limit))
+        checks.append(lambda: self._check_prompts(tokenizer, limit))
+        for check in checks:
+            try:
+                check()
+            except InputError as problem:
+                found.append(f"utility: {problem}")
+        return found
+
+    def measures(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | None, step: Step
+    ) -> dict[str, Measure]:
+        """Every figure that was asked for.
+
+        Args:
+            model: on its device, at the precision to judge; mode and random states are left as they were.
+            tokenizer: its own.
+            batch_size: prompts, requests or windows at once; None: by free memory.
+            step: metric's name → progress.
+        """
+        measured: dict[str, Measure] = {}
+        for name, (task, shots) in self._tasks().items():
+            measured[name] = harness_accuracy(
+                model, tokenizer, task, shots, batch_size, self.task_folder, self.limit
+            )
+        for name, asked in self._prompts().items():
+            responses = generate(model, tokenizer, asked.prompts, asked.new_tokens, batch_size, step(name))
+            scores = [score(said) for score, said in zip(asked.scores, responses, strict=True)]
+            measured[name] = bootstrap_mean(scores)
+        if self.text is not None:
+            windows = self._windows(tokenizer, positions(model.config))
+            nll = bootstrap_mean(window_nlls(model, windows, batch_size, step("perplexity")).numpy())
+            measured["perplexity"] = _exponential(nll)
+        return measured
+
+    def _tasks(self) -> dict[str, tuple[str, int | None]]:
+        chosen = {"utility_general": self.general, "utility_truthful": self.truthful}
+        return {name: HARNESS[name] for name, wanted in chosen.items() if wanted}
+
+    def _check_prompts(self, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+        for name, asked in self._prompts().items():
+            lengths = [len(row) for row in encode(tokenizer, asked.prompts)]
+            try:
+                check_lengths(lengths, asked.new_tokens, limit)
+            except InputError as problem:
+                raise InputError(f"{name}: {problem}") from problem
+
+    def _prompts(self) -> dict[str, _Asked]:
+        """Metric → what is generated for it."""
+        asked: dict[str, _Asked] = {}
+        if self.factual is not None:
+            asked["utility_factual"] = self._short_answers(self.factual, triviaqa.SHOTS)
+        if self.questions is not None:
+            asked["question_f1"] = self._short_answers(self.questions, self.question_examples)
+        if self.fluency is not None:
+            prompts = [fluency.fluency_prompt(text) for text in _instructions(self.fluency)[: self.limit]]
+            asked["utility_fluency"] = _Asked(prompts, fluency.NEW_TOKENS, [fluency.fluency] * len(prompts))
+        return asked
+
+    def _short_answers(self, source: str, shots: int) -> _Asked:
+        pairs = _short_answers(source)
+        if len(pairs) <= shots:
+            raise InputError(
+                f"{source} holds no question beside its {shots} worked examples", given=f"{len(pairs)} records"
+            )
+        questions = pairs[shots:][: self.limit]
+
+        def scoring(answers: tuple[str, ...]) -> Callable[[str], float]:
+            return lambda said: 100 * triviaqa.token_f1(answers, triviaqa.truncate_answer(said))
+
+        prompts = triviaqa.question_prompts(questions, pairs[:shots])
+        return _Asked(prompts, triviaqa.NEW_TOKENS, [scoring(pair.answers) for pair in questions])
+
+    def _windows(self, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> Tensor:
+        assert self.text is not None
+        length = self.window if limit is None else min(self.window, limit)
+        return token_windows(read_documents(self.text), tokenizer, length)[: self.limit]
+
+
+class _Asked(NamedTuple):
+    """Prompts, the response's length in tokens, and what each response is worth."""
+
+    prompts: list[str]
+    new_tokens: int
+    scores: list[Callable[[str], float]]
+
+
+@cache
+def _short_answers(source: str) -> list[triviaqa.ShortAnswer]:
+    """Read once in a process: every precision of every model asks the same."""
+    return triviaqa.read_short_answers(source)
+
+
+@cache
+def _instructions(source: str) -> list[str]:
+    """RWKU's instructions, each once, or those of a file."""
+    if source == RWKU:
+        rows = hub_rows(source, "utility_fluency", "test", "and name a file of its records by utility.fluency")
+        located = [Located(f"{source}, row {number}", row) for number, row in enumerate(rows)]
+    elif Path(source).suffix in (".json", ".jsonl"):
+        located = read_records(Path(source).expanduser())
+    else:
+        return read_documents(source)
+    for place, record in located:
+        if not isinstance(record, dict) or not isinstance(record.get("instruction"), str):
+            raise InputError(f"{place} has the wrong form", allowed="objects with the string instruction")
+    return list(dict.fromkeys(record["instruction"] for _, record in located))
+
+
+def _exponential(nll: Measure) -> Measure:
+    """Perplexity and its interval; the windows are of one length, so their mean is the tokens' mean."""
+    if not isinstance(nll, Estimate):
+        return nll
+    return replace(nll, value=exp(nll.value), low=exp(nll.low), high=exp(nll.high), scores=())

@@ -1,0 +1,23 @@
+"""RWKU's score."""
+
+import pytest
+
+from quail_lightning.evaluation.rwku import rougeL_recall, truncate_answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "response", "expected"),
+    [
+        ("Maine", "He was born in Portland, Maine.", 1),
+        ("the dark tower", "Tower dark, the tower", 2 / 3),
+        ("It", "nothing", 0),
+        ("It", "", 0),
+    ],
+)
+def test_recall_is_the_common_subsequences_share_of_the_answer(answer, response, expected):
+    assert rougeL_recall(answer, response) == pytest.approx(expected)
+
+
+def test_an_answer_ends_with_its_line():
+    assert truncate_answer(" Maine \nQuestion: next") == "Maine"
+    assert truncate_answer("\nMaine") == ""

@@ -1,0 +1,167 @@
+"""Utility figures, and the harness behind one import."""
+
+import builtins
+import json
+import math
+import sys
+import types
+
+import pytest
+import torch
+
+from quail_lightning.data.questions import EvaluationRecords
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation import EvaluationSuite, generate
+from quail_lightning.evaluation import harness as harness_module
+from quail_lightning.evaluation.fluency import fluency
+from quail_lightning.evaluation.utility import Utility
+
+NONE = EvaluationRecords()
+
+
+@pytest.fixture
+def roomy_model(model):
+    """The conftest's model with room for 256 new tokens after a prompt."""
+    model.config.max_position_embeddings = 512  # rotary positions have no table that would end
+    return model
+
+
+@pytest.fixture(autouse=True)
+def forget_task_managers():
+    """The harness's task manager is kept for the process; here each test has its own harness."""
+    harness_module._manager.cache_clear()
+    yield
+    harness_module._manager.cache_clear()
+
+
+def judge(model, tokenizer, **options):
+    return EvaluationSuite(batch_size=2, utility=Utility(**options)).evaluate(model, tokenizer, NONE, {})
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(json.dumps({"question": f"{n}?", "answer": f"a{n}"}) for n in range(9)))
+    return str(path)
+
+
+def test_what_was_not_asked_for_is_absent(model, tokenizer):
+    assert EvaluationSuite(batch_size=2).evaluate(model, tokenizer, NONE, {}) == {}
+    assert judge(model, tokenizer) == {}
+
+
+def test_fac_asks_after_six_examples_and_own_questions_after_as_many_as_are_named(model, tokenizer, questions):
+    found = judge(model, tokenizer, factual=questions, questions=questions, question_examples=2)
+    assert found.keys() == {"utility_factual", "question_f1"}
+    assert found["utility_factual"].n == 3
+    assert found["question_f1"].n == 7
+    limited = judge(model, tokenizer, factual=questions, limit=2)
+    assert limited["utility_factual"].n == 2
+
+
+def test_own_questions_score_what_the_model_says(model, tokenizer, tmp_path):
+    said = generate(model, tokenizer, ["Question: Who?\nAnswer:"], 32, 1)[0].strip().partition("\n")[0].strip()
+    (tmp_path / "q.json").write_text(json.dumps([{"question": "Who?", "answers": ["something else", said]}]))
+    assert judge(model, tokenizer, questions=str(tmp_path / "q.json"))["question_f1"].value == pytest.approx(100)
+
+
+def test_fluency_is_the_mean_entropy_of_the_answers(tmp_path, roomy_model, tokenizer):
+    (tmp_path / "i.json").write_text(json.dumps([{"instruction": "Sing."}, {"instruction": "Sing."}]))
+    found = judge(roomy_model, tokenizer, fluency=str(tmp_path / "i.json"))["utility_fluency"]
+    said = generate(roomy_model, tokenizer, ["Instruction: Sing.\n"], 256, 1)[0]
+    assert found.n == 1  # the same instruction once
+    assert found.value == pytest.approx(fluency(said))
+
+
+def test_perplexity_is_the_exponential_of_the_mean_nll(model, tokenizer, tmp_path):
+    text = "Water runs down the hill and the hill stands still."
+    (tmp_path / "t.txt").write_text(text)
+    found = judge(model, tokenizer, text=str(tmp_path / "t.txt"), window=len(text) + 1)["perplexity"]
+    ids = torch.tensor([[0, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+    model.eval()
+    with torch.no_grad():
+        logs = model(input_ids=ids).logits.double().log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])
+    assert found.value == pytest.approx(math.exp(-logs.mean().item()), rel=1e-5)
+
+
+def test_everything_wrong_is_named_before_anything_runs(model, tokenizer, questions, tmp_path):
+    (tmp_path / "few.json").write_text('[{"question": "a?", "answer": "b"}]')
+    (tmp_path / "i.json").write_text('[{"text": "a"}]')
+    cases = [
+        ({"text": "nosuch.txt"}, "no file nosuch.txt"),
+        ({"factual": str(tmp_path / "few.json")}, "no question beside its 6 worked examples"),
+        ({"fluency": str(tmp_path / "i.json")}, "record 0 has the wrong form"),
+        ({"fluency": "jinzhuoran/RWKU"}, "could not be loaded from the hub"),
+    ]
+    for options, said in cases:
+        with pytest.raises(InputError, match=said):
+            judge(model, tokenizer, **options)
+    (tmp_path / "long.json").write_text(json.dumps([{"instruction": "x" * 250}]))
+    with pytest.raises(InputError, match="utility_fluency: 1 of 1 prompts do not fit"):
+        judge(model, tokenizer, fluency=str(tmp_path / "long.json"))
+    with pytest.raises(InputError, match=r"utility\.limit must be at least 1; got 0"):
+        Utility(limit=0)
+
+
+def test_without_the_extra_the_harness_tasks_are_refused_with_the_remedy(model, tokenizer, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *rest):
+        if name.partition(".")[0] == "lm_eval":
+            raise ImportError("No module named 'lm_eval'")
+        return real(name, *rest)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(InputError, match=r"pip install 'quail-lightning\[eval\]'"):
+        judge(model, tokenizer, general=True)
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    """A stand-in for the harness that says how it was called."""
+    called = {}
+
+    def simple_evaluate(**options):
+        called.update(options)
+        torch.rand(3)  # the real one draws, too
+        return {"samples": {"mmlu_a": [{"acc": 1.0}, {"acc": 0.0}], "mmlu_b": [{"acc": 1.0}, {"acc": True}]}}
+
+    def module(name, **content):
+        made = types.ModuleType(name)
+        made.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, made)
+
+    class TaskManager:
+        def __init__(self, include_path=None):
+            self.all_tasks = ["mmlu", "truthfulqa_mc1"]
+
+    class HFLM:
+        def __init__(self, pretrained, tokenizer, batch_size):
+            self.pretrained, self.tokenizer = pretrained.eval(), tokenizer
+            tokenizer.pad_token = tokenizer.eos_token
+
+    module("lm_eval", simple_evaluate=simple_evaluate)
+    module("lm_eval.models")
+    module("lm_eval.models.huggingface", HFLM=HFLM)
+    module("lm_eval.tasks", TaskManager=TaskManager)
+    return called
+
+
+def test_the_model_in_memory_is_handed_over_and_every_question_counts_alike(model, tokenizer, harness):
+    before = torch.get_rng_state()
+    found = judge(model, tokenizer, general=True, limit=7)
+    assert found.keys() == {"utility_general"}
+    assert found["utility_general"].value == 75
+    assert found["utility_general"].n == 4
+    assert harness["model"].pretrained is model
+    assert (harness["tasks"], harness["num_fewshot"], harness["limit"]) == (["mmlu"], 5, 7)
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.training
+    assert tokenizer.pad_token is None
+
+
+def test_truthfulqa_keeps_its_own_shots(model, tokenizer, harness):
+    judge(model, tokenizer, truthful=True)
+    assert (harness["tasks"], harness["num_fewshot"]) == (["truthfulqa_mc1"], None)
