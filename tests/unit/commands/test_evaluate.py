@@ -160,3 +160,23 @@ def test_without_a_network_the_file_to_fetch_and_its_place_are_named(checkpoint,
     assert "muse-bench/MUSE-News" in told
     assert "FOLDER/verbmem/forget.json" in told
     assert "--corpus" in told
+
+
+def test_a_calibrated_format_is_judged_and_its_calibration_tells_it_from_another(checkpoint, corpus_folder):
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--precisions", "smoothquant8"]
+    few = ["--limit", "2", "--attacks", "reported", "--calibration.length", "32", "--calibration.windows"]
+    (row,) = evaluate(*arguments, *few, "4")["rows"]
+    assert row["precision"] == "smoothquant8"
+    assert {"M1", "M2", "M4"} <= set(row)
+    (again,) = evaluate(*arguments, *few, "4")["rows"]
+    (other,) = evaluate(*arguments, *few, "5")["rows"]
+    assert (len(again["reused"]), len(other["reused"])) == (4, 0)
+
+
+def test_a_calibration_text_that_is_too_short_is_refused_before_a_model_is_loaded(
+    checkpoint, corpus_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "load_model", None)
+    (tmp_path / "short.txt").write_text("Not much.")
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--precisions", "smoothquant8"]
+    assert "calibration text too short" in refused(capsys, *arguments, "--calibration.text", "short.txt")
