@@ -37,6 +37,7 @@ from quail_lightning.unlearning import checks
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.export import described_term, exported_copy, package_versions
 from quail_lightning.unlearning.generic_labels import GenericLabels
+from quail_lightning.unlearning.guards import check_gradient, explains_memory, finite_losses
 from quail_lightning.unlearning.losses import request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
@@ -231,6 +232,7 @@ class UnlearningModule(LightningModule):
 
     # --- the step --------------------------------------------------------------------------------------
 
+    @explains_memory
     def training_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         sides: list[tuple[Side, TokenBatch]] = []
         if batch.forget is not None:
@@ -270,6 +272,7 @@ class UnlearningModule(LightningModule):
         norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
         if self.clip_norm is not None:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
+        check_gradient(norm, norm_name, self.trainer)
         optimizer.step()
         optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
         return losses | {norm_name: norm}
@@ -286,7 +289,8 @@ class UnlearningModule(LightningModule):
         dtype, shifts = self._head_dtype(), None
         if side == "forget" and self.adversary is not None:
             shifts = self.adversary.attack(self.model, batch, self._forward, dtype)
-        return term_losses(self.model, terms, batch, frozen, self._forward, dtype, shifts)
+        losses = term_losses(self.model, terms, batch, frozen, self._forward, dtype, shifts)
+        return finite_losses(losses, side, batch, self.trainer)
 
     def _terms(self, side: Side) -> dict[str, Term]:
         both = {"retain": self.retain} if side == "retain" else {"forget": self.forget, "hinge": self.hinge}

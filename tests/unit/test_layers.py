@@ -16,8 +16,18 @@ LAYERS = [
     {"reference", "quantization"},
     {"objectives", "data", "models"},
     {"functional"},
-    {"batch", "results", "config_files", "argument_parser", "terminal", "run_folder"},
-    {"errors"},
+    {"resuming"},
+    {
+        "batch",
+        "results",
+        "config_files",
+        "argument_parser",
+        "terminal",
+        "run_folder",
+        "run_record",
+        "training_state",
+    },
+    {"errors", "durable"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
