@@ -149,6 +149,7 @@ class KeepBest(Callback):
         return found
 
     def _nlls(self, model: PreTrainedModel) -> Likelihoods:
-        nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in self.windows.items() if len(rows)}
+        given = {name: rows for name, rows in self.windows.items() if len(rows)}
+        nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
         means = {name: float(values.mean()) for name, values in nlls.items()}
         return Likelihoods(means["forget"], means.get("retain", 0.0))  # without a retain set nothing is lost of it
