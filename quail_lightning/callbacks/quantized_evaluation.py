@@ -176,11 +176,12 @@ class QuantizedEvaluation(Callback):
         judged = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]
         latest = [row for row in self.rows if row.model != "unlearned"] + judged
         self.rows += judged
+        folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
             note = trainer.datamodule.evaluation_records().note  # type: ignore[attr-defined]
             if calibrated := self._calibrated():
                 note += f" Calibration of {', '.join(calibrated)}: {self.calibration.describe()}."
-            write_results(run_folder(trainer), self.rows, note)
+            write_results(folder, self.rows, note)
             print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 
     def _judge(self, name: str, model: PreTrainedModel, trainer: Trainer) -> dict[str, dict[str, Measure]]:
@@ -231,5 +232,3 @@ class QuantizedEvaluation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-

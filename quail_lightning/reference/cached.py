@@ -47,7 +47,7 @@ class CachedStates:
         arithmetic: Arithmetic,
         processes: Processes,
     ) -> None:
-        """Find or build the cache; as in ``Reference``. The target must be whole on each process."""
+        """Find or build the cache; as in ``Reference``."""
         self._cache.prepare(requests, target, identity, arithmetic, processes)
 
     def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
@@ -81,7 +81,7 @@ class CachedLogits:
         arithmetic: Arithmetic,
         processes: Processes,
     ) -> None:
-        """Find or build the cache; as in ``Reference``. The target must be whole on each process."""
+        """Find or build the cache; as in ``Reference``."""
         self._cache.prepare(requests, target, identity, arithmetic, processes)
 
     def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:

@@ -16,7 +16,7 @@ LAYERS = [
     {"reference", "quantization"},
     {"objectives", "data", "models"},
     {"functional"},
-    {"batch", "results", "config_files", "argument_parser", "terminal", "run_folder"},
+    {"batch", "results", "config_files", "argument_parser", "terminal", "run_folder", "processes"},
     {"errors"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
