@@ -32,11 +32,12 @@ class Processes:
     gather: Callable[[Any], list[Any]] = _alone
 
     def part(self, length: int) -> range:
-        """This process's positions of ``length``: adjoining, and as many as any other's to within one.
+        """This process's positions of ``length``: adjoining, ⌈length / count⌉ each until none are left.
 
-        Worked: 5 positions, 2 processes → 0 … 1 and 2 … 4; 1 position → none and 0.
+        Worked: 3 positions, 2 processes → 0 and 1, then 2; 1 position → 0, then none.
         """
-        return range(self.rank * length // self.count, (self.rank + 1) * length // self.count)
+        size = -(-length // self.count)
+        return range(min(self.rank * size, length), min((self.rank + 1) * size, length))
 
     def merged(self, own: Sequence[tuple[int, T]], length: int) -> list[T]:
         """Every process's (position, value) pairs as one list of ``length``; all must call."""

@@ -16,7 +16,7 @@ def passes(batch: TokenBatch, most: int | None, processes: Processes) -> Iterato
     it is divided. Every process makes the same number of passes, since they gather weights together: one that has
     no window left repeats the step's first with share 0.
 
-    Worked: 3 windows, 2 processes, at most 1 window a pass → window 0, then window 0 at share 0; windows 1 and 2.
+    Worked: 3 windows, 2 processes, at most 1 window a pass → windows 0 and 1; window 2, then window 0 at share 0.
 
     Args:
         batch: the windows of all processes, the same everywhere.
