@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,7 @@ from quail_lightning.unlearning import checks
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.division import passes
 from quail_lightning.unlearning.export import description, exported_copy
+from quail_lightning.unlearning.fitting import check_device_memory
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.losses import request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
@@ -170,13 +172,16 @@ class UnlearningModule(LightningModule):
             sizes = Sizes(text.vocab_size, text.hidden_size)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, sizes, self._head_dtype())
+            check_device_memory(self, any("logits" in request.frozen for request in requests.values()))
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
         with torch.device("cpu"):  # Lightning's context would make every new tensor on the accelerator
             model = self._load(self.start or self.target)
-            inside(model, lambda: check_head(model))
+            # shards are gathered in the dtype that autocast wants
+            with self.trainer.precision_plugin.forward_context() if is_sharded(model) else nullcontext():
+                inside(model, lambda: check_head(model))
         self.model = model
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()

@@ -29,26 +29,26 @@ RATE, EPOCHS = 1e-3, 6
 
 # 7 forget windows in steps of 4: the last has 3, and where the sets differ in size, 1
 SCENARIOS = {
-    "alternate, hinge on cached states, accumulated": dict(
-        hinge=lambda: LogitHinge(2.0), schedule="alternate", micro_batch_size=1, reference=CachedStates
-    ),
-    "joint, NPO and KLR on cached logits": dict(
-        forget=NegativePreference, retain=KLRetention, schedule="joint", reference=CachedLogits
-    ),
-    "epoch, hinge on a live reference": dict(
-        hinge=lambda: LogitHinge(2.0), schedule="epoch", reference=LiveReference, gradient_checkpointing=True
-    ),
-    "SURE by module": dict(saliency=Saliency(60.0), schedule="joint"),
-    "SURE by head, clipped hard": dict(saliency=Saliency(60.0, "head"), clip_norm=0.01, schedule="joint"),
-    "RMU against an adversary": dict(
-        forget=lambda: Misdirection(1),
-        retain=lambda: RepresentationRetention(1),
-        adversary=LatentAdversary(layers=(0,), steps=2),
-        schedule="joint",
-    ),
-    "deferred": dict(micro_batch_size=1, defer_gradient_sync=True, gradient_checkpointing=True),
-    "bf16-mixed": dict(hinge=lambda: LogitHinge(2.0), micro_batch_size=2, precision="bf16-mixed"),
-    "bf16-stochastic": dict(weight_precision="bf16-stochastic", adam_states="8bit", precision="bf16-mixed"),
+    "alternate, hinge on cached states, accumulated": {
+        "hinge": lambda: LogitHinge(2.0), "schedule": "alternate", "micro_batch_size": 1, "reference": CachedStates
+    },
+    "joint, NPO and KLR on cached logits": {
+        "forget": NegativePreference, "retain": KLRetention, "schedule": "joint", "reference": CachedLogits
+    },
+    "epoch, hinge on a live reference": {
+        "hinge": lambda: LogitHinge(2.0), "schedule": "epoch", "reference": LiveReference, "gradient_checkpointing": True
+    },
+    "SURE by module": {"saliency": Saliency(60.0), "schedule": "joint"},
+    "SURE by head, clipped hard": {"saliency": Saliency(60.0, "head"), "clip_norm": 0.01, "schedule": "joint"},
+    "RMU against an adversary": {
+        "forget": lambda: Misdirection(1),
+        "retain": lambda: RepresentationRetention(1),
+        "adversary": LatentAdversary(layers=(0,), steps=2),
+        "schedule": "joint",
+    },
+    "deferred": {"micro_batch_size": 1, "defer_gradient_sync": True, "gradient_checkpointing": True},
+    "bf16-mixed": {"hinge": lambda: LogitHinge(2.0), "micro_batch_size": 2, "precision": "bf16-mixed"},
+    "bf16-stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit", "precision": "bf16-mixed"},
 }
 
 
@@ -69,7 +69,8 @@ def fit(name, folder, corpus, checkpoint, strategy="auto", processes=1):
     made = {key: value() if callable(value) else value for key, value in settings.items()}
     reference = made.pop("reference", None)
     seed_everything(0, verbose=False)
-    module = UnlearningModule(target=checkpoint, learning_rate=RATE, alpha=2.0, gamma=3.0, reference=reference, **made)
+    weights = {"alpha": 2.0, "gamma": 3.0}
+    module = UnlearningModule(target=checkpoint, learning_rate=RATE, reference=reference, **weights, **made)
     data = MuseDataModule(
         corpus,
         tokenizer=checkpoint,
@@ -118,7 +119,8 @@ def main(folder, corpus, checkpoint):
                 told = {key: found[key] for key in ("curve", "salient")}
                 (out / "told.json").write_text(json.dumps(told))
                 for part in ("weights", "exported"):
-                    save_file({key: value.clone() for key, value in found[part].items()}, out / f"{part}.safetensors")
+                    tensors = {key: value.clone() for key, value in found[part].items()}
+                    save_file(tensors, out / f"{part}.safetensors")
 
 
 if __name__ == "__main__":
