@@ -177,12 +177,10 @@ class UnlearningModule(LightningModule):
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        with torch.device("cpu"):  # Lightning's context would make every new tensor on the accelerator
-            model = self._load(self.start or self.target)
-            # shards are gathered in the dtype that autocast wants
-            with self.trainer.precision_plugin.forward_context() if is_sharded(model) else nullcontext():
-                inside(model, lambda: check_head(model))
-        self.model = model
+        self.model = model = self._load(self.start or self.target)
+        # shards are gathered in the dtype that autocast wants
+        with self.trainer.precision_plugin.forward_context() if is_sharded(model) else nullcontext():
+            inside(model, lambda: check_head(model))
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         train_only(self.model, self.trainable)

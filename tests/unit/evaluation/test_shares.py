@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, VerbatimPrompt
-from quail_lightning.evaluation.shares import Shares
+from quail_lightning.evaluation.shares import Shares, shared_among
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.processes import Processes
 from quail_lightning.results import Estimate
@@ -35,6 +35,7 @@ def together(count, run):
 
 
 LENGTHS = [3, 9, 4, 9, 1, 7, 7]  # longest first: 1 3 | 5 6 | 2 0 | 4
+ORDER = [1, 3, 5, 6, 2, 0, 4]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -42,14 +43,10 @@ def test_every_batch_is_one_processs_and_holds_what_it_holds_alone(count):
     batches = []
 
     def run(processes):
-        def judge(own):
-            order = sorted(range(len(own)), key=lambda index: own[index][1], reverse=True)
-            batches.extend(
-                tuple(own[index][0] for index in order[start : start + 2]) for start in range(0, len(own), 2)
-            )
-            return [10 * number for number, _ in own]
-
-        return Shares(processes).run(list(enumerate(LENGTHS)), LENGTHS, 2, judge)
+        shares = Shares(processes)
+        own = shares.own(ORDER, 2)
+        batches.extend(tuple(own[start : start + 2]) for start in range(0, len(own), 2))
+        return shares.merged(own, [10 * number if number in own else None for number in range(7)])
 
     assert together(count, run) == [[0, 10, 20, 30, 40, 50, 60]] * count
     assert sorted(batches) == [(1, 3), (2, 0), (4,), (5, 6)]
@@ -57,19 +54,21 @@ def test_every_batch_is_one_processs_and_holds_what_it_holds_alone(count):
 
 def test_who_had_less_of_one_metric_gets_more_of_the_next():
     def run(processes):
-        shares, made = Shares(processes), []
-        for _ in range(4):  # metrics of one batch each
-            shares.run(["a"], None, 8, lambda own: made.extend(own) or own)
-        return len(made)
+        shares = Shares(processes)
+        return [len(shares.own([0], 8)) for _ in range(4)]  # metrics of one batch each
 
-    assert together(2, run) == [2, 2]
+    assert together(2, run) == [[1, 0, 1, 0], [0, 1, 0, 1]]
 
 
-def test_a_process_without_records_runs_nothing():
-    def run(processes):
-        return Shares(processes).run(["a"], None, 8, lambda own: [len(own)])
+def test_a_configured_batch_size_is_taken_as_it_is():
+    assert together(2, lambda processes: Shares(processes).rows(64, 64, 10)) == [64, 64]
 
-    assert together(3, run) == [[1]] * 3
+
+def test_batches_by_memory_agree_and_leave_no_process_without_work():
+    found = together(2, lambda processes: Shares(processes).rows(None, (256, 4)[processes.rank], 100))
+    assert found == [4, 4]  # the least of all memories
+    assert together(2, lambda processes: Shares(processes).rows(None, 256, 100)) == [50, 50]
+    assert Shares().rows(None, 256, 100) == 256
 
 
 def test_a_suite_shared_by_two_gives_the_figures_of_one(model, tokenizer):
@@ -86,7 +85,8 @@ def test_a_suite_shared_by_two_gives_the_figures_of_one(model, tokenizer):
         def count(name, done, total):
             work[processes.rank] += 1
 
-        return suite.evaluate(model, tokenizer, records, windows, progress=count, processes=processes)
+        with shared_among(processes):
+            return suite.evaluate(model, tokenizer, records, windows, progress=count)
 
     for measures in together(2, run):
         assert measures == expected
