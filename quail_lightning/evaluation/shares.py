@@ -74,7 +74,7 @@ def current_shares() -> Shares:
 
 @contextmanager
 def shared_among(processes: Processes) -> Iterator[None]:
-    """Completions and likelihoods asked for inside are shared; all processes must ask for the same in one order."""
+    """Completions and likelihoods asked for inside are shared; all processes ask for the same, in one order."""
     token = _current.set(Shares(processes))
     try:
         yield
