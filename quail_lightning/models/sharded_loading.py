@@ -41,7 +41,6 @@ def load_sharded(
     on_cuda = mesh.device_type == "cuda"
     device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
     model.to_empty(device=device)
-    model.tie_weights()
     restore_buffers(model, device)
     files = _weight_files(_folder(name_or_path))
     for name, parameter in model.named_parameters():
