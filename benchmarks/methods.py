@@ -3,7 +3,8 @@
     python benchmarks/methods.py [--only PATTERN]
 
 Each is `fit --config quickstart.yaml --config method/<name>.yaml`, with the quickstart's settings where the
-method's fragment has none of its own; none is tuned. The fragments `hinge` and `sure` stand behind those they are
+method's fragment has none of its own. Where the fragment's are made for a 7B model and do nothing to a small one,
+SMALL replaces them; beyond that none is tuned. The fragments `hinge` and `sure` stand behind those they are
 combined with. Judged once, after the last epoch, at 16 bits and NF4. Everything is made below --out; finished runs
 are not made again.
 """
@@ -23,6 +24,22 @@ from quail_lightning.results import Estimate, ResultRow, read_results
 
 ADDED = ("hinge", "sure")  # fragments that go with another
 COMBINED = (("npo_klr", "hinge"), ("ga_gdr", "sure"))
+STEERED = (  # RMU: the second of two layers, further away, beside a retain term of equal weight
+    "--model.forget.init_args.layer=1",
+    "--model.retain.init_args.layer=1",
+    "--model.forget.init_args.coefficient=30",
+    "--model.alpha=1",
+)
+SMALL = {  # method → overrides for a model of 14 matrices at the quickstart's learning rate
+    "rmu": STEERED,
+    "rmu_lat": STEERED,
+    "whp": ("--model.generic_labels.learning_rate=5e-4",),
+    "ga_gdr + sure": (
+        "--model.saliency.init_args.percentile=75",
+        "--model.alpha=1",
+        "--model.learning_rate=5e-4",
+    ),
+}
 COLUMNS = {
     "verbmem_forget": "M1",
     "knowmem_forget": "M2",
@@ -53,6 +70,7 @@ def _run(name: str, fragments: tuple[str, ...], out: Path) -> None:
     for fragment in fragments:
         command += ["--config", f"method/{fragment}.yaml"]
     command += [
+        *SMALL.get(name, ()),
         "--evaluation.precisions=[nf4]",
         "--evaluation.every_n_epochs=1000",  # only after the last
         "--trainer.limit_val_batches=0",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from quail_lightning.config_files import find_config
-from quail_lightning.errors import InputError
+from quail_lightning.errors import InputError, RunError
 from quail_lightning.terminal import quiet_libraries
 
 TRAINER_VERBS = {
@@ -26,7 +26,7 @@ VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; bad input ends with its message and exit status 2."""
+    """Run one command; bad input ends with its message and exit status 2, a run that cannot go on with 1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from quail_lightning.lightning_cli import run_lightning_cli
 
             run_lightning_cli(given)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except ValueError as error:
         bad_input = _input_error(error)
         if bad_input is None:

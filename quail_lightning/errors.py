@@ -1,4 +1,4 @@
-"""The one error for input that cannot be used."""
+"""Errors that are for the user: input that cannot be used, and a run that cannot go on."""
 
 from __future__ import annotations
 
@@ -26,3 +26,18 @@ class InputError(ValueError):
         if remedy is not None:
             parts.append(remedy)
         super().__init__(". ".join(part.rstrip(".") for part in parts) + ".")
+
+
+class RunError(RuntimeError):
+    """A run that started well cannot go on: the disk is full, memory is short, a loss is not finite.
+
+    The command line prints it without a traceback and exits with status 1.
+
+    Args:
+        fact: what happened, in one sentence without the final full stop.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, fact: str, *, remedy: str | None = None) -> None:
+        self.fact, self.remedy = fact, remedy
+        super().__init__(". ".join(part.rstrip(".") for part in (fact, remedy) if part) + ".")

@@ -7,22 +7,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from quail_lightning.argument_parser import SuggestingParser
-from quail_lightning.callbacks import ExportModel, QuantizedEvaluation
+from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
 from quail_lightning.errors import InputError
+from quail_lightning.resuming import chosen_checkpoint, resume_logger
+from quail_lightning.run_record import add_start
 from quail_lightning.terminal import progress_bars
 from quail_lightning.unlearning import UnlearningModule
 
 DEFAULT_SEED = 42
 
 
+class SaveConfigAndRecord(SaveConfigCallback):
+    """Keeps, with the run, its config and what it was started on."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called by Lightning on the first process, once the run's folder exists."""
+        seed = self.config.get("seed_everything")
+        options = {"verb": str(stage), "seed": seed, "resumed_from": trainer.ckpt_path}
+        folder = trainer.loggers[0].log_dir if trainer.loggers else None
+        add_start(Path(folder or trainer.default_root_dir), options)
+
+
 class QuailCLI(LightningCLI):
-    """LightningCLI with the sections ``evaluation``, ``export`` and ``prepare`` beside the usual ones."""
+    """LightningCLI with the sections ``checkpoint``, ``evaluation``, ``best``, ``export`` and ``prepare``."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -33,7 +46,10 @@ class QuailCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # before the evaluation: an epoch's checkpoint is to lie on disk while the model is judged
+        parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
         parser.add_lightning_class_args(QuantizedEvaluation, "evaluation")
+        parser.add_lightning_class_args(KeepBest, "best")
         parser.add_lightning_class_args(ExportModel, "export")
         parser.add_argument(
             "--prepare",
@@ -42,8 +58,26 @@ class QuailCLI(LightningCLI):
             help="make model.target and evaluation.retrained by this recipe where they are missing",
         )
         parser.link_arguments("model.target", "data.init_args.tokenizer")
+        parser.link_arguments("evaluation.retrained", "best.retrained")
         parser.link_arguments("model.schedule", "data.init_args.schedule")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_data_seed)
+
+    def before_instantiate_classes(self) -> None:
+        """A run that is resumed goes on in its own folder."""
+        section = self.config[self.subcommand]
+        if section.ckpt_path is None:
+            return
+        if self.subcommand != "fit":
+            raise InputError(
+                f"`quail {self.subcommand}` judges saved models, not checkpoints of a training under way",
+                given=section.ckpt_path,
+                remedy="Set model.start to the model's folder",
+            )
+        checkpoint = chosen_checkpoint(section.ckpt_path, section.trainer)
+        section.ckpt_path = str(checkpoint.folder)
+        resume_logger(section.trainer, checkpoint)
+        # the first config stays; the last one, which may want more epochs, is kept beside it
+        self.save_config_kwargs = {"config_filename": "config-resumed.yaml", "overwrite": True}
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         return super()._instantiate_trainer(config, callbacks + progress_bars(config))
@@ -59,10 +93,12 @@ class QuailCLI(LightningCLI):
 
     def _before_run(self) -> None:
         """Whatever can be refused without a model is refused here, then missing models are made."""
+        section = self.config_init[self.subcommand]
+        # as an argument of fit() the callbacks would learn of it only after their setup
+        self.trainer.ckpt_path, section.ckpt_path = section.ckpt_path, None
         evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
         export: ExportModel = self._get(self.config_init, "export")
         checks = [
-            self._check_no_resume,
             partial(self.model.check_trainer, self.trainer),
             self.datamodule.check,
             partial(evaluation.check_run_folder, self.trainer),
@@ -73,15 +109,6 @@ class QuailCLI(LightningCLI):
         recipe = self._get(self.config_init, "prepare")
         if recipe is not None:
             self._prepare(recipe, None if self.subcommand == "validate" else evaluation.retrained)
-
-    def _check_no_resume(self) -> None:
-        given = self._get(self.config, "ckpt_path")
-        if given is not None:
-            raise InputError(
-                "resuming from a Lightning checkpoint is not supported yet",
-                given=given,
-                remedy="To go on from a saved model, or to judge it, set model.start",
-            )
 
     def _prepare(self, recipe: FinetuneRecipe, retrained: str | None) -> None:
         """Make the target and the retrained model where they are missing, by the code path of `quail finetune`."""
@@ -112,6 +139,7 @@ def run_lightning_cli(arguments: Sequence[str]) -> None:
         seed_everything_default=DEFAULT_SEED,
         auto_configure_optimizers=False,
         parser_class=SuggestingParser,
+        save_config_callback=SaveConfigAndRecord,
     )
 
 

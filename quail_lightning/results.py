@@ -8,6 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from quail_lightning.durable import replace_text
+from quail_lightning.errors import InputError
 
 CSV_COLUMNS = ("model", "epoch", "precision", "metric", "value", "n", "low", "high", "reason")
 
@@ -68,7 +72,7 @@ def write_results(folder: Path, rows: Sequence[ResultRow], note: str = "") -> No
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = {"note": note, "rows": [_as_json(row) for row in rows]}
-    _replace(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    replace_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     lines = io.StringIO()
     writer = csv.DictWriter(lines, CSV_COLUMNS, restval="")
     writer.writeheader()
@@ -76,24 +80,47 @@ def write_results(folder: Path, rows: Sequence[ResultRow], note: str = "") -> No
         for metric, measure in row.metrics.items():
             named = {"model": row.model, "epoch": row.epoch, "precision": row.precision, "metric": metric}
             writer.writerow(named | measure_as_json(measure))
-    _replace(folder / "results.csv", lines.getvalue())
+    replace_text(folder / "results.csv", lines.getvalue())
 
 
 def read_results(folder: Path) -> list[ResultRow]:
     """The rows of ``results.json``, without the per-record scores."""
     content = json.loads((folder / "results.json").read_text("utf-8"))
-    return [
-        ResultRow(
-            row["model"],
-            row["precision"],
-            {
-                name: Undefined(**measure) if "reason" in measure else Estimate(**measure)
-                for name, measure in row["metrics"].items()
-            },
-            row["epoch"],
+    return [_from_json(row) for row in content["rows"]]
+
+
+def write_scores(folder: Path, rows: Sequence[ResultRow], settings: Mapping[str, object]) -> None:
+    """Write ``scores.json``: the rows with their per-record scores, from which a resumed run goes on judging.
+
+    Args:
+        folder: the run's folder.
+        rows: all rows so far.
+        settings: how they were judged, fit for JSON.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"settings": settings, "rows": [_as_json(row) | {"scores": _scores(row)} for row in rows]}
+    replace_text(folder / "scores.json", json.dumps(content, allow_nan=False) + "\n")
+
+
+def read_scores(folder: Path, settings: Mapping[str, object]) -> list[ResultRow]:
+    """The rows of ``scores.json``, exactly as they were; none where there is no such file.
+
+    Raises:
+        InputError: they were judged with other settings, so that the rows to come could not stand beside them.
+    """
+    path = folder / "scores.json"
+    if not path.is_file():
+        return []
+    content = json.loads(path.read_text("utf-8"))
+    wanted = json.loads(json.dumps(settings))
+    if content["settings"] != wanted:
+        differing = [name for name in wanted if content["settings"].get(name) != wanted[name]]
+        raise InputError(
+            f"the rows of {folder} were judged with other settings",
+            given={name: wanted[name] for name in differing},
+            remedy="Resume with the same evaluation section",
         )
-        for row in content["rows"]
-    ]
+    return [_from_json(row) for row in content["rows"]]
 
 
 def _as_json(row: ResultRow) -> dict[str, object]:
@@ -101,14 +128,23 @@ def _as_json(row: ResultRow) -> dict[str, object]:
     return {"model": row.model, "epoch": row.epoch, "precision": row.precision, "metrics": metrics}
 
 
+def _scores(row: ResultRow) -> dict[str, tuple[float, ...]]:
+    return {name: m.scores for name, m in row.metrics.items() if isinstance(m, Estimate) and m.scores}
+
+
+def _from_json(row: Mapping[str, Any]) -> ResultRow:
+    scores = row.get("scores", {})
+    metrics: dict[str, Measure] = {
+        name: Undefined(**measure)
+        if "reason" in measure
+        else Estimate(**measure, scores=tuple(scores.get(name, ())))
+        for name, measure in row["metrics"].items()
+    }
+    return ResultRow(row["model"], row["precision"], metrics, row["epoch"])
+
+
 def measure_as_json(measure: Measure) -> dict[str, object]:
     """A measure without its per-record scores."""
     if isinstance(measure, Undefined):
         return {"reason": measure.reason}
     return {"value": measure.value, "n": measure.n, "low": measure.low, "high": measure.high}
-
-
-def _replace(path: Path, content: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, "utf-8")
-    partial.replace(path)

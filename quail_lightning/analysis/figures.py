@@ -67,7 +67,7 @@ def _histograms(found: Comparison, questions: Questions) -> Figure:
         axis.hist(shares, bins=30, range=(low - margin, min(100.0, high + margin) + 1e-9), color=color)
         axis.set_title(f"{bits} bits", fontsize=10)
         axis.set_xlabel("overlap, %")
-        axis.ticklabel_format(useOffset=False)
+        axis.ticklabel_format(axis="x", useOffset=False)
         axis.locator_params(axis="x", nbins=5)
     axes[0].set_ylabel("tensors")
     return figure

@@ -2,6 +2,8 @@
 
 from quail_lightning.callbacks.bucket_overlap import BucketOverlap
 from quail_lightning.callbacks.export import ExportModel
+from quail_lightning.callbacks.keep_best import KeepBest
 from quail_lightning.callbacks.quantized_evaluation import QuantizedEvaluation
+from quail_lightning.callbacks.training_checkpoint import TrainingCheckpoint
 
-__all__ = ["BucketOverlap", "ExportModel", "QuantizedEvaluation"]
+__all__ = ["BucketOverlap", "ExportModel", "KeepBest", "QuantizedEvaluation", "TrainingCheckpoint"]

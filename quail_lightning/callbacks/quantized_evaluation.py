@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +27,7 @@ from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import load_config, load_model
 from quail_lightning.processes import current_processes
 from quail_lightning.quantization import load_quantizer
-from quail_lightning.results import Estimate, Measure, ResultRow, write_results
+from quail_lightning.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.run_folder import run_folder
 
 if TYPE_CHECKING:
@@ -81,12 +83,14 @@ class QuantizedEvaluation(Callback):
     # --- when ------------------------------------------------------------------------------------------
 
     def check_run_folder(self, trainer: Trainer) -> None:
-        """Refuse a folder that holds another run.
+        """Refuse a folder that holds another run; one whose own checkpoint goes on is no other run.
 
         Raises:
             InputError: naming the folder.
         """
         folder = run_folder(trainer)
+        if trainer.ckpt_path is not None and folder.resolve() in Path(trainer.ckpt_path).resolve().parents:
+            return
         held = [name for name in ("results.json", "config.yaml") if (folder / name).exists()]
         if held and trainer.is_global_zero:
             raise InputError(
@@ -126,6 +130,9 @@ class QuantizedEvaluation(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._judge_baselines(trainer, pl_module)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_up(trainer, pl_module, trainer.current_epoch)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._judge_baselines(trainer, pl_module)
 
@@ -138,14 +145,50 @@ class QuantizedEvaluation(Callback):
         if self._judged_epoch != trainer.current_epoch and not trainer.interrupted:
             self._judge_unlearned(trainer, pl_module, trainer.current_epoch)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._judged_epoch != trainer.current_epoch:  # resumed after the last epoch, no training ended
+            self._take_up(trainer, pl_module, trainer.current_epoch)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._judge_unlearned(trainer, pl_module, None)
 
     # --- what ------------------------------------------------------------------------------------------
 
+    def _take_up(self, trainer: Trainer, pl_module: Any, finished: int) -> None:
+        """Of a resumed run: keep what was judged before its checkpoint, judge what was to be judged after it."""
+        if trainer.ckpt_path is None:
+            return
+        self.rows = [row for row in self.rows if row.epoch is None or row.epoch <= finished]
+        for row in self.rows:
+            if row.epoch == finished:
+                self._judged_epoch = finished
+                if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # what this step logged was purged
+                    self._log_scalars(trainer, row.precision, row.metrics)
+        is_due = finished % self.every_n_epochs == 0 or finished == trainer.max_epochs
+        if is_due and self._judged_epoch != finished and finished:
+            self._judge_unlearned(trainer, pl_module, finished)
+
+    def _settings(self) -> dict[str, object]:
+        return {
+            "precisions": sorted(self.quantizers),
+            "calibration": self.calibration.describe(),
+            "retrained": self.retrained,
+            "suite": asdict(self.suite),
+            "max_windows": self.max_windows,
+        }
+
     def _judge_baselines(self, trainer: Trainer, pl_module: Any) -> None:
         self.rows, self._judged_epoch = [], None
         self._auc_retrain = published_auc_retrain(pl_module.target)
+        folder = run_folder(trainer)
+        if trainer.ckpt_path is not None and trainer.state.fn == "fit":
+            self.rows = read_scores(folder, self._settings())
+        if self.rows:
+            for row in self.rows:
+                auc = row.metrics.get("membership_auc")
+                if (row.model, row.precision) == ("retrained", self._sixteen_bits) and isinstance(auc, Estimate):
+                    self._auc_retrain = auc.value
+            return
         for name, checkpoint in (("retrained", self.retrained), ("target", pl_module.target)):
             if checkpoint is None:
                 continue
@@ -160,10 +203,13 @@ class QuantizedEvaluation(Callback):
                     measured = self._with_privleak(measured)
             judged = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
             self.rows = judged + self.rows  # the target, judged last, is shown first
+        if trainer.state.fn == "fit" and trainer.is_global_zero:
+            write_scores(folder, self.rows, self._settings())
 
     def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():
-            measured = self._judge("unlearned", pl_module.export_model(), trainer)
+            model = pl_module.export_model().to(trainer.strategy.root_device)  # which the end of a fit leaves
+            measured = self._judge("unlearned", model, trainer)
         known = {(row.model, row.precision): row.metrics for row in self.rows if row.model != "unlearned"}
         for precision, metrics in measured.items():
             if precision != self._sixteen_bits:
@@ -185,6 +231,7 @@ class QuantizedEvaluation(Callback):
             if calibrated := self._calibrated():
                 note += f" Calibration of {', '.join(calibrated)}: {self.calibration.describe()}."
             write_results(folder, self.rows, note)
+            write_scores(folder, self.rows, self._settings())
             print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 
     def _judge(self, name: str, model: PreTrainedModel, trainer: Trainer) -> dict[str, dict[str, Measure]]:

@@ -12,13 +12,13 @@ from quail_lightning.comparison.source import WeightSource
 from quail_lightning.comparison.tensor_grids import TensorGrids
 from quail_lightning.functional.bucket_codes import VALUES, count_equal, every_value, flags_for
 
-PIECES = 8  # of a block; counting values and sizes has a cost of its own for each call
+PIECES = 4  # of a block; counting values and sizes has a cost of its own for each call
 
 
 class PieceReader:
     """One thread's memory, and what it does to a stretch of two tensors.
 
-    A block is read at once; a piece of it is looked at while it lies in the core's cache. All memory is kept from
+    A block is read at once and looked at piece by piece. All memory is kept from
     one block to the next.
 
     Args:
@@ -104,18 +104,20 @@ class PieceReader:
         on_reference, model_on_reference, own = grids.encoders()
         first, second = (None if pattern is None else pattern[piece] for pattern in patterns)
         count = len(weights[0])
-        both = self._model_words[: 2 * count].view(2, count)
+        grids_of_both = 1 if grids.ranges_are_equal else 2
+        on_both = self._model_words[: grids_of_both * count].view(grids_of_both, count)
         for word, questions in enumerate(grids.questions):
             left = on_reference.word(word, weights[0], first, self._reference_words[:count])
-            model_on_reference.word(word, weights[1], second, both[0])
-            own.word(word, weights[1], second, both[1])
-            difference = both.numpy()
+            model_on_reference.word(word, weights[1], second, on_both[0])
+            if not grids.ranges_are_equal:
+                own.word(word, weights[1], second, on_both[1])
+            difference = on_both.numpy()
             np.bitwise_xor(difference, left.numpy(), out=difference)
             for bits, keys in questions:
-                same, same_on_own = count_equal(difference, bits, self._flags)
+                counts = count_equal(difference, bits, self._flags)
                 for lane, key in keys:
-                    overlaps[key].same += same[lane]
-                    overlaps[key].own += same_on_own[lane]
+                    overlaps[key].same += counts[0][lane]
+                    overlaps[key].own += counts[-1][lane]
 
     def _count_itself(
         self, grids: TensorGrids, values: Tensor, times: NDArray[np.int64], overlaps: dict[GridKey, Overlap]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from quail_lightning.batch import ForgetRetainBatch, TokenBatch
@@ -66,6 +67,7 @@ class StepSampler(DistributedSampler[Step]):
         self.batch_size = batch_size * (processes or process_count())
         self.schedule, self.seed = schedule, seed
         self.epoch = 0
+        self.skipped = 0  # steps that the next pass leaves out, having been made before the run was resumed
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of every epoch."""
@@ -78,6 +80,10 @@ class StepSampler(DistributedSampler[Step]):
         return forget_steps + -(-self.retain_count // self.batch_size)
 
     def __iter__(self) -> Iterator[Step]:
+        skipped, self.skipped = self.skipped, 0
+        yield from islice(self._steps(), skipped, None)
+
+    def _steps(self) -> Iterator[Step]:
         forget = self._pass("forget", self.epoch)
         if self.schedule == "epoch":
             yield from ((part, []) for part in _chunks(forget, self.batch_size))
@@ -126,6 +132,42 @@ class EveryWindow(DistributedSampler[Step]):
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
+
+
+class StepLoader(DataLoader[ForgetRetainBatch]):
+    """Loads what a ``StepSampler`` yields, and goes on inside an epoch where a checkpoint was written.
+
+    ``state_dict`` and ``load_state_dict`` are what Lightning asks of a loader that can be resumed.
+    """
+
+    _yielded = 0
+
+    def __iter__(self) -> Iterator[ForgetRetainBatch]:  # type: ignore[override]
+        # a generator, so that worker processes ask for the epoch's order only once its number is set
+        self._yielded = getattr(self.sampler, "skipped", 0)
+        for batch in super().__iter__():
+            self._yielded += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Batches handed out in this epoch."""
+        return {"batches": self._yielded}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Leave out, in the next pass, the batches that were handed out."""
+        assert isinstance(self.sampler, StepSampler)
+        self.sampler.skipped = state["batches"]
+
+
+def step_loader(windows: ForgetRetainWindows, sampler: Any, workers: int = 0) -> StepLoader:
+    """A loader of whole steps; their order depends on the sampler alone, whatever the number of workers.
+
+    Its generator is its own: PyTorch draws a seed for the workers from it at every pass, which would otherwise
+    move the global random state on, and differently after a resume.
+    """
+    # the windows lie in memory: worker processes would only copy them
+    generator = torch.Generator().manual_seed(0)
+    return StepLoader(windows, sampler=sampler, batch_size=None, num_workers=workers, generator=generator)
 
 
 def _batch(windows: Tensor, numbers: Sequence[int]) -> TokenBatch | None:

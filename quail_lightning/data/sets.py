@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quail_lightning.batch import ForgetRetainBatch
-from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, Schedule, StepSampler
+from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, Schedule, StepSampler, step_loader
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 
@@ -78,11 +78,10 @@ def training_loader(
 ) -> DataLoader[ForgetRetainBatch]:
     """The steps of an epoch in the schedule's order."""
     sampler = StepSampler(len(windows.forget), len(windows.retain), batch_size, schedule, seed)
-    # the windows lie in memory: worker processes would only copy them
-    return DataLoader(ForgetRetainWindows(*windows), sampler=sampler, batch_size=None)
+    return step_loader(ForgetRetainWindows(*windows), sampler)
 
 
 def window_loader(windows: Windows, batch_size: int) -> DataLoader[ForgetRetainBatch]:
     """Every window once: the forget set, then the retain set."""
     sampler = EveryWindow(len(windows.forget), len(windows.retain), batch_size)
-    return DataLoader(ForgetRetainWindows(*windows), sampler=sampler, batch_size=None)
+    return step_loader(ForgetRetainWindows(*windows), sampler)

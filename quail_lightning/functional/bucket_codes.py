@@ -82,16 +82,16 @@ def flags_for(words: int) -> NDArray[np.bool_]:
 
 
 def count_equal(differences: NDArray[np.int64], bits: int, flags: NDArray[np.bool_]) -> list[list[int]]:
-    """How many words have lanes that agree in their upper ``bits`` bits: two rows of four lanes.
+    """How many words have lanes that agree in their upper ``bits`` bits: a row of four lanes for each row.
 
     Args:
-        differences: [2, n] exclusive or of packed words.
+        differences: [1 or 2, n] exclusive or of packed words.
         bits: 1 … 16.
         flags: ``flags_for`` at least n words.
     """
     lanes = differences.view(np.uint16)
     count = lanes.shape[1]
-    padded = flags[:, : -(-count // (LANES * ROWS)) * LANES * ROWS]
+    padded = flags[: len(lanes), : -(-count // (LANES * ROWS)) * LANES * ROWS]
     np.less_equal(lanes, np.uint16(2 ** (16 - bits) - 1), out=padded[:, :count])
     padded[:, count:] = False
     counts = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from quail_lightning.durable import publish
 from quail_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def save_model(
     (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2, default=str) + "\n", "utf-8")
     if card is not None:
         (partial / "README.md").write_text(card, "utf-8")
-    partial.rename(folder)
+    publish(partial, folder)
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:

@@ -40,6 +40,7 @@ class Cache:
         self._store: Store | None = None
         self._head: Head | None = None
         self._device = torch.device("cpu")
+        self.fingerprint: str | None = None  # of the cache in use
 
     def check(self, requests: Mapping[Side, Request], sizes: Sizes, dtype: torch.dtype) -> None:
         """See that the disk has room.
@@ -64,7 +65,8 @@ class Cache:
         """
         self._store = self._head = None
         made_of = origin(self._kind, requests, identity, arithmetic)
-        folder = self._caches / vouched.fingerprint(made_of)[:16]
+        self.fingerprint = vouched.fingerprint(made_of)
+        folder = self._caches / self.fingerprint[:16]
         first = processes.rank == 0
 
         manifest = None

@@ -50,6 +50,11 @@ class CachedStates:
         """Find or build the cache; as in ``Reference``."""
         self._cache.prepare(requests, target, identity, arithmetic, processes)
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the cache in use; None before one is."""
+        return self._cache.fingerprint
+
     def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
         """What was asked for about the windows of a batch."""
         return self._cache.outputs(side, batch)
@@ -83,6 +88,11 @@ class CachedLogits:
     ) -> None:
         """Find or build the cache; as in ``Reference``."""
         self._cache.prepare(requests, target, identity, arithmetic, processes)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the cache in use; None before one is."""
+        return self._cache.fingerprint
 
     def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
         """What was asked for about the windows of a batch."""

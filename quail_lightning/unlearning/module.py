@@ -26,23 +26,17 @@ from quail_lightning.objectives.weighting import Weighting
 from quail_lightning.processes import current_processes, process_count, sum_over_processes
 from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Reference, Request, Side, Sizes
 from quail_lightning.run_folder import run_folder
-from quail_lightning.unlearning import checks
+from quail_lightning.unlearning import checks, sharding
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.division import passes
 from quail_lightning.unlearning.export import description, exported_copy
 from quail_lightning.unlearning.fitting import check_device_memory
 from quail_lightning.unlearning.generic_labels import GenericLabels
+from quail_lightning.unlearning.guards import check_gradient, explains_memory, finite_losses
 from quail_lightning.unlearning.losses import request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table, write_saliency
-from quail_lightning.unlearning.sharding import (
-    gradient_norm,
-    load_for,
-    prepare_reference,
-    sum_gradients,
-    unsynchronized,
-)
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
 from quail_lightning.unlearning.whole_sets import backward_over, mean_nll
@@ -201,7 +195,7 @@ class UnlearningModule(LightningModule):
             }
             arithmetic = Arithmetic(self._forward, self._head_dtype(), micro, self._root_device())
             again = partial(self._load, self.target)
-            prepare_reference(self.reference, requests, model, self._target_model, again, identity, arithmetic)
+            sharding.prepare_reference(self.reference, requests, model, self._target_model, again, identity, arithmetic)
         if self.generic_labels is not None:
             together = self._micro(data.batch_size * process_count())  # every process trains the same copy
             self._labels = self.generic_labels.labels(
@@ -240,6 +234,7 @@ class UnlearningModule(LightningModule):
 
     # --- the step --------------------------------------------------------------------------------------
 
+    @explains_memory
     def training_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         sides: list[tuple[Side, TokenBatch]] = []
         if batch.forget is not None:
@@ -269,7 +264,7 @@ class UnlearningModule(LightningModule):
         processes = current_processes()
         most, scale = self.micro_batch_size, processes.count if sharded else 1  # FSDP2 takes the processes' mean
         divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
-        with unsynchronized(self.trainer):
+        with sharding.unsynchronized(self.trainer):
             for number, (side, part, share) in enumerate(divided, start=1):
                 defer_gradients(self.model, self.defer_gradient_sync and number < len(divided))
                 values = self._losses(side, self._terms(side), part)
@@ -278,14 +273,15 @@ class UnlearningModule(LightningModule):
                 for name, value in values.items():
                     losses[name] = losses.get(name, 0.0) + share * value.detach()
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        sum_gradients(trained, sharded)
+        sharding.sum_gradients(trained, sharded)
         sum_over_processes(list(losses.values()))
         for parameter, mask in self._masks.items():
             assert parameter.grad is not None
             parameter.grad.mul_(mask)
-        norm = gradient_norm(trained)
+        norm = sharding.gradient_norm(trained)
         if self.clip_norm is not None:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
+        check_gradient(norm, norm_name, self.trainer)
         optimizer.step()
         optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
         return losses | {norm_name: norm}
@@ -302,7 +298,8 @@ class UnlearningModule(LightningModule):
         dtype, shifts = self._head_dtype(), None
         if side == "forget" and self.adversary is not None:
             shifts = self.adversary.attack(self.model, batch, self._forward, dtype)
-        return term_losses(self.model, terms, batch, frozen, self._forward, dtype, shifts)
+        losses = term_losses(self.model, terms, batch, frozen, self._forward, dtype, shifts)
+        return finite_losses(losses, side, batch, self.trainer)
 
     def _terms(self, side: Side) -> dict[str, Term]:
         both = {"retain": self.retain} if side == "retain" else {"forget": self.forget, "hinge": self.hinge}
@@ -348,7 +345,7 @@ class UnlearningModule(LightningModule):
         return self._to_device(self._load(self.target))
 
     def _load(self, checkpoint: str) -> PreTrainedModel:
-        return load_for(self.trainer, checkpoint, weight_dtype(self.weight_precision))
+        return sharding.load_for(self.trainer, checkpoint, weight_dtype(self.weight_precision))
 
     def _to_device(self, model: PreTrainedModel) -> PreTrainedModel:
         if not is_sharded(model):  # shards lie there already

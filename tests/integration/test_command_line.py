@@ -139,7 +139,7 @@ def test_finetune_makes_a_model_once(quickstart, capsys):
         (["--trainer.precision=bf16-true"], r"bf16-nearest"),
         (["--data.max_forget_windows=0"], r"max_forget_windows must be at least 1; got 0"),
         (["--model.hinge.step=-1"], r"Δ_q, in logits\) must be positive and finite; got -1"),
-        (["--ckpt_path=last"], r"resuming .* not supported.*model\.start"),
+        (["--ckpt_path=last"], r"no checkpoint to go on from .*checkpoint\.enabled: true"),
         (["--trainer.logger=false", "--export.folder=mine"], r"mine, which exists already.*export\.folder"),
     ],
 )

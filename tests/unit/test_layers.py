@@ -16,8 +16,19 @@ LAYERS = [
     {"reference", "quantization"},
     {"objectives", "data", "models"},
     {"functional"},
-    {"batch", "results", "config_files", "argument_parser", "terminal", "run_folder", "processes"},
-    {"errors"},
+    {"resuming"},
+    {
+        "batch",
+        "results",
+        "config_files",
+        "argument_parser",
+        "terminal",
+        "run_folder",
+        "run_record",
+        "processes",
+        "training_state",
+    },
+    {"errors", "durable"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -122,6 +122,21 @@ def test_overlap_equals_a_brute_force_count(found, pair, kind, granularity, bits
     assert 0 < same <= 1
 
 
+def test_models_of_equal_ranges_share_their_grids():
+    before, after = llama(), nudged(llama())
+    with torch.no_grad():
+        for old, new in zip(before.parameters(), after.parameters(), strict=True):
+            low, high = old.flatten().argmin(), old.flatten().argmax()
+            new.clamp_(old.min(), old.max())
+            new.view(-1)[low], new.view(-1)[high] = old.min(), old.max()
+    found = compare(ModelWeights(before), ModelWeights(after), parameter_roles(before), Questions())
+    plain = [{n: p.detach().double().numpy() for n, p in m.named_parameters()} for m in (before, after)]
+    for bits in (16, 8, 4):
+        total = total_overlap(found.tensors, key_for("minmax-floor", "tensor", bits, "all"))
+        same, own, *_ = brute(*plain, "minmax-floor", "tensor", bits, "all")
+        assert (total.overlap, total.own_grids) == (same, own) == (same, same)
+
+
 def test_the_two_ways_of_encoding_were_both_counted(found):
     sizes = {tensor.change.count for tensor in found.tensors}
     assert min(sizes) < 2**16 < max(sizes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data.distributed import DistributedSampler
 
-from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, StepSampler
+from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, StepSampler, step_loader
 
 
 def epoch(sampler, number):
@@ -82,3 +82,48 @@ def test_lightning_leaves_the_samplers_alone():
     """It replaces any other kind under several processes, and would hand each step to one of them."""
     for sampler in (StepSampler(7, 9, 2, "joint", 0), EveryWindow(7, 9, 2)):
         assert isinstance(sampler, DistributedSampler)
+
+
+def test_order_is_the_same_with_worker_processes():
+    windows = ForgetRetainWindows(torch.arange(10).reshape(5, 2), torch.arange(14).reshape(7, 2))
+    orders = []
+    for workers in (0, 2):
+        sampler = StepSampler(5, 7, 2, "alternate", seed=3)
+        loader = step_loader(windows, sampler, workers)
+        order = []
+        for epoch in range(2):
+            epoch_of_it = iter(loader)  # Lightning makes the iterator before it tells the sampler the epoch
+            sampler.set_epoch(epoch)
+            order += [(batch.forget.window.tolist(), batch.retain.window.tolist()) for batch in epoch_of_it]
+        orders.append(order)
+    assert orders[0] == orders[1]
+    assert orders[0][:3] != orders[0][3:]
+
+
+def test_a_resumed_loader_leaves_out_what_was_handed_out_and_only_in_that_epoch():
+    windows = ForgetRetainWindows(torch.arange(10).reshape(5, 2), torch.arange(14).reshape(7, 2))
+
+    def loader():
+        return step_loader(windows, StepSampler(5, 7, 2, "epoch", seed=3))
+
+    def numbers(batches):
+        return [[None if side is None else side.window.tolist() for side in batch] for batch in batches]
+
+    whole = numbers(loader())
+    cut = loader()
+    batches = iter(cut)
+    for _ in range(4):
+        next(batches)
+    resumed = loader()
+    resumed.load_state_dict(cut.state_dict())
+    assert len(resumed) == len(whole)
+    assert numbers(resumed) == whole[4:]
+    assert resumed.state_dict() == {"batches": len(whole)}
+    assert numbers(resumed) == whole
+
+
+def test_loading_draws_nothing_from_the_global_random_state():
+    windows = ForgetRetainWindows(torch.arange(10).reshape(5, 2), torch.arange(14).reshape(7, 2))
+    before = torch.get_rng_state()
+    list(step_loader(windows, StepSampler(5, 7, 2, "joint", seed=3)))
+    assert torch.equal(torch.get_rng_state(), before)

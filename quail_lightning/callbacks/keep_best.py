@@ -1,0 +1,159 @@
+"""Keep the model of the best epoch, chosen by validation figures and never by the reported records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from quail_lightning.data.validation_windows import validation_windows
+from quail_lightning.data.window_records import spread
+from quail_lightning.durable import replace_text
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.likelihood import window_nlls
+from quail_lightning.evaluation.selection import Likelihoods, shortfall
+from quail_lightning.evaluation.shares import shared_among
+from quail_lightning.models.checkpoint import load_model, save_model
+from quail_lightning.processes import current_processes
+from quail_lightning.quantization import load_quantizer
+from quail_lightning.run_folder import run_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HISTORY = "validation.json"
+
+
+class KeepBest(Callback):
+    """After every epoch: NLLs of validation windows at each precision, and the best model so far on disk.
+
+    The windows hold nothing of a reported prompt; ``shortfall`` makes one number of their NLLs. The best model so
+    far lies in ``best-epoch-<n>`` in the run's folder, the figures of all epochs in ``validation.json``.
+
+    Args:
+        enabled: False does nothing.
+        precisions: names of ``configs/quantizer/*.yaml`` that need no calibration; the worst of them counts.
+        retrained: checkpoint trained without the forget set, whose forget NLL is the goal; or
+        forget_nll: the goal itself, nats a token.
+        max_windows: of each set, evenly spread; None for all.
+        batch_size: windows at once.
+    """
+
+    def __init__(
+        self,
+        enabled: bool = False,
+        precisions: Sequence[str] = ("bf16", "nf4"),
+        retrained: str | None = None,
+        forget_nll: float | None = None,
+        max_windows: int | None = 64,
+        batch_size: int = 8,
+    ) -> None:
+        if enabled and retrained is None and forget_nll is None:
+            raise InputError(
+                "the best model is the one that forgot enough, and nothing says how much that is",
+                remedy="Name best.retrained (or evaluation.retrained), or set best.forget_nll",
+            )
+        self.enabled, self.retrained, self.forget_nll = enabled, retrained, forget_nll
+        self.max_windows, self.batch_size = max_windows, batch_size
+        self.quantizers = {name: load_quantizer(name) for name in dict.fromkeys(precisions)}
+        if calibrated := [name for name, quantizer in self.quantizers.items() if quantizer.needs_calibration]:
+            raise InputError(
+                "the best model is chosen by precisions that need no calibration", given=", ".join(calibrated)
+            )
+        self.windows: dict[str, Tensor] = {}
+        self._target: dict[str, Likelihoods] = {}
+        self._goal = 0.0
+        self._history: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Choose the windows; refuse a run that has none."""
+        if self.enabled and stage == "fit":
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            sets = data.windows
+            free = validation_windows(sets.forget, sets.retain, data.evaluation_records(), data.tokenizer)
+            most = self.max_windows
+            self.windows = {name: rows if most is None else spread(rows, most) for name, rows in free.items()}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if not self.enabled:
+            return
+        device: Any = trainer.strategy.root_device
+        dtype = pl_module.export_dtype
+        with isolate_rng(), shared_among(current_processes()):
+            self._target = self._judge(load_model(pl_module.target, dtype).to(device))
+            if self.forget_nll is not None or self.retrained is None:
+                self._goal = float(self.forget_nll or 0.0)
+            else:
+                self._goal = self._nlls(load_model(self.retrained, dtype).to(device)).forget
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._take_up(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._consider(trainer, pl_module, trainer.current_epoch + 1)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._take_up(trainer, pl_module)  # resumed after the last epoch, no training started
+
+    def _take_up(self, trainer: Trainer, pl_module: Any) -> None:
+        """Of a resumed run: the figures of the epochs before its checkpoint, and those still missing."""
+        folder = run_folder(trainer)
+        if not self.enabled or trainer.ckpt_path is None:
+            return
+        if (folder / HISTORY).is_file():
+            history = json.loads((folder / HISTORY).read_text("utf-8"))["epochs"]
+            self._history = [entry for entry in history if entry["epoch"] <= trainer.current_epoch]
+        judged = trainer.strategy.broadcast([entry["epoch"] for entry in self._history])
+        if trainer.current_epoch and trainer.current_epoch not in judged:
+            self._consider(trainer, pl_module, trainer.current_epoch)
+
+    def _consider(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
+        if not self.enabled:
+            return
+        folder = run_folder(trainer)  # this and the copy are asked for by all processes
+        with isolate_rng(), shared_among(current_processes()):
+            model = pl_module.export_model().to(trainer.strategy.root_device)
+            found = self._judge(model)
+            if trainer.is_global_zero:
+                self._keep(folder, model, found, pl_module, epoch)
+        trainer.strategy.barrier()
+
+    def _keep(
+        self, folder: Any, model: PreTrainedModel, found: Mapping[str, Likelihoods], pl_module: Any, epoch: int
+    ) -> None:
+        score = shortfall(found, self._target, self._goal)
+        best = min((entry["shortfall"] for entry in self._history), default=float("inf"))
+        figures = {precision: values._asdict() for precision, values in found.items()}
+        self._history.append({"epoch": epoch, "shortfall": score, "nll": figures})
+        out = folder / f"best-epoch-{epoch}"
+        if score < best:
+            shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this epoch
+            described = pl_module.describe() | {"finished_epochs": epoch, "shortfall": score}
+            save_model(model, pl_module.tokenizer, out, described)
+            for other in folder.glob("best-epoch-*"):
+                if other != out:
+                    shutil.rmtree(other)
+            rank_zero_info(f"best so far: epoch {epoch}, shortfall {score:.4g} nats a token: {out}")
+        content = {"goal": self._goal, "target": {name: v._asdict() for name, v in self._target.items()}}
+        replace_text(folder / HISTORY, json.dumps(content | {"epochs": self._history}, indent=2) + "\n")
+
+    def _judge(self, model: PreTrainedModel) -> dict[str, Likelihoods]:
+        found = {}
+        for name, quantizer in self.quantizers.items():
+            found[name] = self._nlls(quantizer.quantize(model))
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return found
+
+    def _nlls(self, model: PreTrainedModel) -> Likelihoods:
+        given = {name: rows for name, rows in self.windows.items() if len(rows)}
+        nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
+        means = {name: float(values.mean()) for name, values in nlls.items()}
+        return Likelihoods(means["forget"], means.get("retain", 0.0))  # without a retain set nothing is lost of it

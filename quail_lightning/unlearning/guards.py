@@ -1,0 +1,117 @@
+"""Ends a run whose numbers are spoiled or whose memory is short, and says what to change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from quail_lightning.batch import ForgetRetainBatch, TokenBatch
+from quail_lightning.errors import RunError
+from quail_lightning.functional.chunked import chunk_tokens
+
+if TYPE_CHECKING:
+    from quail_lightning.unlearning.module import UnlearningModule
+
+
+def finite_losses(values: dict[str, Tensor], side: str, batch: TokenBatch, trainer: Trainer) -> dict[str, Tensor]:
+    """The losses of one pass, once they are known to be finite; waits for the device.
+
+    Args:
+        values: term → its mean loss.
+        side: ``forget`` or ``retain``.
+        batch: the windows of the pass.
+        trainer: knows the step.
+
+    Raises:
+        RunError: naming terms, step and windows; the weights have not been touched by this step.
+    """
+    if torch.stack([value.detach().float() for value in values.values()]).isfinite().all():
+        return values
+    numbers = {name: float(value.detach()) for name, value in values.items()}
+    spoiled = ", ".join(f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number))
+    raise RunError(
+        f"a loss is not finite in {_place(trainer)}, on the {side} windows {batch.window.tolist()}: {spoiled}",
+        remedy=_REMEDY,
+    )
+
+
+def check_gradient(norm: Tensor, norm_name: str, trainer: Trainer) -> None:
+    """See that an optimizer step will not spoil the weights; waits for the device.
+
+    Args:
+        norm: of the whole gradient, before clipping.
+        norm_name: names the step's side, as it is logged.
+        trainer: knows the step.
+
+    Raises:
+        RunError: it is not finite.
+    """
+    if not norm.isfinite():
+        raise RunError(
+            f"the gradient is not finite in {_place(trainer)} ({norm_name} = {float(norm)}), but every loss is",
+            remedy=_REMEDY,
+        )
+
+
+def explains_memory(
+    step: Callable[[Any, ForgetRetainBatch, int], None],
+) -> Callable[[Any, ForgetRetainBatch, int], None]:
+    """Decorates a training step: when memory is short, the error says which options make it need less."""
+
+    @wraps(step)
+    def guarded(module: Any, batch: ForgetRetainBatch, batch_idx: int) -> None:
+        try:
+            step(module, batch, batch_idx)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise _out_of_memory(module, batch, error) from error
+
+    return guarded
+
+
+_REMEDY = (
+    "Lower model.learning_rate or model.clip_norm, or take a forget term that is bounded (NPO in place of "
+    "gradient ascent). --ckpt_path goes on from a checkpoint written before"
+)
+
+
+def _place(trainer: Trainer) -> str:
+    return f"step {trainer.fit_loop.total_batch_idx + 1} (epoch {trainer.current_epoch + 1})"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # the CPU's allocator raises a plain RuntimeError
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _out_of_memory(module: UnlearningModule, batch: ForgetRetainBatch, error: BaseException) -> RunError:
+    windows, length = next(side.input_ids.shape for side in batch if side is not None)
+    together = min(windows, module.micro_batch_size or windows)
+    assert module.model is not None
+    text = module.model.config.get_text_config()
+    device = module.device.type
+    chunk = chunk_tokens(text.vocab_size, text.hidden_size, device)
+    remedies = []
+    if together > 1:
+        remedies.append(f"model.micro_batch_size: {together // 2} (smaller passes, the same gradient)")
+    if not module.gradient_checkpointing:
+        remedies.append("model.gradient_checkpointing: true (activations are computed again)")
+    remedies.append(f"data.max_len: less than {length}")
+    if (module.weight_precision, module.adam_states) != ("bf16-stochastic", "8bit"):
+        remedies.append("model.weight_precision: bf16-stochastic, model.adam_states: 8bit (6 bytes a parameter)")
+    remedies.append("more devices (FSDP2)")
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RunError(
+        f"memory is short in {_place(module.trainer)}, with passes of {together} windows of {length} tokens, "
+        f"gradient checkpointing {'on' if module.gradient_checkpointing else 'off'} and the head's logits in "
+        f"chunks of at most {chunk} tokens ({chunk * text.vocab_size * 4 / 2**20:.0f} MiB, to be left so): "
+        f"{first_line}",
+        remedy="Change, in this order: " + "; ".join(remedies),
+    )

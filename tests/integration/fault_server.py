@@ -1,0 +1,108 @@
+"""Runs quail's command line in forked processes, each with one fault; imports everything only once.
+
+Reads a JSON object a line: ``arguments``, ``fault`` (a name below, or null), ``log``; answers by the exit status.
+"""
+
+import errno
+import functools
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers.models.llama.modeling_llama
+
+from quail_lightning import lightning_cli
+from quail_lightning.callbacks import training_checkpoint
+from quail_lightning.cli import main
+from quail_lightning.evaluation import EvaluationSuite
+from quail_lightning.models import checkpoint as model_checkpoint
+from quail_lightning.reference import store
+from quail_lightning.training_state import tensors_and_json
+
+IMPORTED = (transformers, lightning_cli)  # once, for all that are forked
+
+
+def at_call(owner, name, number, fault):
+    """Let ``fault`` strike at the ``number``-th call of a function."""
+    original, calls = getattr(owner, name), []
+
+    @functools.wraps(original)
+    def struck(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            fault(*args)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, struck)
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminate(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def half_write_and_kill(tensors, path):
+    Path(path).write_bytes(b"\x10" * 1000)
+    kill()
+
+
+def disk_full(tensors, path):
+    Path(path).write_bytes(b"\x10" * 1000)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+STEP, WRITE = (torch.optim.AdamW, "step"), (tensors_and_json, "save_file")
+FAULTS = {  # three batches an epoch, two optimizer steps a batch; checkpoints after the batches 2, 3, 4, 6
+    "SIGKILL inside an epoch": lambda: at_call(*STEP, 6, kill),
+    "SIGKILL inside a checkpoint": lambda: at_call(*WRITE, 2, half_write_and_kill),
+    "SIGKILL before a checkpoint is vouched for": lambda: at_call(training_checkpoint, "write_manifest", 2, kill),
+    "SIGKILL right after a checkpoint": lambda: at_call(training_checkpoint, "remove_old", 1, kill),
+    "SIGKILL inside the reference cache": lambda: at_call(store, "save_file", 1, half_write_and_kill),
+    "SIGKILL inside the evaluation": lambda: at_call(EvaluationSuite, "evaluate", 4, kill),
+    "SIGKILL inside the last evaluation": lambda: at_call(EvaluationSuite, "evaluate", 6, kill),
+    "SIGKILL inside the export": lambda: at_call(model_checkpoint, "publish", 1, kill),
+    "SIGTERM inside an optimizer step": lambda: at_call(*STEP, 9, terminate),
+    "SIGTERM inside an epoch's last batch": lambda: at_call(*STEP, 6, terminate),
+    "SIGTERM inside the evaluation": lambda: at_call(EvaluationSuite, "evaluate", 4, terminate),
+    "disk full": lambda: at_call(*WRITE, 2, disk_full),
+}
+
+
+def serve():
+    for line in sys.stdin:
+        asked = json.loads(line)
+        child = os.fork()
+        if not child:
+            log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            sys.argv = ["quail"]
+            status = 70
+            try:
+                if asked["fault"]:
+                    FAULTS[asked["fault"]]()
+                main(asked["arguments"])
+                status = 0
+            except SystemExit as ended:
+                status = ended.code or 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

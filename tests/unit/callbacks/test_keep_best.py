@@ -1,0 +1,84 @@
+"""The best epoch's model is kept, by windows that nothing reported lies in."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from quail_lightning.callbacks import KeepBest, TrainingCheckpoint
+from quail_lightning.data import MuseDataModule
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.likelihood import window_nlls
+from quail_lightning.models.checkpoint import load_model, read_provenance
+from quail_lightning.objectives import GradientAscent, GradientDescent
+from quail_lightning.training_state import last_checkpoint
+from quail_lightning.unlearning import UnlearningModule
+
+
+class Spoil(Callback):
+    """Sharpens the outputs after the third epoch: the retain set becomes unlikelier."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            with torch.no_grad():
+                pl_module.model.lm_head.weight.mul_(3)
+
+
+@pytest.fixture(autouse=True)
+def _work_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fit(folder, corpus_folder, checkpoint, epochs, ckpt_path=None, **options):
+    best = KeepBest(True, ["bf16", "uniform4-tensor"], **{"forget_nll": 0.1} | options)
+    terms = GradientAscent(), GradientDescent()
+    module = UnlearningModule(checkpoint, *terms, learning_rate=1e-4, schedule="joint")
+    data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, schedule="joint")
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        precision="32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[Spoil(), TrainingCheckpoint(True), best],
+        default_root_dir=folder,
+    )
+    trainer.ckpt_path = ckpt_path
+    trainer.fit(module, datamodule=data)
+    return json.loads((folder / "validation.json").read_text()), best.windows, data
+
+
+def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, checkpoint):
+    found, windows, data = fit(tmp_path, corpus_folder, checkpoint, 3)
+    scores = {entry["epoch"]: entry["shortfall"] for entry in found["epochs"]}
+    best = min(scores, key=scores.get)
+    assert list(scores) == [1, 2, 3]
+    assert scores[3] > scores[2], "the third epoch was spoiled"
+    (kept,) = tmp_path.glob("best-epoch-*")
+    assert kept.name == f"best-epoch-{best}"
+    assert read_provenance(kept)["finished_epochs"] == best
+    # the figures are those of the model that was kept, on windows without a reported prompt
+    nll = window_nlls(load_model(str(kept), torch.bfloat16), windows["forget"], 3).mean()
+    assert found["epochs"][best - 1]["nll"]["bf16"]["forget"] == pytest.approx(float(nll), rel=1e-6)
+    prompts = " ".join(f"{record.prompt} {record.truth}" for record in data.evaluation_records().verbatim)
+    for window in windows["forget"]:
+        middle = data.tokenizer.decode(window[6:20].tolist())
+        assert middle not in prompts
+
+    (tmp_path / "validation.json").unlink()  # as if killed in the last epoch's validation
+    again, *_ = fit(tmp_path, corpus_folder, checkpoint, 3, ckpt_path=last_checkpoint(tmp_path).folder)
+    assert again["epochs"][-1] == found["epochs"][-1]
+
+
+def test_without_a_goal_nothing_says_what_is_best():
+    with pytest.raises(InputError, match=r"best\.retrained.*best\.forget_nll"):
+        KeepBest(True)
+
+
+def test_precisions_that_need_calibration_are_refused():
+    with pytest.raises(InputError, match="need no calibration; got 'awq4'"):
+        KeepBest(True, ["bf16", "awq4"], forget_nll=3.0)

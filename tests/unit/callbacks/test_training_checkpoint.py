@@ -1,0 +1,154 @@
+"""A run that was cut short and gone on with ends where the undisturbed one ends, to the last bit."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from quail_lightning.callbacks import TrainingCheckpoint
+from quail_lightning.data import MuseDataModule
+from quail_lightning.errors import InputError
+from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge, MeasuredStep
+from quail_lightning.reference import LiveReference
+from quail_lightning.training_state import last_checkpoint, write_manifest
+from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.saliency import Saliency
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAfter(Callback):
+    """Dies in the place of SIGKILL: nothing that the run does afterwards may write a checkpoint."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def on_train_batch_start(self, *_):
+        if not self.left:
+            raise Killed
+        self.left -= 1
+
+
+class DrawAtRandom(Callback):
+    """Stands for stochastic rounding and dropout: the weights depend on every generator's state."""
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        shift = torch.rand(()).item() + random.random() + np.random.rand()
+        with torch.no_grad():
+            next(pl_module.parameters()).add_(shift * 1e-3)
+
+
+@pytest.fixture(autouse=True)
+def _work_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(
+    folder, corpus_folder, checkpoint, batches=None, ckpt_path=None, callbacks=(), epochs=2, enabled=True, **model
+):
+    """Three batches an epoch; a checkpoint after every second and at an epoch's end."""
+    torch.manual_seed(7)
+    random.seed(7)
+    np.random.seed(7)
+    settings = {"retain": GradientDescent(), "learning_rate": 1e-3} | model
+    unlearning = UnlearningModule(checkpoint, GradientAscent(), **settings)
+    data = MuseDataModule(
+        str(corpus_folder),
+        tokenizer=checkpoint,
+        max_len=24,
+        batch_size=2,
+        max_forget_windows=6,
+        max_retain_windows=8,
+        schedule=unlearning.schedule,
+    )
+    own = [TrainingCheckpoint(enabled, every_n_steps=2, keep=9), *callbacks]
+    if batches is not None:
+        own.insert(0, KillAfter(batches))
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        precision="32-true",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        logger=TensorBoardLogger(folder, name="", version="run"),
+        callbacks=own,
+    )
+    if batches is not None:
+        with pytest.raises(Killed):
+            trainer.fit(unlearning, datamodule=data, ckpt_path=ckpt_path)
+        return None
+    trainer.fit(unlearning, datamodule=data, ckpt_path=ckpt_path)
+    return {name: value.detach().clone() for name, value in unlearning.model.named_parameters()}
+
+
+METHODS = {
+    "alternate": {},
+    "joint": {"schedule": "joint", "hinge": LogitHinge()},
+    "epoch": {"schedule": "epoch"},
+    "live": {"hinge": LogitHinge(), "reference": LiveReference()},
+    "stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit"},
+    "saliency": {"saliency": Saliency(percentile=50)},
+    "measured": {"hinge": LogitHinge(step=MeasuredStep(precision="uniform4-tensor"))},
+}
+
+
+# killed after the checkpoint inside the first epoch, at its end, inside the second
+@pytest.mark.parametrize(
+    ("name", "batches"), [("alternate", 2), ("alternate", 3), *((name, 4) for name in METHODS)]
+)
+def test_a_resumed_run_ends_with_the_undisturbed_runs_weights(name, batches, tmp_path, corpus_folder, checkpoint):
+    def fit(folder, **options):
+        # terms keep what was measured: each run has its own
+        method = copy.deepcopy(METHODS[name])
+        return run(tmp_path / folder, corpus_folder, checkpoint, callbacks=[DrawAtRandom()], **method, **options)
+
+    expected = fit("whole")
+    fit("cut", batches=batches)
+    found = fit("cut", ckpt_path=last_checkpoint(tmp_path / "cut/run").folder)
+    for parameter, value in expected.items():
+        assert torch.equal(found[parameter], value), parameter
+
+
+def test_a_resumed_run_trains_with_the_step_that_was_measured_first(tmp_path, corpus_folder, checkpoint):
+    hinge = LogitHinge(step=MeasuredStep(precision="uniform4-tensor"))
+    run(tmp_path, corpus_folder, checkpoint, batches=2, hinge=hinge, saliency=Saliency(percentile=50))
+    folder = last_checkpoint(tmp_path / "run").folder
+    path = folder / "state.json"
+    written = repr(hinge.step)
+    assert written in path.read_text()
+    path.write_text(path.read_text().replace(written, "0.125"))  # as other hardware might have rounded it
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    again = LogitHinge(step=MeasuredStep(precision="uniform4-tensor"))
+    run(tmp_path, corpus_folder, checkpoint, ckpt_path=folder, hinge=again, saliency=Saliency(percentile=50))
+    assert again.step == 0.125
+
+
+def test_another_learning_rate_is_refused_and_more_epochs_are_not(tmp_path, corpus_folder, checkpoint):
+    run(tmp_path, corpus_folder, checkpoint, batches=4)
+    folder = last_checkpoint(tmp_path / "run").folder
+    with pytest.raises(InputError, match=r"learning_rate: 0\.001 then, 0\.002 now"):
+        run(tmp_path, corpus_folder, checkpoint, ckpt_path=folder, learning_rate=2e-3)
+    run(tmp_path, corpus_folder, checkpoint, ckpt_path=folder, epochs=3)
+    assert last_checkpoint(tmp_path / "run").step == 9
+
+
+@pytest.mark.parametrize("option", ["every_n_steps", "keep"])
+def test_counts_below_one_are_refused(option):
+    with pytest.raises(InputError, match=rf"checkpoint\.{option} must be at least 1; got 0"):
+        TrainingCheckpoint(**{option: 0})
+
+
+def test_without_checkpoints_nothing_is_written(tmp_path, corpus_folder, checkpoint):
+    run(tmp_path, corpus_folder, checkpoint, enabled=False)
+    assert not (tmp_path / "run/checkpoints").exists()
