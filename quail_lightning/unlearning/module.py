@@ -194,8 +194,8 @@ class UnlearningModule(LightningModule):
                 "device": self._root_device().type,
             }
             arithmetic = Arithmetic(self._forward, self._head_dtype(), micro, self._root_device())
-            again = partial(self._load, self.target)
-            sharding.prepare_reference(self.reference, requests, model, self._target_model, again, identity, arithmetic)
+            target, again = self._target_model, partial(self._load, self.target)
+            sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
         if self.generic_labels is not None:
             together = self._micro(data.batch_size * process_count())  # every process trains the same copy
             self._labels = self.generic_labels.labels(
