@@ -117,7 +117,9 @@ class QuailCLI(LightningCLI):
             wanted.append(("retrained model", Path(retrained), "retain"))
         missing = [entry for entry in wanted if not is_made(recipe, self.datamodule, entry[2], entry[1])]
         trainer = self._get(self.config, "trainer")
-        hardware = Hardware(trainer.accelerator, trainer.devices, trainer.strategy)
+        # what a recipe makes fits one device; FSDP2, which is given by its class, is for what does not
+        strategy = trainer.strategy if isinstance(trainer.strategy, str) else "ddp"
+        hardware = Hardware(trainer.accelerator, trainer.devices, strategy)
         for name, folder, sets in missing:
             print(f"The {name} {folder} is not there yet: training it on {sets}.", flush=True)
             with isolate_rng():  # unlearning must not depend on whether its target was made or found

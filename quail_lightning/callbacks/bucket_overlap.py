@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -30,6 +30,9 @@ from quail_lightning.functional.affine_grid import GridKind
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class BucketOverlap(Callback):
@@ -87,17 +90,19 @@ class BucketOverlap(Callback):
     def _log(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
         self._logged_epoch = epoch
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not trainer.is_global_zero:
+        if not loggers:
             return
         with isolate_rng():
-            found = self._compare(pl_module)
+            exported = pl_module.export_model()  # gathered by all processes
+            if not trainer.is_global_zero:
+                return
+            found = self._compare(pl_module, exported)
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in loggers:
             logger.log_metrics(self._scalars(found), step=step)
             logger.experiment.add_figure("analysis/layers", overlap_by_layer(found, self.questions), step)
 
-    def _compare(self, pl_module: Any) -> Comparison:
-        exported = pl_module.export_model()
+    def _compare(self, pl_module: Any, exported: PreTrainedModel) -> Comparison:
         after = ModelWeights(exported)
         with WeightFiles(pl_module.target) as files:
             before = CastWeights(files, pl_module.export_dtype)

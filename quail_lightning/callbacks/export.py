@@ -41,9 +41,12 @@ class ExportModel(Callback):
             self.check(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.enabled or not trainer.is_global_zero:
+        if not self.enabled:
             return
         out = run_folder(trainer) / self.folder
+        model = pl_module.export_model()  # type: ignore[operator]  # gathered by all processes
+        if not trainer.is_global_zero:
+            return
         provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}  # type: ignore[operator]
-        save_model(pl_module.export_model(), pl_module.tokenizer, out, provenance)  # type: ignore[operator]
+        save_model(model, pl_module.tokenizer, out, provenance)
         rank_zero_info(f"unlearned model: {out}")

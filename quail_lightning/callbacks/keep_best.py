@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,9 @@ from quail_lightning.durable import replace_text
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.selection import Likelihoods, shortfall
+from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.models.checkpoint import load_model, save_model
+from quail_lightning.processes import current_processes
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.run_folder import run_folder
 
@@ -80,11 +82,11 @@ class KeepBest(Callback):
             self.windows = {name: rows if most is None else spread(rows, most) for name, rows in free.items()}
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if not self.enabled or not trainer.is_global_zero:
+        if not self.enabled:
             return
         device: Any = trainer.strategy.root_device
         dtype = pl_module.export_dtype
-        with isolate_rng():
+        with isolate_rng(), shared_among(current_processes()):
             self._target = self._judge(load_model(pl_module.target, dtype).to(device))
             if self.forget_nll is not None or self.retrained is None:
                 self._goal = float(self.forget_nll or 0.0)
@@ -116,14 +118,16 @@ class KeepBest(Callback):
         if not self.enabled:
             return
         folder = run_folder(trainer)  # this and the copy are asked for by all processes
-        with isolate_rng():
-            model = pl_module.export_model()
+        with isolate_rng(), shared_among(current_processes()):
+            model = pl_module.export_model().to(trainer.strategy.root_device)
+            found = self._judge(model)
             if trainer.is_global_zero:
-                self._keep(folder, model.to(trainer.strategy.root_device), pl_module, epoch)
+                self._keep(folder, model, found, pl_module, epoch)
         trainer.strategy.barrier()
 
-    def _keep(self, folder: Any, model: PreTrainedModel, pl_module: Any, epoch: int) -> None:
-        found = self._judge(model)
+    def _keep(
+        self, folder: Any, model: PreTrainedModel, found: Mapping[str, Likelihoods], pl_module: Any, epoch: int
+    ) -> None:
         score = shortfall(found, self._target, self._goal)
         best = min((entry["shortfall"] for entry in self._history), default=float("inf"))
         figures = {precision: values._asdict() for precision, values in found.items()}

@@ -21,9 +21,11 @@ from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
 from quail_lightning.evaluation.encoding import positions
+from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import load_config, load_model
+from quail_lightning.processes import current_processes
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.run_folder import run_folder
@@ -39,9 +41,10 @@ class QuantizedEvaluation(Callback):
     """Target, retrained and unlearned model × precisions × metrics, with recovery and delivered forgetting.
 
     The target and the retrained model are judged once, before training. One quantized copy exists at a time;
-    the module, its mode and all random states are left as they were. Figures go to TensorBoard as
-    ``eval/<precision>/<metric>``, to the terminal as a table, and to ``results.json`` and ``results.csv`` in
-    the run's folder.
+    the module, its mode and all random states are left as they were. Several processes each quantize a copy of
+    their own and share the batches of prompts, texts and windows; the figures are those of one process. They go to
+    TensorBoard as ``eval/<precision>/<metric>``, to the terminal as a table, and to ``results.json`` and
+    ``results.csv`` in the run's folder.
 
     Args:
         precisions: names of ``configs/quantizer/*.yaml``; the 16-bit one of ``model.export_dtype`` (``bf16``) is
@@ -245,10 +248,13 @@ class QuantizedEvaluation(Callback):
                 bar.total, bar.n = total, done
                 bar.refresh()
 
-            copy = quantizer.quantize(model, self._calibration_tokens)
-            measured[precision] = self.suite.evaluate(
-                copy, data.tokenizer, records, windows, self._auc_retrain, show
-            )
+            # the model was made to be judged: at 16 bits it needs no copy
+            is_whole = precision == self._sixteen_bits
+            copy = model if is_whole else quantizer.quantize(model, self._calibration_tokens)
+            with shared_among(current_processes()):
+                measured[precision] = self.suite.evaluate(
+                    copy, data.tokenizer, records, windows, self._auc_retrain, show
+                )
             del copy
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -279,5 +285,3 @@ class QuantizedEvaluation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 from quail_lightning.batch import ForgetRetainBatch, TokenBatch
+from quail_lightning.processes import process_count
 
 Schedule = Literal["alternate", "epoch", "joint"]
 Step = tuple[list[int], list[int]]  # numbers of the forget windows and of the retain windows of one batch
@@ -32,8 +34,11 @@ class ForgetRetainWindows(Dataset[ForgetRetainBatch]):
         return ForgetRetainBatch(_batch(self.forget, forget), _batch(self.retain, retain))
 
 
-class StepSampler(Sampler[Step]):
-    """The steps of one epoch, shuffled by seed and epoch alone.
+class StepSampler(DistributedSampler[Step]):
+    """The steps of one epoch, shuffled by seed and epoch alone; every process is given the same, whole steps.
+
+    A step of several processes holds as many windows as all of them take together; which of them are whose is
+    decided where the loss is computed. It is a ``DistributedSampler`` because Lightning leaves those alone.
 
     ``joint`` and ``alternate`` pair every forget window with a retain window; the retain windows are taken
     from one endless walk through shuffled passes over the whole retain set, so that an epoch goes on where
@@ -43,16 +48,24 @@ class StepSampler(Sampler[Step]):
     Args:
         forget_count: windows of the forget set, at least 1.
         retain_count: windows of the retain set; with none every step is a forget step.
-        batch_size: windows of each kind in one step.
+        batch_size: windows of each kind in one step, a process.
         schedule: see above.
         seed: of the shuffles.
+        processes: that train together; None asks torch.
     """
 
     def __init__(
-        self, forget_count: int, retain_count: int, batch_size: int, schedule: Schedule, seed: int
+        self,
+        forget_count: int,
+        retain_count: int,
+        batch_size: int,
+        schedule: Schedule,
+        seed: int,
+        processes: int | None = None,
     ) -> None:
         self.forget_count, self.retain_count = forget_count, retain_count
-        self.batch_size, self.schedule, self.seed = batch_size, schedule, seed
+        self.batch_size = batch_size * (processes or process_count())
+        self.schedule, self.seed = schedule, seed
         self.epoch = 0
         self.skipped = 0  # steps that the next pass leaves out, having been made before the run was resumed
 
@@ -94,6 +107,31 @@ class StepSampler(Sampler[Step]):
         # a generator seeded by a hash-free mix: the same order on any machine and with any number of workers
         mixed = (self.seed * 1_000_003 + number) * 2 + (kind == "retain")
         return torch.randperm(count, generator=torch.Generator().manual_seed(mixed)).tolist()
+
+
+class EveryWindow(DistributedSampler[Step]):
+    """Every window once, in order: the forget set, then the retain set; whole steps for every process.
+
+    Args:
+        forget_count: windows of the forget set.
+        retain_count: windows of the retain set.
+        batch_size: windows in one step, a process.
+        processes: that judge together; None asks torch.
+    """
+
+    def __init__(
+        self, forget_count: int, retain_count: int, batch_size: int, processes: int | None = None
+    ) -> None:
+        size = batch_size * (processes or process_count())
+        self.steps: list[Step] = [(part, []) for part in _chunks(list(range(forget_count)), size)]
+        self.steps += [([], part) for part in _chunks(list(range(retain_count)), size)]
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
 
 
 class StepLoader(DataLoader[ForgetRetainBatch]):

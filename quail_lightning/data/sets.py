@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quail_lightning.batch import ForgetRetainBatch
-from quail_lightning.data.forget_retain import ForgetRetainWindows, Schedule, Step, StepSampler, step_loader
+from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, Schedule, StepSampler, step_loader
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 
@@ -83,7 +83,5 @@ def training_loader(
 
 def window_loader(windows: Windows, batch_size: int) -> DataLoader[ForgetRetainBatch]:
     """Every window once: the forget set, then the retain set."""
-    forget, retain = (range(len(part)) for part in windows)
-    steps: list[Step] = [(list(forget[i : i + batch_size]), []) for i in forget[::batch_size]]
-    steps += [([], list(retain[i : i + batch_size])) for i in retain[::batch_size]]
-    return step_loader(ForgetRetainWindows(*windows), steps)
+    sampler = EveryWindow(len(windows.forget), len(windows.retain), batch_size)
+    return step_loader(ForgetRetainWindows(*windows), sampler)

@@ -11,6 +11,7 @@ from quail_lightning.evaluation.batching import generation_rows
 from quail_lightning.evaluation.encoding import decode, encode, positions
 from quail_lightning.evaluation.modes import evaluation_mode
 from quail_lightning.evaluation.sampling import Sampling, completed, generators
+from quail_lightning.evaluation.shares import current_shares
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ def generate(
         prompts: texts to continue.
         max_new_tokens: tokens; generation stops earlier at EOS.
         batch_size: prompts generated together; None: as many as the free memory holds.
-        progress: called after each batch with the prompts done and their total.
+        progress: called after each batch with the prompts done and their total, of this process.
         stops: strings at which the caller cuts: a completion that holds one may end after it.
         sampling: draw the tokens instead of taking the likeliest.
 
@@ -65,11 +66,14 @@ def generate(
     longest = max(len(row) for row in encoded)
     check_lengths([len(row) for row in encoded], max_new_tokens, positions(model.config))
     how = _decoding(model, tokenizer, max_new_tokens, stops, sampling)
-    rows = batch_size or generation_rows(model, longest + max_new_tokens)
+    shares = current_shares()
+    fitting = batch_size or generation_rows(model, longest + max_new_tokens)
+    rows = shares.rows(batch_size, fitting, len(encoded))
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
+    order = shares.own(order, rows)
     completions = [""] * len(encoded)
     with evaluation_mode(model):
-        prefix = prefix_cache(model, _shared_prefix(encoded)) if how.layers else None
+        prefix = prefix_cache(model, _shared_prefix(encoded)) if how.layers and order else None
         start = 0
         while start < len(order):
             chosen = order[start : start + rows]
@@ -86,7 +90,7 @@ def generate(
             start += len(chosen)
             if progress is not None:
                 progress(start, len(order))
-    return completions
+    return shares.merged(order, completions)
 
 
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None) -> None:

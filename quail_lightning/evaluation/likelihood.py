@@ -12,6 +12,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.evaluation.batching import likelihood_rows
 from quail_lightning.evaluation.encoding import encode, positions
 from quail_lightning.evaluation.modes import evaluation_mode
+from quail_lightning.evaluation.shares import current_shares
 from quail_lightning.functional.head import Head
 from quail_lightning.functional.token_likelihood import token_log_likelihood
 from quail_lightning.models.activations import check_head, output_head
@@ -97,6 +98,9 @@ def token_log_likelihoods(
     encoded = [row[:longest] for row in encode(tokenizer, texts)]
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
     results = [torch.zeros(0)] * len(encoded)
+    shares = current_shares()
+    fitting = batch_size or likelihood_rows(model, max(map(len, encoded), default=1))
+    order = shares.own(order, shares.rows(batch_size, fitting, len(encoded)))
     with evaluation_mode(model):
         head, start = _head_apart(model), 0
         while start < len(order):
@@ -109,7 +113,7 @@ def token_log_likelihoods(
             start += len(chosen)
             if progress is not None:
                 progress(start, len(order))
-    return results
+    return shares.merged(order, results)
 
 
 def window_nlls(
@@ -131,16 +135,19 @@ def window_nlls(
     """
     if problem := window_problem(windows, positions(model.config)):
         raise problem
-    means: list[Tensor] = []
-    size = batch_size or likelihood_rows(model, windows.shape[1])
+    means = [0.0] * len(windows)
+    shares = current_shares()
+    size = shares.rows(batch_size, batch_size or likelihood_rows(model, windows.shape[1]), len(windows))
+    order = shares.own(range(len(windows)), size)
     with evaluation_mode(model):
         head = _head_apart(model)
-        for start in range(0, len(windows), size):
-            rows = list(windows[start : start + size])
-            means.extend(-values.double().mean() for values in _forward(model, rows, head))
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            for number, values in zip(chosen, _forward(model, list(windows[chosen]), head), strict=True):
+                means[number] = -float(values.double().mean())
             if progress is not None:
-                progress(start + len(rows), len(windows))
-    return torch.stack(means) if means else torch.zeros(0, dtype=torch.float64)
+                progress(start + len(chosen), len(order))
+    return torch.tensor(shares.merged(order, means), dtype=torch.float64)
 
 
 def window_problem(windows: Tensor, limit: int | None) -> InputError | None:

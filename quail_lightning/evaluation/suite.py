@@ -35,7 +35,8 @@ SuiteProgress = Callable[[str, int, int], None]  # (metric, done, total)
 class EvaluationSuite:
     """Runs M1 to M4 and the window NLLs on one model, on the process that calls it.
 
-    It starts no collective operation, so one process may call it while the others wait.
+    Inside ``shared_among`` all processes must call it, each with the same model on its own device; they share the
+    batches, and every one is given all figures. Otherwise one process may call it while the others wait.
 
     Attributes:
         batch_size: prompts, texts or windows at once; None: as many as the free memory holds.

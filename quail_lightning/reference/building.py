@@ -35,7 +35,7 @@ class Source(NamedTuple):
     """Where a cache's arrays come from.
 
     Attributes:
-        model: the target, whole on this process's device.
+        model: the target; where it is sharded, ``arithmetic`` alone reads it.
         head: the target's, in the dtype of the product.
         kind: what is kept of the logits.
         arithmetic: the training step's.

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from quail_lightning.batch import TokenBatch
 from quail_lightning.functional.head import Head
-from quail_lightning.models.activations import output_head
 from quail_lightning.reference import manifest as vouched
 from quail_lightning.reference.building import Source, evaluating
 from quail_lightning.reference.kinds import Kind
@@ -135,7 +134,7 @@ class Cache:
 
 def _source(model: PreTrainedModel, kind: Kind, arithmetic: Arithmetic) -> Source:
     with torch.no_grad():
-        return Source(model, output_head(model).cast(arithmetic.dtype), kind, arithmetic)
+        return Source(model, arithmetic.head(model).cast(arithmetic.dtype), kind, arithmetic)
 
 
 def _room(requests: Mapping[Side, Request], source: Source) -> Room:

@@ -47,7 +47,7 @@ class CachedStates:
         arithmetic: Arithmetic,
         processes: Processes,
     ) -> None:
-        """Find or build the cache; as in ``Reference``. The target must be whole on each process."""
+        """Find or build the cache; as in ``Reference``."""
         self._cache.prepare(requests, target, identity, arithmetic, processes)
 
     @property
@@ -86,7 +86,7 @@ class CachedLogits:
         arithmetic: Arithmetic,
         processes: Processes,
     ) -> None:
-        """Find or build the cache; as in ``Reference``. The target must be whole on each process."""
+        """Find or build the cache; as in ``Reference``."""
         self._cache.prepare(requests, target, identity, arithmetic, processes)
 
     @property

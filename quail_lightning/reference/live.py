@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,6 @@ import torch
 
 from quail_lightning.batch import TokenBatch
 from quail_lightning.functional.head import Head
-from quail_lightning.models.activations import output_head
 from quail_lightning.reference.building import window_likelihood
 from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes
 
@@ -41,8 +39,8 @@ class LiveReference:
     ) -> None:
         """Copy the target; each process has its own. Arguments as in ``Reference``."""
         self._requests, self._arithmetic = dict(requests), arithmetic
-        self._target = copy.deepcopy(target()).requires_grad_(False).eval()
-        self._head = output_head(self._target).cast(arithmetic.dtype)
+        self._target = arithmetic.copy(target()).requires_grad_(False).eval()
+        self._head = arithmetic.head(self._target).cast(arithmetic.dtype)
 
     def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
         """What was asked for about the windows of a batch."""

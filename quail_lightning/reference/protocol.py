@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from quail_lightning.batch import TokenBatch
 from quail_lightning.functional.chunked import Rows
-from quail_lightning.models.activations import Activations
+from quail_lightning.functional.head import Head
+from quail_lightning.models.activations import Activations, output_head
 from quail_lightning.objectives.term import Frozen
+from quail_lightning.processes import Processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,27 +46,16 @@ class Arithmetic:
         dtype: of the head's product.
         batch_size: windows a forward pass.
         device: where batches and their references are wanted.
+        head: a model's output head, whole.
+        copy: a copy of a model that lies as it does.
     """
 
     forward: Callable[[PreTrainedModel, Tensor, tuple[int, ...]], Activations]
     dtype: torch.dtype
     batch_size: int
     device: torch.device
-
-
-@dataclass(frozen=True)
-class Processes:
-    """This process among those that train together.
-
-    Attributes:
-        rank: of this one, from 0.
-        count: of all.
-        barrier: waits for all of them.
-    """
-
-    rank: int = 0
-    count: int = 1
-    barrier: Callable[[], object] = lambda: None
+    head: Callable[[PreTrainedModel], Head] = output_head
+    copy: Callable[[PreTrainedModel], PreTrainedModel] = copy.deepcopy
 
 
 class Sizes(NamedTuple):
@@ -116,9 +108,9 @@ class Reference(Protocol):
 
         Args:
             requests: as in ``check``.
-            target: gives the target, whole (no shard of it), on the training device; called at most once, and
-                not where its outputs are at hand. Its weights change as soon as training starts, so what is
-                kept of it must be a copy.
+            target: gives the target on the training device; called at most once, and not where its outputs are at
+                hand. Its weights change as soon as training starts, so what is kept of it must be a copy. It may
+                be sharded: only ``arithmetic`` reads it then.
             identity: what names the target and the arithmetic beyond doubt (digests, dtypes).
             arithmetic: the training step's.
             processes: that train together; they share the work.

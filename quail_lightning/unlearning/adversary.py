@@ -73,7 +73,8 @@ class LatentAdversary:
             nll,
             (*batch.input_ids.shape, text.hidden_size),
             [layer_number(layer, text.num_hidden_layers) for layer in self.layers],
-            next(model.parameters()),
+            # not made by new_zeros of a weight, which may be sharded
+            torch.empty(0, dtype=next(model.parameters()).dtype, device=batch.input_ids.device),
         )
 
     def search(

@@ -99,6 +99,50 @@ def check_precision(precision: Any) -> None:
         )
 
 
+def check_strategy(strategy: Any, labels: GenericLabels | None = None, hinge: Term | None = None) -> None:
+    """Refuse strategies that do not train this module right, and what needs a whole model under FSDP2.
+
+    Raises:
+        InputError: naming what is supported.
+    """
+    from lightning.pytorch.strategies import (
+        DDPStrategy,
+        DeepSpeedStrategy,
+        FSDPStrategy,
+        ModelParallelStrategy,
+        SingleDeviceStrategy,
+    )
+
+    allowed = (
+        "one device; ddp (configs/trainer/ddp.yaml); ModelParallelStrategy, that is FSDP2 (trainer/fsdp.yaml)"
+    )
+    if isinstance(strategy, FSDPStrategy):
+        raise InputError(
+            "FSDP1 does not clip or step right under manual optimization (Lightning issues 19626 and 19685)",
+            given="trainer.strategy: fsdp",
+            allowed=allowed,
+        )
+    known = (SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy)
+    if isinstance(strategy, DeepSpeedStrategy) or not isinstance(strategy, known):
+        raise InputError(
+            "the strategy is not supported", given=f"trainer.strategy: {type(strategy).__name__}", allowed=allowed
+        )
+    if not isinstance(strategy, ModelParallelStrategy):
+        return
+    if labels is not None:
+        raise InputError(
+            "generic labels train a second model that lies whole on one device, and FSDP2 spreads models",
+            remedy="Train under DDP or on one device",
+        )
+    step = getattr(hinge, "step", None)
+    if isinstance(step, MeasuredStep):
+        raise InputError(
+            "a hinge's step is measured on a model that lies whole on one device",
+            given=f"model.hinge.init_args.step: {step}",
+            remedy="Measure it in a run on one device (its log says it), and give the number",
+        )
+
+
 def check_checkpoints(checkpoints: Iterable[str], tokenizer: Any, max_len: int) -> None:
     """See that models can read windows of ``max_len`` tokens made by ``tokenizer``."""
     for checkpoint in checkpoints:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quail_lightning.models.checkpoint import load_model
+from quail_lightning.models.sharded import is_sharded, whole
+from quail_lightning.models.sharded_loading import empty_model, restore_buffers
 from quail_lightning.objectives import Term
 from quail_lightning.unlearning.task_vector import TaskVector
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from quail_lightning.unlearning.module import UnlearningModule
 
 RECORDED_PACKAGES = ("quail-lightning", "torch", "transformers", "lightning")
 
@@ -24,6 +29,7 @@ def exported_copy(
 ) -> PreTrainedModel:
     """A copy of a model as it is deployed: weights in ``dtype``, evaluation mode.
 
+    Of a sharded model all processes must call: it is gathered weight by weight, and each is given the whole copy.
     Buffers (rotary frequencies) keep their dtype, as they do when the saved checkpoint is loaded.
 
     Args:
@@ -37,7 +43,9 @@ def exported_copy(
         # in the dtype that was trained: what rounding took off a weight at the start is no training to be negated
         origin = dict(load_model(target, model.dtype).named_parameters())
         for name, value in values.items():
-            values[name] = task_vector.negated(value, origin[name].to(value.device))
+            values[name] = task_vector.negated(whole(value), origin[name].to(value.device))
+    if is_sharded(model):
+        return _gathered(model, values, dtype)
     # parameters enter the copy already cast: a copy in float32 first would cost twice the memory
     cast: dict[int, Any] = {
         id(parameter): nn.Parameter(values[name].to(dtype, copy=True), requires_grad=False)
@@ -48,6 +56,37 @@ def exported_copy(
     if exported.is_gradient_checkpointing:
         exported.gradient_checkpointing_disable()
     return exported.eval()
+
+
+def _gathered(model: PreTrainedModel, values: Mapping[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
+    exported = empty_model(copy.deepcopy(model.config), dtype)
+    device = next(model.parameters()).device
+    gathered = {name: whole(value).to(device, dtype, copy=True) for name, value in values.items()}
+    exported.load_state_dict(gathered, strict=False, assign=True)
+    exported.tie_weights()
+    restore_buffers(exported, device)
+    exported.generation_config = copy.deepcopy(model.generation_config)
+    exported.config.dtype = dtype
+    return exported.requires_grad_(False).eval()
+
+
+def description(module: UnlearningModule) -> dict[str, Any]:
+    """What made a module's model, for the provenance beside the saved weights."""
+    terms = {"forget": module.forget, "retain": module.retain, "hinge": module.hinge}
+    plain = (
+        "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
+        "trainable saliency adversary generic_labels task_vector measured_steps"
+    )
+    return {
+        "made_by": "quail fit",
+        "terms": {name: described_term(term) for name, term in terms.items() if term is not None},
+        "weights": module.weights._asdict(),
+        "optimizer": "AdamW",
+        **{name: getattr(module, name) for name in plain.split()},
+        "salient_modules": None if module.saliency_map is None else module.saliency_map.salient,
+        "export_dtype": str(module.export_dtype),
+        "versions": package_versions(),
+    }
 
 
 def described_term(term: Term) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from quail_lightning.batch import TokenBatch
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.models.activations import Activations, decoder_layers, output_head
+from quail_lightning.models.sharded import inside
 from quail_lightning.objectives.term import Frozen, Layer, Seen, Term, layer_number
 from quail_lightning.reference import FrozenOutputs, Request
 
@@ -42,7 +43,7 @@ def term_losses(
     """Every term's value on a batch: one pass through the body, one through the head.
 
     Args:
-        model: the model being unlearned.
+        model: the model being unlearned; of a sharded one all processes must call.
         terms: by name; all act on this batch.
         batch: windows of one set.
         frozen: what the terms asked for about the target.
@@ -50,6 +51,18 @@ def term_losses(
         dtype: of the head's product.
         perturbations: decoder layer → what is added to its output (an adversary's).
     """
+    return inside(model, lambda: _term_losses(model, terms, batch, frozen, forward, dtype, perturbations))
+
+
+def _term_losses(
+    model: PreTrainedModel,
+    terms: Mapping[str, Term],
+    batch: TokenBatch,
+    frozen: FrozenOutputs,
+    forward: Forward,
+    dtype: torch.dtype,
+    perturbations: Mapping[int, Tensor] | None,
+) -> dict[str, Tensor]:
     count = len(decoder_layers(model))
     read = {name: named_layers(term, count) for name, term in terms.items()}
     wanted = tuple(sorted({number for layers in read.values() for number in layers.values()}))
@@ -58,9 +71,7 @@ def term_losses(
     functions = [function for term in terms.values() for function in term.needs.tokens]
     values: tuple[Tensor, ...] = ()
     if functions:
-        values = head_terms(
-            states.final[:, :-1], labels, output_head(model), functions, frozen.rows, dtype=dtype
-        )
+        values = head_terms(states.final[:, :-1], labels, output_head(model), functions, frozen.rows, dtype=dtype)
     losses, used = {}, 0
     for name, term in terms.items():
         own = values[used : used + len(term.needs.tokens)]

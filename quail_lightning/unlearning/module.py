@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,39 +12,34 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from quail_lightning.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.tokenizer import load_tokenizer
-from quail_lightning.functional.token_likelihood import IGNORED
 from quail_lightning.models.activations import Activations, activations, check_head
-from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
-from quail_lightning.objectives import GradientDescent, MeasuredStep, Term, term_weights
+from quail_lightning.models.checkpoint import load_config, weights_digest
+from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
+from quail_lightning.objectives import MeasuredStep, Term, term_weights
 from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weighting
-from quail_lightning.reference import (
-    Arithmetic,
-    CachedStates,
-    FrozenOutputs,
-    Processes,
-    Reference,
-    Request,
-    Side,
-    Sizes,
-)
+from quail_lightning.processes import current_processes, process_count, sum_over_processes
+from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Reference, Request, Side, Sizes
 from quail_lightning.run_folder import run_folder
-from quail_lightning.unlearning import checks
+from quail_lightning.unlearning import checks, sharding
 from quail_lightning.unlearning.adversary import LatentAdversary
-from quail_lightning.unlearning.export import described_term, exported_copy, package_versions
+from quail_lightning.unlearning.division import passes
+from quail_lightning.unlearning.export import description, exported_copy
+from quail_lightning.unlearning.fitting import check_device_memory
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.guards import check_gradient, explains_memory, finite_losses
 from quail_lightning.unlearning.losses import request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
-from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table
+from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table, write_saliency
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
+from quail_lightning.unlearning.whole_sets import backward_over, mean_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,6 +70,8 @@ class UnlearningModule(LightningModule):
         clip_norm: largest gradient norm of an optimizer step; None does not clip.
         micro_batch_size: windows a forward and backward pass; gradients accumulate over a batch's passes to
             exactly the whole batch's gradient. None takes the batch at once.
+        defer_gradient_sync: under FSDP2, bring gradients together after a step's last pass alone: saves
+            communication where a step has several passes, and takes a whole gradient's memory on each device.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         weight_precision: ``float32`` masters; ``bf16-stochastic``: bfloat16 weights with stochastic rounding,
             which keeps small updates in the mean at half the memory; ``bf16-nearest``: bfloat16 weights rounded
@@ -104,6 +102,7 @@ class UnlearningModule(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         clip_norm: float | None = 1.0,
         micro_batch_size: int | None = None,
+        defer_gradient_sync: bool = False,
         gradient_checkpointing: bool = False,
         weight_precision: WeightPrecision = "float32",
         adam_states: AdamStates = "full",
@@ -127,6 +126,7 @@ class UnlearningModule(LightningModule):
         self.schedule = schedule
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, (betas[0], betas[1])
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
+        self.defer_gradient_sync = defer_gradient_sync
         self.gradient_checkpointing = gradient_checkpointing
         self.weight_precision: WeightPrecision = weight_precision
         self.adam_states: AdamStates = adam_states
@@ -145,8 +145,9 @@ class UnlearningModule(LightningModule):
     # --- before training -------------------------------------------------------------------------------
 
     def check_trainer(self, trainer: Trainer) -> None:
-        """Refuse arithmetic that this module does not do right; see ``checks.check_precision``."""
+        """Refuse arithmetic and strategies that this module does not do right; see ``checks``."""
         checks.check_precision(trainer.precision)
+        checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, before any weight is loaded."""
@@ -165,12 +166,15 @@ class UnlearningModule(LightningModule):
             sizes = Sizes(text.vocab_size, text.hidden_size)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, sizes, self._head_dtype())
+            check_device_memory(self, any("logits" in request.frozen for request in requests.values()))
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        self.model = load_model(self.start or self.target, weight_dtype(self.weight_precision))
-        check_head(self.model)
+        self.model = model = self._load(self.start or self.target)
+        # shards are gathered in the dtype that autocast wants
+        with self.trainer.precision_plugin.forward_context() if is_sharded(model) else nullcontext():
+            inside(model, lambda: check_head(model))
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         train_only(self.model, self.trainable)
@@ -180,7 +184,7 @@ class UnlearningModule(LightningModule):
 
     def _prepare(self, model: PreTrainedModel) -> None:
         """Whatever must be taken from the target and from θ_o while they are still what they are."""
-        nn.Module.to(model, self._root_device())
+        self._to_device(model)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         micro = self._micro(data.batch_size)
         if requests := self._requests(model.config.get_text_config().num_hidden_layers):
@@ -190,12 +194,12 @@ class UnlearningModule(LightningModule):
                 "device": self._root_device().type,
             }
             arithmetic = Arithmetic(self._forward, self._head_dtype(), micro, self._root_device())
-            strategy = self.trainer.strategy
-            processes = Processes(self.trainer.global_rank, self.trainer.world_size, strategy.barrier)
-            self.reference.prepare(requests, self._target_model, identity, arithmetic, processes)
+            target, again = self._target_model, partial(self._load, self.target)
+            sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
         if self.generic_labels is not None:
+            together = self._micro(data.batch_size * process_count())  # every process trains the same copy
             self._labels = self.generic_labels.labels(
-                self._target_model(), data.trained.forget, self._forward, self._head_dtype(), micro
+                self._target_model(), data.trained.forget, self._forward, self._head_dtype(), together
             )
         if isinstance(getattr(self.hinge, "step", None), MeasuredStep):
             assert self.hinge is not None
@@ -224,11 +228,9 @@ class UnlearningModule(LightningModule):
         assert self.model is not None
         self.model.train()  # checkpoints are loaded in evaluation mode
         self._trained = True
+        folder = run_folder(self.trainer)  # asked by all processes
         if self.saliency_map is not None and self.trainer.is_global_zero:
-            folder = run_folder(self.trainer)
-            folder.mkdir(parents=True, exist_ok=True)
-            saved = {"threshold": self.saliency_map.threshold, "scores": self.saliency_map.scores}
-            (folder / "saliency.json").write_text(json.dumps(saved, indent=2) + "\n", "utf-8")
+            write_saliency(self.saliency_map, folder)
 
     # --- the step --------------------------------------------------------------------------------------
 
@@ -256,20 +258,27 @@ class UnlearningModule(LightningModule):
 
     def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
         """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
-        optimizer = self._optimizer()
-        losses: dict[str, Any] = {}
-        for side, batch in sides:
-            for part, share in self._parts(batch):
+        assert self.model is not None
+        optimizer, sharded = self._optimizer(), is_sharded(self.model)
+        losses: dict[str, Tensor] = {}
+        processes = current_processes()
+        most, scale = self.micro_batch_size, processes.count if sharded else 1  # FSDP2 takes the processes' mean
+        divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
+        with sharding.unsynchronized(self.trainer):
+            for number, (side, part, share) in enumerate(divided, start=1):
+                defer_gradients(self.model, self.defer_gradient_sync and number < len(divided))
                 values = self._losses(side, self._terms(side), part)
                 weighted = sum(getattr(self.weights, name) * value for name, value in values.items())
-                self.manual_backward(share * weighted)
+                self.manual_backward(scale * share * weighted)
                 for name, value in values.items():
                     losses[name] = losses.get(name, 0.0) + share * value.detach()
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        sharding.sum_gradients(trained, sharded)
+        sum_over_processes(list(losses.values()))
         for parameter, mask in self._masks.items():
             assert parameter.grad is not None
             parameter.grad.mul_(mask)
-        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        norm = sharding.gradient_norm(trained)
         if self.clip_norm is not None:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
         check_gradient(norm, norm_name, self.trainer)
@@ -295,14 +304,6 @@ class UnlearningModule(LightningModule):
     def _terms(self, side: Side) -> dict[str, Term]:
         both = {"retain": self.retain} if side == "retain" else {"forget": self.forget, "hinge": self.hinge}
         return {name: term for name, term in both.items() if term is not None}
-
-    def _parts(self, batch: TokenBatch) -> Iterator[tuple[TokenBatch, float]]:
-        """Micro-batches, each with its share of the batch's real tokens."""
-        size = self._micro(len(batch.input_ids))
-        total = (batch.labels[:, 1:] != IGNORED).sum()
-        for start in range(0, len(batch.input_ids), size):
-            part = TokenBatch(*(tensor[start : start + size] for tensor in batch))
-            yield part, float((part.labels[:, 1:] != IGNORED).sum() / total)
 
     def _relabelled(self, batch: TokenBatch) -> TokenBatch:
         if self._labels is None:
@@ -341,19 +342,30 @@ class UnlearningModule(LightningModule):
         assert self.model is not None
         if self.start in (None, self.target):
             return self.model
-        target = load_model(self.target, weight_dtype(self.weight_precision))
-        nn.Module.to(target, self._root_device())
-        return target
+        return self._to_device(self._load(self.target))
+
+    def _load(self, checkpoint: str) -> PreTrainedModel:
+        return sharding.load_for(self.trainer, checkpoint, weight_dtype(self.weight_precision))
+
+    def _to_device(self, model: PreTrainedModel) -> PreTrainedModel:
+        if not is_sharded(model):  # shards lie there already
+            nn.Module.to(model, self._root_device())
+        return model
 
     def _forget_backward(self) -> None:
         """The gradient of the forget loss over the whole forget set (SURE, Eq. 4)."""
+        assert self.model is not None
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         windows = data.trained.forget
-        for numbers in torch.arange(len(windows)).split(self._micro(data.batch_size)):
+
+        def batch_of(numbers: Tensor) -> TokenBatch:
             ids = windows[numbers].to(self._root_device())
-            batch = self._relabelled(TokenBatch(ids, ids, numbers))
-            loss = self._losses("forget", {"forget": self.forget}, batch)["forget"]
-            (loss * len(numbers) / len(windows)).backward()
+            return self._relabelled(TokenBatch(ids, ids, numbers))
+
+        def loss(batch: TokenBatch) -> Tensor:
+            return self._losses("forget", {"forget": self.forget}, batch)["forget"]
+
+        backward_over(self.model, windows, loss, batch_of, self._micro(data.batch_size))
 
     def _root_device(self) -> torch.device:
         return self.trainer.strategy.root_device
@@ -368,32 +380,17 @@ class UnlearningModule(LightningModule):
 
     def _log_nll(self, stage: str, batch: ForgetRetainBatch) -> None:
         assert self.model is not None
-        terms, unread = {"nll": GradientDescent()}, FrozenOutputs()
         for side, tokens in (("forget", batch.forget), ("retain", batch.retain)):
             if tokens is not None:
-                losses = term_losses(self.model, terms, tokens, unread, self._forward, self._head_dtype())
-                self.log(f"{stage}/nll_{side}", losses["nll"], batch_size=len(tokens.input_ids), on_epoch=True)
+                nll, count = mean_nll(self.model, tokens, self._forward, self._head_dtype()), len(tokens.input_ids)
+                self.log(f"{stage}/nll_{side}", nll, batch_size=count, on_epoch=True, sync_dist=True)
 
     def export_model(self) -> PreTrainedModel:
-        """A copy of the model as it is deployed; see ``exported_copy``."""
+        """A copy of the model as it is deployed; see ``exported_copy``. All processes must call."""
         assert self.model is not None
         task_vector = self.task_vector if self._trained else None
         return exported_copy(self.model, self.export_dtype, self.target, task_vector)
 
     def describe(self) -> dict[str, Any]:
         """What made this model, for the provenance beside the saved weights."""
-        terms = {"forget": self.forget, "retain": self.retain, "hinge": self.hinge}
-        plain = (
-            "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
-            "trainable saliency adversary generic_labels task_vector measured_steps"
-        )
-        return {
-            "made_by": "quail fit",
-            "terms": {name: described_term(term) for name, term in terms.items() if term is not None},
-            "weights": self.weights._asdict(),
-            "optimizer": "AdamW",
-            **{name: getattr(self, name) for name in plain.split()},
-            "salient_modules": None if self.saliency_map is None else self.saliency_map.salient,
-            "export_dtype": str(self.export_dtype),
-            "versions": package_versions(),
-        }
+        return description(self)

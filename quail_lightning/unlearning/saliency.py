@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.saliency import block_norms, saliency_threshold
+from quail_lightning.models.sharded import spread_like, whole
 from quail_lightning.quantization.body import quantized_linears
 
 if TYPE_CHECKING:
@@ -68,8 +71,9 @@ class Saliency:
         """Score the modules.
 
         Args:
-            model: θ_o; its gradients are empty before and after.
-            backward: accumulates the gradient of the forget loss over the whole forget set.
+            model: θ_o; its gradients are empty before and after. Of a sharded one all processes must call.
+            backward: accumulates the gradient of the forget loss over the whole forget set, the same on every
+                process.
 
         Raises:
             InputError: the gradient is 0 or not finite, so that no module is more salient than another.
@@ -89,7 +93,7 @@ class Saliency:
             if gradient is None:  # behind the layer that the loss reads
                 gradient = torch.zeros_like(linear.weight)
             blocks, dim = self._blocks(model, name, linear)
-            norms = block_norms(gradient, blocks, dim).tolist()
+            norms = block_norms(whole(gradient), blocks, dim).tolist()
             scores |= {name: norms[0]} if blocks == 1 else {f"{name}:{i}": norm for i, norm in enumerate(norms)}
         model.zero_grad(set_to_none=True)
         for parameter, flag in flags.items():
@@ -120,7 +124,7 @@ class Saliency:
                 mask = torch.tensor(chosen, device=linear.weight.device).repeat_interleave(
                     linear.weight.shape[dim] // blocks
                 )
-                masks[linear.weight] = mask.unsqueeze(1 - dim).to(linear.weight.dtype)
+                masks[linear.weight] = spread_like(mask.unsqueeze(1 - dim).to(linear.weight.dtype), linear.weight)
         return masks
 
     def _blocks(self, model: PreTrainedModel, name: str, linear: nn.Linear) -> tuple[int, int]:
@@ -148,6 +152,13 @@ def saliency_table(found: SaliencyMap) -> str:
     lines += [_line(layer, [row.get(column, "") for column in columns], widths) for layer, row in rows.items()]
     lines.append(f"* salient: score ≥ {found.threshold:.2e}, {len(found.salient)} of {len(found.scores)} modules")
     return "\n".join(lines)
+
+
+def write_saliency(found: SaliencyMap, folder: Path) -> None:
+    """Write scores and threshold to ``saliency.json`` in a folder, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = {"threshold": found.threshold, "scores": found.scores}
+    (folder / "saliency.json").write_text(json.dumps(saved, indent=2) + "\n", "utf-8")
 
 
 def _place(module: str) -> tuple[str, str]:

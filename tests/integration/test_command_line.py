@@ -182,6 +182,8 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         ["rwku.yaml", "method/ga.yaml"],
         ["own.yaml", "method/npo_klr.yaml"],
         *([base, method] for base in ("quickstart.yaml", "news.yaml") for method in shipped_names("method")),
+        *([base, trainer] for base in ("quickstart.yaml", "news.yaml") for trainer in shipped_names("trainer")),
+        *(["news.yaml", "method/sure.yaml", trainer] for trainer in shipped_names("trainer")),
         *(["news.yaml", method, "news-mini.yaml"] for method in shipped_names("method")),
     ],
     ids="+".join,
@@ -211,7 +213,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml"}
-    folders = ("method/", "finetune/", "quantizer/", "benchmark/", "folds/")
+    folders = ("method/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 
 

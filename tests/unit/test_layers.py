@@ -25,6 +25,7 @@ LAYERS = [
         "terminal",
         "run_folder",
         "run_record",
+        "processes",
         "training_state",
     },
     {"errors", "durable"},

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.utils.data.distributed import DistributedSampler
 
-from quail_lightning.data.forget_retain import ForgetRetainWindows, StepSampler, step_loader
+from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, StepSampler, step_loader
 
 
 def epoch(sampler, number):
@@ -64,6 +65,23 @@ def test_an_empty_side_of_a_batch_is_none():
     batch = ForgetRetainWindows(torch.zeros(2, 3), torch.zeros(2, 3))[([], [1])]
     assert batch.forget is None
     assert batch.retain is not None
+
+
+@pytest.mark.parametrize("schedule", ["joint", "alternate", "epoch"])
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(schedule):
+    assert epoch(StepSampler(7, 9, 2, schedule, 0, processes=2), 1) == epoch(StepSampler(7, 9, 4, schedule, 0), 1)
+
+
+def test_validation_visits_every_window_once_however_many_processes_share_a_step():
+    expected = [([0, 1, 2, 3], []), ([4], []), ([], [0, 1, 2])]
+    assert list(EveryWindow(5, 3, 2, processes=2)) == list(EveryWindow(5, 3, 4)) == expected
+    assert len(EveryWindow(5, 3, 4)) == 3
+
+
+def test_lightning_leaves_the_samplers_alone():
+    """It replaces any other kind under several processes, and would hand each step to one of them."""
+    for sampler in (StepSampler(7, 9, 2, "joint", 0), EveryWindow(7, 9, 2)):
+        assert isinstance(sampler, DistributedSampler)
 
 
 def test_order_is_the_same_with_worker_processes():

@@ -1,0 +1,30 @@
+"""Print the memory plan of 7B runs, GiB a device: ``python benchmarks/memory_plan.py``."""
+
+from quail_lightning.unlearning.memory_plan import CONTEXT, Run, Sizes, memory_plan
+
+LLAMA_2_7B = Sizes(6_738_415_616, 6_738_415_616, 202_383_360, 32, 4096, 11008, 32000)
+TOKENS = 2 * 2048  # two windows a pass
+RUNS = {
+    "4 × A100-40GB, FSDP2": (39.4, Run(4, True, TOKENS)),
+    "4 × A100-80GB, FSDP2": (79.2, Run(4, True, TOKENS)),
+    "8 × A100-80GB, FSDP2": (79.2, Run(8, True, TOKENS)),
+    "8 × A100-80GB, FSDP2, without checkpointing": (79.2, Run(8, True, TOKENS, gradient_checkpointing=False)),
+    "8 × A100-80GB, DDP, float32 masters": (79.2, Run(8, False, TOKENS)),
+    "1 × A100-80GB, one_a100.yaml": (79.2, Run(1, False, TOKENS // 2, "bf16-stochastic", "8bit")),
+    "8 × A100-80GB, DDP, one_a100's weights": (79.2, Run(8, False, TOKENS // 2, "bf16-stochastic", "8bit")),
+}
+
+
+def main() -> None:
+    """One row a plan."""
+    plans = {name: (capacity, memory_plan(LLAMA_2_7B, run)) for name, (capacity, run) in RUNS.items()}
+    columns = list(next(iter(plans.values()))[1])
+    print("| Llama-2-7B | " + " | ".join(columns) + " | fits |")
+    print("|---" * (len(columns) + 2) + "|")
+    for name, (capacity, plan) in plans.items():
+        cells = " | ".join(f"{plan[column]:.1f}" for column in columns)
+        print(f"| {name} | {cells} | {'yes' if plan['total'] + CONTEXT <= capacity else 'no'} |")
+
+
+if __name__ == "__main__":
+    main()

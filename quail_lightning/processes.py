@@ -1,0 +1,76 @@
+"""This process among those that run one job together, and what they tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+def _alone(value: T) -> list[T]:
+    return [value]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that run together.
+
+    Attributes:
+        rank: of this one, from 0.
+        count: of all.
+        barrier: waits for all of them.
+        gather: every process's value, in their order; all must call.
+    """
+
+    rank: int = 0
+    count: int = 1
+    barrier: Callable[[], object] = lambda: None
+    gather: Callable[[Any], list[Any]] = _alone
+
+    def part(self, length: int) -> range:
+        """This process's positions of ``length``: adjoining, ⌈length / count⌉ each until none are left.
+
+        Worked: 3 positions, 2 processes → 0 and 1, then 2; 1 position → 0, then none.
+        """
+        size = -(-length // self.count)
+        return range(min(self.rank * size, length), min((self.rank + 1) * size, length))
+
+    def merged(self, own: Sequence[tuple[int, T]], length: int) -> list[T]:
+        """Every process's (position, value) pairs as one list of ``length``; all must call."""
+        everyone = {position: value for part in self.gather(list(own)) for position, value in part}
+        return [everyone[position] for position in range(length)]
+
+
+def current_processes() -> Processes:
+    """Those of torch's process group; this process alone where there is none."""
+    if not _grouped():
+        return Processes()
+    return Processes(distributed.get_rank(), distributed.get_world_size(), distributed.barrier, _gather)
+
+
+def process_count() -> int:
+    """How many processes run together."""
+    return distributed.get_world_size() if _grouped() else 1
+
+
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over all processes, in place; all must call with the same shapes."""
+    if process_count() == 1:
+        return
+    # one call a tensor, none awaited before the last: no copy of all of them in one buffer
+    for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+        work.wait()
+
+
+def _grouped() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _gather(value: Any) -> list[Any]:
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values

@@ -1,0 +1,67 @@
+"""The memory plan of the run at hand, refused where it does not fit the devices at hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from quail_lightning.models.checkpoint import load_config
+from quail_lightning.models.sharded_loading import empty_model
+from quail_lightning.reference import LiveReference
+from quail_lightning.unlearning.memory_plan import GIB, Run, Sizes, check_memory
+from quail_lightning.unlearning.optimizers import weight_dtype
+from quail_lightning.unlearning.sharding import shards
+from quail_lightning.unlearning.trainable import train_only
+
+if TYPE_CHECKING:
+    from quail_lightning.unlearning.module import UnlearningModule
+
+
+def check_device_memory(module: UnlearningModule, reads_logits: bool) -> None:
+    """Count what the run will hold, without loading a weight.
+
+    Nothing is checked on CPUs, where main memory is shared with everything else.
+
+    Args:
+        module: attached to its trainer, whose data module is set up.
+        reads_logits: whether a term reads the target's logits, so that a frozen head or model is held.
+
+    Raises:
+        InputError: it does not fit a device; with the arithmetic.
+    """
+    capacity = device_capacity(module.trainer)
+    if capacity is None:
+        return
+    model = empty_model(load_config(module.target), weight_dtype(module.weight_precision))
+    train_only(model, module.trainable)
+    sizes = Sizes.of(model)
+    if module.saliency is not None:
+        sizes = replace(sizes, trained=round(sizes.trained * (1 - module.saliency.percentile / 100)))
+    check_memory(sizes, run_of(module, reads_logits), capacity)
+
+
+def run_of(module: UnlearningModule, reads_logits: bool) -> Run:
+    """What of a module's options decides its memory."""
+    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    live = isinstance(module.reference, LiveReference)
+    return Run(
+        processes=module.trainer.world_size,
+        sharded=shards(module.trainer),
+        tokens=min(data.batch_size, module.micro_batch_size or data.batch_size) * data.max_len,
+        weight_precision=module.weight_precision,
+        adam_states=module.adam_states,
+        mixed=module.trainer.precision == "bf16-mixed",
+        gradient_checkpointing=module.gradient_checkpointing,
+        reference_model=reads_logits and live,
+        reference_head=reads_logits,
+        whole_gradient=module.defer_gradient_sync,
+    )
+
+
+def device_capacity(trainer: Trainer) -> float | None:
+    """Memory of this process's accelerator, GiB; None on a CPU."""
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else None

@@ -1,0 +1,186 @@
+"""Does a run fit the accelerators? Counted before a weight is loaded, term by term, for one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from quail_lightning.errors import InputError
+from quail_lightning.functional.chunked import chunk_tokens
+from quail_lightning.models.activations import decoder_layers
+from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, weight_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GIB = 2**30
+CONTEXT = 1.0  # GiB that the driver, the libraries' kernels and fragments take beside all tensors
+STATES = {"float32": 8.0, "bf16-stochastic": 8.0, "bf16-nearest": 4.0}  # bytes a trained weight, full moments
+STATES_8BIT = 2.03
+RESIDUALS_A_LAYER = 2.0  # float32 or bfloat16 vectors of the width that a layer's norms keep beside its input
+LAYER_INPUTS = 27.0  # bfloat16 vectors of the width a token that attention and projections keep
+MLP_INPUTS = 4.0  # bfloat16 vectors of the MLP's width
+CHUNKS = 4  # of logits, in float32: the model's, the target's, their difference, the gradient
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What of a model decides its memory.
+
+    Attributes:
+        parameters: weights, tied ones once.
+        trained: those that the optimizer moves.
+        largest_layer: weights of one decoder layer.
+        layers: decoder layers.
+        width: of the residual stream.
+        mlp_width: inside the MLP.
+        vocabulary: rows of the head.
+    """
+
+    parameters: int
+    trained: int
+    largest_layer: int
+    layers: int
+    width: int
+    mlp_width: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Sizes:
+        """Of a model, which may lie on the meta device."""
+        text = model.config.get_text_config()
+        layers = list(decoder_layers(model))
+        return cls(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+            largest_layer=max(sum(parameter.numel() for parameter in layer.parameters()) for layer in layers),
+            layers=len(layers),
+            width=text.hidden_size,
+            mlp_width=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            vocabulary=text.vocab_size,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What of a run decides its memory.
+
+    Attributes:
+        processes: that train together.
+        sharded: FSDP2; otherwise each holds everything.
+        tokens: of one forward pass: windows · length.
+        weight_precision: as in the module.
+        adam_states: as in the module.
+        mixed: ``bf16-mixed`` arithmetic.
+        gradient_checkpointing: as in the module.
+        reference_model: a second, frozen model is held.
+        reference_head: a frozen copy of the head is held.
+        whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
+    """
+
+    processes: int
+    sharded: bool
+    tokens: int
+    weight_precision: WeightPrecision = "float32"
+    adam_states: AdamStates = "full"
+    mixed: bool = True
+    gradient_checkpointing: bool = True
+    reference_model: bool = False
+    reference_head: bool = True
+    whole_gradient: bool = False
+
+
+def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
+    """What each device holds at most, GiB by name; estimates where activations are concerned.
+
+    A training step and the evaluation after an epoch take turns on what weights and optimizer leave, so only the
+    larger of the two is in the total, which comes last. The evaluation holds the 16-bit copy and beside it one
+    quantized to 8 bits.
+    """
+    shares = run.processes if run.sharded else 1
+    weight = weight_dtype(run.weight_precision).itemsize
+    compute = 2 if run.mixed else weight
+    head = sizes.vocabulary * sizes.width
+    states = STATES_8BIT if run.adam_states == "8bit" else STATES[run.weight_precision]
+    held = {
+        "weights": sizes.parameters * weight / shares,
+        "optimizer": sizes.trained * states / shares,
+        "reference": run.reference_model * sizes.parameters * weight / shares
+        + run.reference_head * head * compute,
+    }
+    step = {
+        "gradients": sizes.trained * weight / shares + (run.whole_gradient and run.sharded) * 4 * sizes.trained,
+        "DDP buckets": sizes.trained * weight * (run.processes > 1 and not run.sharded),
+        # FSDP2: a layer and the next one gathered, one layer's gradient, embedding and head whole with theirs.
+        # One device: autocast keeps a bfloat16 copy of all it has cast until the forward pass ends
+        "gathered": (3 * sizes.largest_layer * compute + 2 * 2 * head * weight) * run.sharded,
+        "autocast's copies": 2 * sizes.parameters * (run.mixed and weight == 4 and not run.sharded),
+        "activations": _activations(sizes, run, weight, compute),
+        "loss": _loss(sizes, head, compute),
+    }
+    evaluation = {"evaluation": 3.0 * sizes.parameters}
+    larger = max(sum(step.values()), sum(evaluation.values()))
+    total = sum(held.values()) + larger
+    return {name: value / GIB for name, value in (held | step | evaluation | {"total": total}).items()}
+
+
+def check_memory(sizes: Sizes, run: Run, capacity: float) -> None:
+    """Refuse a run that does not fit.
+
+    Args:
+        sizes: of the model.
+        run: how it is trained.
+        capacity: of one device, GiB.
+
+    Raises:
+        InputError: with the arithmetic.
+    """
+    plan = memory_plan(sizes, run)
+    if plan["total"] + CONTEXT <= capacity:
+        return
+    terms = ", ".join(f"{name} {value:.1f}" for name, value in plan.items() if name != "total" and value >= 0.05)
+    where = f"FSDP2 over {run.processes} devices" if run.sharded else "whole on each device"
+    raise InputError(
+        f"{sizes.parameters / 1e9:.1f}e9 weights in {run.weight_precision}, {where}, do not fit a device of "
+        f"{capacity:.1f} GiB: {plan['total']:.1f} GiB are needed and {CONTEXT:.0f} for the driver ({terms}; the "
+        "evaluation takes the place of what a step needs)",
+        remedy=_remedy(sizes, run, capacity),
+    )
+
+
+def _activations(sizes: Sizes, run: Run, weight: int, compute: int) -> float:
+    stream = weight if run.mixed else compute  # under autocast the residual stream keeps the weights' dtype
+    layer = RESIDUALS_A_LAYER * 2 * stream * sizes.width
+    layer += compute * (LAYER_INPUTS * sizes.width + MLP_INPUTS * sizes.mlp_width)
+    if run.gradient_checkpointing:
+        return run.tokens * (sizes.layers * sizes.width * stream + layer)
+    return run.tokens * sizes.layers * layer
+
+
+def _loss(sizes: Sizes, head: int, compute: int) -> float:
+    chunk = chunk_tokens(sizes.vocabulary, sizes.width, "cuda")
+    return CHUNKS * chunk * sizes.vocabulary * 4 + head * (compute + 4)
+
+
+def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
+    options: Mapping[str, Run] = {
+        "set model.gradient_checkpointing": replace(run, gradient_checkpointing=True),
+        f"shard over the {run.processes} devices (--config trainer/fsdp.yaml)": replace(
+            run, sharded=True, gradient_checkpointing=True
+        ),
+        "round bfloat16 weights stochastically, with 8-bit states (--config trainer/one_a100.yaml)": replace(
+            run, weight_precision="bf16-stochastic", adam_states="8bit", gradient_checkpointing=True
+        ),
+        "cache the reference instead of a second model (reference: CachedStates)": replace(
+            run, reference_model=False, gradient_checkpointing=True
+        ),
+    }
+    fitting = [
+        name
+        for name, other in options.items()
+        if other != run and memory_plan(sizes, other)["total"] + CONTEXT <= capacity
+    ]
+    if fitting:
+        return "What fits: " + "; or ".join(fitting)
+    return "More devices under FSDP2 (--config trainer/fsdp.yaml), shorter windows, or model.micro_batch_size: 1"

@@ -1,0 +1,55 @@
+"""What is taken over windows that no optimizer step follows: their likelihood, the gradient of a whole set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from quail_lightning.batch import TokenBatch
+from quail_lightning.models.sharded import is_sharded
+from quail_lightning.objectives import GradientDescent
+from quail_lightning.processes import current_processes, sum_over_processes
+from quail_lightning.reference import FrozenOutputs
+from quail_lightning.unlearning.division import passes
+from quail_lightning.unlearning.losses import Forward, term_losses
+from quail_lightning.unlearning.sharding import sum_gradients
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def mean_nll(model: PreTrainedModel, batch: TokenBatch, forward: Forward, dtype: torch.dtype) -> Tensor:
+    """Mean negative log-likelihood of a batch's real tokens, nats a token; the processes share the windows."""
+    nll = torch.zeros((), device=batch.input_ids.device)
+    for part, share in passes(batch, None, current_processes()):
+        losses = term_losses(model, {"nll": GradientDescent()}, part, FrozenOutputs(), forward, dtype)
+        nll += share * losses["nll"]
+    sum_over_processes([nll])
+    return nll
+
+
+def backward_over(
+    model: PreTrainedModel,
+    windows: Tensor,
+    loss: Callable[[TokenBatch], Tensor],
+    batch_of: Callable[[Tensor], TokenBatch],
+    batch_size: int,
+) -> None:
+    """Accumulate the gradient of the mean loss over all windows of a set, the same on every process.
+
+    Args:
+        model: its gradients are added to.
+        windows: [n, time] the set; all of the same length.
+        loss: mean over a batch.
+        batch_of: numbers of windows → the batch.
+        batch_size: windows a pass and process.
+    """
+    processes, sharded = current_processes(), is_sharded(model)
+    scale = processes.count if sharded else 1  # FSDP2 takes the mean over the processes
+    for numbers in torch.arange(len(windows)).split(batch_size * processes.count):
+        for part, share in passes(batch_of(numbers), None, processes):
+            (scale * share * loss(part) * len(numbers) / len(windows)).backward()
+    sum_gradients(model.parameters(), sharded)

@@ -1,0 +1,30 @@
+"""How positions are divided among processes and put together again."""
+
+import pytest
+
+from quail_lightning.processes import Processes, current_processes, process_count
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "expected"),
+    [
+        (8, 2, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (3, 2, [[0, 1], [2]]),
+        (1, 2, [[0], []]),
+        (5, 4, [[0, 1], [2, 3], [4], []]),
+        (0, 2, [[], []]),
+    ],
+)
+def test_parts_adjoin_and_cover_every_position_once(length, count, expected):
+    assert [list(Processes(rank, count).part(length)) for rank in range(count)] == expected
+
+
+def test_values_of_all_processes_come_back_in_the_positions_order():
+    other = [(2, "c"), (0, "a")]
+    assert Processes(0, 2, gather=lambda own: [own, other]).merged([(1, "b")], 3) == ["a", "b", "c"]
+
+
+def test_a_process_alone_is_the_first_of_one():
+    assert process_count() == 1
+    assert (current_processes().rank, current_processes().count) == (0, 1)
+    assert current_processes().merged([(0, "only")], 1) == ["only"]

@@ -1,0 +1,50 @@
+"""A step's windows over processes and passes: nothing twice, nothing left out, weighted by real tokens."""
+
+import pytest
+import torch
+
+from quail_lightning.batch import TokenBatch
+from quail_lightning.functional.token_likelihood import IGNORED
+from quail_lightning.processes import Processes
+from quail_lightning.unlearning.division import passes
+
+
+def batch(windows, length=5):
+    ids = torch.arange(windows * length).view(windows, length)
+    return TokenBatch(ids, ids.clone(), torch.arange(windows))
+
+
+def divided(step, count, most):
+    return [
+        [(part.window.tolist(), share) for part, share in passes(step, most, Processes(rank, count))]
+        for rank in range(count)
+    ]
+
+
+def test_one_process_takes_the_whole_step_at_once():
+    assert divided(batch(3), 1, None) == [[([0, 1, 2], 1.0)]]
+
+
+def test_a_process_without_windows_repeats_the_first_at_no_weight():
+    assert divided(batch(1), 2, None) == [[([0], 1.0)], [([0], 0.0)]]
+
+
+def test_every_process_makes_as_many_passes():
+    third = pytest.approx(1 / 3)
+    assert divided(batch(3), 2, 1) == [[([0], third), ([1], third)], [([2], third), ([0], 0.0)]]
+
+
+@pytest.mark.parametrize("windows", [1, 2, 3, 5, 7, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("most", [None, 1, 2])
+def test_shares_sum_to_one_and_weigh_every_real_token_alike(windows, count, most):
+    step = batch(windows)
+    step.labels[0, 2:] = IGNORED  # one real token left of four
+    parts = [entry for process in divided(step, count, most) for entry in process]
+    weighed = sorted(window for rows, share in parts if share for window in rows)
+    assert weighed == list(range(windows))
+    real = [1] + [4] * (windows - 1)
+    for rows, share in parts:
+        assert share in (0.0, pytest.approx(sum(real[row] for row in rows) / sum(real)))
+    assert sum(share for _, share in parts) == pytest.approx(1)
+    assert len({len(process) for process in divided(step, count, most)}) == 1

@@ -1,0 +1,118 @@
+"""The memory plan by hand, and what it refuses before a weight is loaded."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from quail_lightning.data import MuseDataModule
+from quail_lightning.errors import InputError
+from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge
+from quail_lightning.unlearning import UnlearningModule, fitting, memory_plan
+from quail_lightning.unlearning.memory_plan import GIB, Run, Sizes, check_memory
+
+LLAMA_2_7B = Sizes(6_738_415_616, 6_738_415_616, 202_383_360, 32, 4096, 11008, 32000)
+A100_80, A100_40 = 79.2, 39.4  # GiB that the driver shows
+
+
+def plan(*arguments, **options):
+    return memory_plan.memory_plan(LLAMA_2_7B, Run(*arguments, **options))
+
+
+def test_ddp_with_float32_masters_holds_everything_on_each_device():
+    found = plan(8, False, 4096)
+    weights = 6_738_415_616 * 4 / GIB  # 25.1
+    for name in ("weights", "gradients", "DDP buckets"):
+        assert found[name] == pytest.approx(weights)
+    assert found["optimizer"] == pytest.approx(2 * weights)
+    assert found["gathered"] == 0
+    assert found["total"] > 5 * weights
+
+
+def test_fsdp2_divides_what_is_held_and_gathers_a_layer_at_a_time():
+    found = plan(4, True, 4096)
+    weights = 6_738_415_616 * 4 / GIB
+    assert found["weights"] == found["gradients"] == pytest.approx(weights / 4)
+    assert found["optimizer"] == pytest.approx(weights / 2)
+    assert found["DDP buckets"] == found["autocast's copies"] == 0
+    # three times a layer in bfloat16; embedding and head with their gradients in float32
+    assert found["gathered"] * GIB == pytest.approx(3 * 2 * 202_383_360 + 4 * 4 * 32000 * 4096)
+
+
+def test_one_a100_takes_six_bytes_a_weight():
+    found = plan(1, False, 2048, weight_precision="bf16-stochastic", adam_states="8bit")
+    held = found["weights"] + found["optimizer"] + found["gradients"]
+    assert held * GIB / 6_738_415_616 == pytest.approx(6.03)
+
+
+def test_a_step_and_the_evaluation_take_turns():
+    small = plan(64, True, 128)
+    assert small["total"] == pytest.approx(
+        small["weights"] + small["optimizer"] + small["reference"] + small["evaluation"]
+    )
+    large = plan(1, False, 4096)
+    apart = {"total", "evaluation"}
+    assert large["total"] == pytest.approx(sum(value for name, value in large.items() if name not in apart))
+
+
+def test_checkpointing_keeps_one_vector_a_layer_and_token_and_one_layer():
+    kept, recomputed = (
+        plan(8, True, 4096, gradient_checkpointing=on)["activations"] for on in (False, True)
+    )
+    inputs = 32 * 4096 * 4096 * 4 / GIB  # layers · tokens · width · float32
+    assert recomputed == pytest.approx(kept / 32 + inputs)
+
+
+@pytest.mark.parametrize(
+    ("run", "capacity"),
+    [
+        (Run(4, True, 4096), A100_80),
+        (Run(8, True, 4096), A100_40),
+        (Run(1, False, 2048, "bf16-stochastic", "8bit"), A100_80),
+    ],
+)
+def test_the_documented_plans_fit(run, capacity):
+    check_memory(LLAMA_2_7B, run, capacity)
+
+
+def test_ddp_at_7b_is_refused_with_the_arithmetic_and_what_fits():
+    with pytest.raises(InputError) as refused:
+        check_memory(LLAMA_2_7B, Run(8, False, 4096), A100_80)
+    said = str(refused.value)
+    for part in ("6.7e9 weights", "79.2 GiB", "weights 25.1", "optimizer 50.2", "gradients 25.1"):
+        assert part in said
+    assert "trainer/fsdp.yaml" in said
+    assert "trainer/one_a100.yaml" in said
+
+
+def test_a_plan_that_nothing_mends_asks_for_more_devices():
+    with pytest.raises(InputError, match="More devices"):
+        check_memory(LLAMA_2_7B, Run(2, True, 4096), 10.0)
+
+
+def test_a_run_is_refused_before_any_weight_is_loaded(monkeypatch, tmp_path, corpus_folder, checkpoint):
+    from quail_lightning.unlearning import sharding
+
+    monkeypatch.setattr(fitting, "device_capacity", lambda trainer: 1.0001)  # 0.0001 GiB beside the driver
+    monkeypatch.setattr(sharding, "load_model", lambda *_: pytest.fail("a weight was loaded"))
+    module = UnlearningModule(
+        target=checkpoint, forget=GradientAscent(), retain=GradientDescent(), hinge=LogitHinge()
+    )
+    data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24)
+    trainer = Trainer(accelerator="cpu", precision="32-true", logger=False, default_root_dir=tmp_path)
+    with pytest.raises(InputError, match=r"do not fit a device of 1\.0 GiB"):
+        trainer.fit(module, datamodule=data)
+
+
+def test_nothing_is_counted_on_cpus():
+    assert fitting.device_capacity(Trainer(accelerator="cpu", logger=False)) is None
+
+
+def test_sizes_of_a_model_on_the_meta_device(checkpoint):
+    from quail_lightning.models.checkpoint import load_config, load_model
+    from quail_lightning.models.sharded_loading import empty_model
+
+    found = Sizes.of(empty_model(load_config(checkpoint), torch.float32))
+    model = load_model(checkpoint, torch.float32)
+    assert found.parameters == found.trained == sum(weight.numel() for weight in model.parameters())
+    assert found.largest_layer == sum(weight.numel() for weight in model.model.layers[0].parameters())
+    assert (found.layers, found.width, found.vocabulary) == (1, 64, 300)
