@@ -187,7 +187,7 @@ def test_a_fit_trains_with_each_layers_measured_step(corpus_folder, deep):
 
 @pytest.mark.parametrize("hinge", [LogitHinge, LayerHinge])
 def test_an_unknown_precision_is_refused_before_the_weights_are_loaded(hinge, corpus_folder, deep, monkeypatch):
-    monkeypatch.setattr("quail_lightning.unlearning.module.load_model", None)  # calling it would fail
+    monkeypatch.setattr("quail_lightning.unlearning.sharding.load_model", None)  # calling it would fail
     with pytest.raises(InputError, match=r"no such precision; got 'nf5'\. Allowed: .*nf4.*Did you mean nf4"):
         fit(corpus_folder, deep, hinge(step=MeasuredStep("nf5")))
 
