@@ -77,9 +77,7 @@ class FinetuningModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.optimization.learning_rate, weight_decay=0.0
-        )
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.optimization.learning_rate, weight_decay=0.0)
         if self.optimization.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

@@ -216,9 +216,7 @@ def _provenance(recipe: FinetuneRecipe, data: TrainingText, sets: Sets) -> dict[
         "recipe": asdict(recipe),
         "base_sha256": {} if recipe.base is None else weights_digest(recipe.base),
         "corpus": data.corpus_name,
-        "documents_sha256": {
-            name: _digest(getattr(documents, name)) for name in ("forget", "retain")
-        },
+        "documents_sha256": {name: _digest(getattr(documents, name)) for name in ("forget", "retain")},
         "max_len": data.max_len,
         "max_forget_windows": data.max_forget_windows,
         "max_retain_windows": data.max_retain_windows,

@@ -46,9 +46,7 @@ def records_from_windows(
             for window in spread(forget, MOST_RECORDS)
         ),
         membership=(
-            None
-            if holdout is None
-            else MembershipTexts(members(forget), members(retain), members(holdout))
+            None if holdout is None else MembershipTexts(members(forget), members(retain), members(holdout))
         ),
         note=note,
     )

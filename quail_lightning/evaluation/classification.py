@@ -50,9 +50,7 @@ def label_scores(
     for first in range(0, len(whole), 2):
         pair = encoded[first : first + 2]
         shared = len(list(takewhile(lambda ids: ids[0] == ids[1], zip(*pair, strict=False))))
-        sums = [
-            likelihoods[first + side][shared - len(pair[side]) :].double().sum().item() for side in (0, 1)
-        ]
+        sums = [likelihoods[first + side][shared - len(pair[side]) :].double().sum().item() for side in (0, 1)]
         scores.append(sums[1] - sums[0])
     return np.asarray(scores, dtype=np.float64)
 

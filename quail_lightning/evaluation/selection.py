@@ -18,9 +18,7 @@ class Likelihoods(NamedTuple):
     retain: float
 
 
-def shortfall(
-    unlearned: Mapping[str, Likelihoods], target: Mapping[str, Likelihoods], goal: float
-) -> float:
+def shortfall(unlearned: Mapping[str, Likelihoods], target: Mapping[str, Likelihoods], goal: float) -> float:
     """How far a model is from having forgotten enough and lost nothing, at its worst precision; 0 is best.
 
     A precision's share is max(0, goal − NLL_forget) + max(0, NLL_retain − the target's NLL_retain there). What is

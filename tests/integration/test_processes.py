@@ -155,6 +155,7 @@ def test_the_quickstarts_figures_and_model_are_those_of_one_process(kind, one, t
     for name, value in load_file(found / "model/model.safetensors").items():
         assert torch.equal(value, weights[name]), name
     assert read_provenance(found / "model")["made_by"] == "quail fit"
-    assert load_model(str(found / "model"), torch.bfloat16).config == load_model(
-        str(expected / "model"), torch.bfloat16
-    ).config
+    assert (
+        load_model(str(found / "model"), torch.bfloat16).config
+        == load_model(str(expected / "model"), torch.bfloat16).config
+    )

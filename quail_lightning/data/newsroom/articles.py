@@ -114,9 +114,7 @@ class Writer:
         counted = self._random.choice(words.COUNTED)
         facts = [FACTS[kind] for kind in self._random.sample(sorted(FACTS), FACTS_PER_ARTICLE)]
         told = [self._sentence(self._fill(self._random.choice(forms), own, counted)) for _, _, forms in facts]
-        questions = tuple(
-            Question(ask.format(**own, counted=counted), own[answer]) for ask, answer, _ in facts
-        )
+        questions = tuple(Question(ask.format(**own, counted=counted), own[answer]) for ask, answer, _ in facts)
         sentences: list[str] = []
         while sum(len(sentence.split()) for sentence in sentences) < TRUTH_WORDS:
             sentences.append(self._sentence(self._report(own)))

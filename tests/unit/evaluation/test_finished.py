@@ -15,9 +15,7 @@ from quail_lightning.evaluation.finished import FinishedMetrics, parts
 from quail_lightning.results import Estimate, Undefined
 
 ASKED = QuestionSet((Question("Who?", "Ann"),), (Question("When?", "1999"),))
-RECORDS = EvaluationRecords(
-    (VerbatimPrompt("a", "b"),), ASKED, MembershipTexts(("f",), (), ("h",)), note="a note"
-)
+RECORDS = EvaluationRecords((VerbatimPrompt("a", "b"),), ASKED, MembershipTexts(("f",), (), ("h",)), note="a note")
 MEASURES = {"verbmem_forget": Estimate(50.0, 2, 0.0, 100.0, (0.0, 100.0)), "other": Undefined("no reason")}
 LOG = BenchmarkLog({"verbmem_forget": (Response("b", "c", "a"),)})
 

@@ -26,12 +26,15 @@ def by_entry(form, distance):
 def slope_by_entry(form, difference):
     """Derivative of the above by z'."""
     slack, sign = STEP / 2 - abs(difference), math.copysign(1.0, difference)
-    return -sign * {
-        "hinge": 1.0 if slack > 0 else 0.0,
-        "smooth": 1 / (1 + math.exp(-slack / SOFTNESS)),
-        "quadratic": 2 * max(0.0, slack),
-        "exponential": RATE * math.exp(RATE * slack),
-    }[form]
+    return (
+        -sign
+        * {
+            "hinge": 1.0 if slack > 0 else 0.0,
+            "smooth": 1 / (1 + math.exp(-slack / SOFTNESS)),
+            "quadratic": 2 * max(0.0, slack),
+            "exponential": RATE * math.exp(RATE * slack),
+        }[form]
+    )
 
 
 def found(live, reference, form, **other):

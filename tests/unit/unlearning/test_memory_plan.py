@@ -55,9 +55,7 @@ def test_a_step_and_the_evaluation_take_turns():
 
 
 def test_checkpointing_keeps_one_vector_a_layer_and_token_and_one_layer():
-    kept, recomputed = (
-        plan(8, True, 4096, gradient_checkpointing=on)["activations"] for on in (False, True)
-    )
+    kept, recomputed = (plan(8, True, 4096, gradient_checkpointing=on)["activations"] for on in (False, True))
     inputs = 32 * 4096 * 4096 * 4 / GIB  # layers · tokens · width · float32
     assert recomputed == pytest.approx(kept / 32 + inputs)
 

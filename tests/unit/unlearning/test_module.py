@@ -299,9 +299,7 @@ def test_reference_is_computed_in_batches_no_larger_than_the_steps(
     micro_batch_size, expected, tmp_path, corpus_folder, checkpoint
 ):
     recorder = Recorder()
-    unlearning = module(
-        checkpoint, hinge=LogitHinge(), reference=recorder, micro_batch_size=micro_batch_size
-    )
+    unlearning = module(checkpoint, hinge=LogitHinge(), reference=recorder, micro_batch_size=micro_batch_size)
     fit(tmp_path, unlearning, data_module(corpus_folder, checkpoint, batch_size=2))
     assert recorder.batch_size == expected
     assert recorder.checked == ({"forget"}, (4, MAX_LEN), Sizes(300, 64), torch.float32)
