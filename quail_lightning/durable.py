@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def replace_text(path: Path, content: str) -> None:
@@ -14,6 +16,12 @@ def replace_text(path: Path, content: str) -> None:
     sync(partial)
     partial.replace(path)
     sync(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON by ``replace_text``; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def publish(partial: Path, folder: Path) -> None:

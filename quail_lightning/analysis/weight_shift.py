@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from quail_lightning.comparison import (
     total_delivery,
     total_overlap,
 )
+from quail_lightning.durable import write_json
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 SCOPES: tuple[Scope, ...] = ("quantized", "all")
@@ -34,10 +34,7 @@ def write_comparison(path: Path, found: Comparison, questions: Questions, names:
         questions: that it answers.
         names: what was compared, for the head of the file.
     """
-    content = json.dumps(names | as_json(found, questions), indent=1, allow_nan=False)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content + "\n", "utf-8")
-    partial.replace(path)
+    write_json(path, names | as_json(found, questions))
 
 
 def as_json(found: Comparison, questions: Questions) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from quail_lightning.data.calibration import CalibrationRequest
+from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
@@ -17,7 +18,6 @@ from quail_lightning.evaluation.privleak import privleak_measure, published_auc_
 from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
-from quail_lightning.evaluation.whole_files import write_json
 from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.results import Estimate, ResultRow, measure_as_json, write_results
 

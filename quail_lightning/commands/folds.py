@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quail_lightning.config_files import find_config
+from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.table import print_results
-from quail_lightning.evaluation.whole_files import write_json
 from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.results import ResultRow, read_results, write_results
 

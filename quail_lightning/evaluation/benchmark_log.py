@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.attacks import ATTACKS, SPLITS
-from quail_lightning.evaluation.whole_files import write_json
 
 RESPONSE_PARTS = {"verbmem_f": "verbmem_forget", "knowmem_f": "knowmem_forget", "knowmem_r": "knowmem_retain"}
 """Folder of the log → metric."""

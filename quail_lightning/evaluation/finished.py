@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.data.questions import EvaluationRecords
+from quail_lightning.durable import write_json
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, write_log
-from quail_lightning.evaluation.whole_files import write_json
 from quail_lightning.results import Estimate, Measure, Undefined
 
 VERSION = 1  # raised when a metric's definition changes, which makes all that is stored stale
