@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from quail_lightning.cli import main
+from quail_lightning.data.invented_tweets import InventedTweets
 from quail_lightning.evaluation import checkpoints
 from quail_lightning.results import read_results
 
@@ -180,3 +181,14 @@ def test_a_calibration_text_that_is_too_short_is_refused_before_a_model_is_loade
     (tmp_path / "short.txt").write_text("Not much.")
     arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--precisions", "smoothquant8"]
     assert "calibration text too short" in refused(capsys, *arguments, "--calibration.text", "short.txt")
+
+
+def test_tweets_are_judged_by_their_labels(checkpoint, tmp_path):
+    InventedTweets(forget=6, retain=6, holdout=6, empty=1).ensure(tmp_path / "tweets")
+    arguments = [checkpoint, "--benchmark", "twitter", "--corpus", tmp_path / "tweets", "--limit", "4"]
+    (row,) = evaluate(*arguments)["rows"]
+    assert {"verbmem_forget", "label_accuracy_forget", "label_auroc_retain"} <= set(row["metrics"])
+    assert row["metrics"]["label_accuracy_forget"]["n"] == 4
+    (again,) = evaluate(*arguments)["rows"]
+    assert again["metrics"] == row["metrics"]
+    assert set(again["reused"]) >= {"verbatim", "forget_labels", "retain_labels"}
