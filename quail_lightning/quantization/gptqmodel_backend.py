@@ -163,6 +163,7 @@ def _undisturbed() -> Iterator[None]:
         contextlib.redirect_stdout(io.StringIO()),
         transient_bars(),
     ):
+        from gptqmodel import DEVICE_THREAD_POOL
         from gptqmodel.looper.loop_processor import LoopProcessor
         from gptqmodel.utils.pause_resume import PauseResumeController
         from gptqmodel.utils.threadx import _DeviceWorker
@@ -173,7 +174,10 @@ def _undisturbed() -> Iterator[None]:
                 patch.object(PauseResumeController, "_setup_keyboard_handler", lambda self: None),
                 patch.object(_DeviceWorker, "_abort_process", lambda self, exc: None),
             ):
-                yield
+                try:
+                    yield
+                finally:
+                    DEVICE_THREAD_POOL.wait()  # after an error the other workers go on
         finally:
             for name, function in originals.items():
                 setattr(torch.nn.init, name, function)

@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -89,17 +90,30 @@ def test_the_export_loads_again_with_the_same_logits(tiny_llama, tmp_path) -> No
 
 
 @pytest.mark.skipif(not INSTALLED, reason="the extra gptqmodel is not installed")
-def test_an_error_in_a_worker_is_raised_and_does_not_end_the_process(tiny_llama, monkeypatch) -> None:
+def test_an_error_in_a_worker_is_raised_and_leaves_no_work_behind(
+    tiny_llama, tmp_path, monkeypatch, capsys
+) -> None:
     from gptqmodel.quantization.gptq import GPTQ
 
+    begun: list[object] = []
+    ended: list[object] = []
+
     def fail(self: object, *_: object, **__: object) -> None:
+        begun.append(self)
+        if len(begun) > 1:
+            time.sleep(0.5)
+        ended.append(self)
         raise ArithmeticError("from a worker")
 
+    monkeypatch.chdir(tmp_path)
     initializer = torch.nn.init.normal_
     monkeypatch.setattr(GPTQ, "quantize", fail)
     with pytest.raises(ArithmeticError, match="from a worker"):
         Gptq(4, 64, backend="gptqmodel").quantize(tiny_llama(torch.bfloat16), CALIBRATION)
     assert torch.nn.init.normal_ is initializer
+    assert len(begun) == len(ended)
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.skipif(not INSTALLED, reason="the extra gptqmodel is not installed")
