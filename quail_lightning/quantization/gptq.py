@@ -65,7 +65,7 @@ class Gptq:
             raise InputError(
                 "backend gptqmodel does not pack this group_size",
                 given=group_size,
-                allowed=[*GPTQMODEL_GROUPS, None],
+                allowed=", ".join(map(str, (*GPTQMODEL_GROUPS, None))),
             )
         require_package("gptqmodel", "backend gptqmodel", "'quail-lightning[gptqmodel]'")
 
