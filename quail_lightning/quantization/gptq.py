@@ -65,7 +65,7 @@ class Gptq:
             raise InputError(
                 "backend gptqmodel does not pack this group_size",
                 given=group_size,
-                allowed=", ".join(map(str, (*GPTQMODEL_GROUPS, None))),
+                allowed=f"{GPTQMODEL_GROUPS} or null",
             )
         require_package("gptqmodel", "backend gptqmodel", "'quail-lightning[gptqmodel]'")
 
