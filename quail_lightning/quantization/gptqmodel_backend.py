@@ -148,7 +148,7 @@ class _Progress:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Quiet, without its packing extension's compiler, and with nothing left behind in the process or in the user's folder.
+    """Quiet, without compiling its packing extension, and with nothing left behind in process or folder.
 
     GPTQModel's import sets variables of the environment; packing compiles an extension, in silence and in every
     process, unless told not to; loading a model turns torch's initializers off; a log is written where the user

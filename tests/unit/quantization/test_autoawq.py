@@ -22,7 +22,8 @@ def test_the_missing_package_is_named_with_its_extra(monkeypatch) -> None:
 
 
 def test_calibration_is_demanded(tiny_llama, monkeypatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name == "awq" or find_spec(name, *rest))
     with pytest.raises(InputError, match="AWQ needs calibration tokens"):
         Awq(group_size=64, backend="autoawq").quantize(tiny_llama())
 
