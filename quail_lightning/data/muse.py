@@ -24,7 +24,7 @@ from quail_lightning.data.sets import (
     training_loader,
     window_loader,
 )
-from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.data.tokenizer import named_tokenizer
 from quail_lightning.data.window_records import records_from_windows
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
@@ -132,9 +132,7 @@ class MuseDataModule(LightningDataModule):
         self.check()
 
     def setup(self, stage: str) -> None:
-        if self.tokenizer_name is None:
-            raise InputError("data.tokenizer is not set", remedy="Name the target's folder or hub name")
-        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        self.tokenizer = named_tokenizer(self.tokenizer_name)
         self.windows = self.trained = self.cut_windows(self.tokenizer)
         corpus = self.open()
         if self.refusals is not None:

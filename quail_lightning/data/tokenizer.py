@@ -22,3 +22,14 @@ def load_tokenizer(name_or_path: str) -> Any:
             f"no tokenizer could be loaded from {name_or_path!r} ({str(error).splitlines()[0]})",
             allowed="a folder with tokenizer.json, or a name on the hub",
         ) from error
+
+
+def named_tokenizer(name: str | None) -> Any:
+    """The tokenizer that a DataModule was given by name.
+
+    Raises:
+        InputError: it was given none; or see ``load_tokenizer``.
+    """
+    if name is None:
+        raise InputError("data.tokenizer is not set", remedy="Name the target's folder or hub name")
+    return load_tokenizer(name)
