@@ -29,7 +29,7 @@ from quail_lightning.comparison.tensor_grids import Lane, TensorGrids
 from quail_lightning.errors import InputError
 from quail_lightning.functional.affine_grid import GridKind
 
-TASK = 2**22  # values of one task: small enough to share a tensor between threads
+TASK = 2**24  # values of one task: what a task costs by itself is then small, and threads still share tensors
 AHEAD = 32  # tasks that wait for a thread
 
 

@@ -6,7 +6,7 @@ N bits of the index at more: Δ doubles with each bit less, which floating-point
 lane serves all bit widths, and two weights share a bucket of N bits where their lanes' exclusive or is below
 2^(16 − N).
 
-Indices are ``Grid.index`` in float64, of each weight or, for 16-bit dtypes, of the 65,536 values there are.
+Indices are ``Grid.index`` in float64.
 """
 
 from __future__ import annotations
@@ -22,22 +22,29 @@ from quail_lightning.functional.affine_grid import Grid
 
 LANES = 4  # a word
 VALUES = 2**16  # of a 16-bit dtype
-ROWS = 128  # flags that are added up bytewise before a byte overflows at 256
 
 
-def encode(weight: Tensor, grids: Sequence[Grid]) -> NDArray[np.int64]:
-    """The packed indices of weights: [words, len(weight)].
+def codes(weight: Tensor, grid: Grid) -> NDArray[np.uint16]:
+    """[n] one grid's lane of each weight.
 
     Args:
         weight: [n], finite.
-        grids: in float64, with one step each.
+        grid: in float64, with one step.
     """
-    exact = weight.double()
-    lanes = np.zeros((-(-len(grids) // LANES), len(weight), LANES), np.uint16)
-    for number, grid in enumerate(grids):
-        index = (grid.index(exact) - grid.lowest).numpy()
-        lanes[number // LANES, :, number % LANES] = index.astype(np.uint16) << (16 - grid.bits)
-    return lanes.reshape(len(lanes), -1).view(np.int64)
+    index: NDArray[np.int32] = (grid.index(weight.double()) - grid.lowest).numpy()
+    return np.left_shift(index, 16 - grid.bits).astype(np.uint16)
+
+
+def packed(lanes: Sequence[NDArray[np.uint16]]) -> NDArray[np.int64]:
+    """[words, n] the lanes, four to a word; what is missing of the last word is 0.
+
+    Args:
+        lanes: each [n].
+    """
+    words = np.zeros((-(-len(lanes) // LANES), len(lanes[0]), LANES), np.uint16)
+    for number, each in enumerate(lanes):
+        words[number // LANES, :, number % LANES] = each
+    return words.reshape(len(words), -1).view(np.int64)
 
 
 def every_value(dtype: torch.dtype) -> Tensor:
@@ -45,58 +52,20 @@ def every_value(dtype: torch.dtype) -> Tensor:
     return torch.arange(VALUES, dtype=torch.int32).to(torch.int16).view(dtype)
 
 
-class Encoder:
-    """``encode`` for many weights of one dtype.
-
-    Args:
-        grids: see ``encode``.
-        dtype: of the weights.
-        size: how many there will be; few are encoded one by one, more are looked up where 16 bits allow it.
-    """
-
-    def __init__(self, grids: Sequence[Grid], dtype: torch.dtype, size: int) -> None:
-        self._grids = grids
-        self._table: list[Tensor] | None = None
-        if dtype.itemsize == 2 and size > VALUES:
-            # NaN among the values has no index; no weight is NaN
-            self._table = [torch.from_numpy(word) for word in encode(every_value(dtype).nan_to_num(), grids)]
-
-    def word(self, number: int, weight: Tensor, pattern: Tensor | None, out: Tensor) -> Tensor:
-        """[n] one packed word of each weight.
-
-        Args:
-            number: which word.
-            weight: [n].
-            pattern: [n] the weights' bits as int32 from 0 to 65,535; needed for 16-bit dtypes only.
-            out: [n] int64, which is filled and returned.
-        """
-        if self._table is None:
-            return out.copy_(torch.from_numpy(encode(weight, self._grids)[number]))
-        assert pattern is not None
-        return torch.index_select(self._table[number], 0, pattern, out=out)
+def bits_of(values: Tensor) -> NDArray[np.uint16]:
+    """The bits of 16-bit values, which are their places among ``every_value``."""
+    words: NDArray[np.uint16] = values.view(torch.int16).numpy().view(np.uint16)
+    return words
 
 
-def flags_for(words: int) -> NDArray[np.bool_]:
-    """The memory that ``count_equal`` works in, for two times so many words."""
-    return np.empty((2, -(-words // ROWS) * ROWS * LANES), np.bool_)
-
-
-def count_equal(differences: NDArray[np.int64], bits: int, flags: NDArray[np.bool_]) -> list[list[int]]:
+def count_equal(differences: NDArray[np.int64], bits: int, times: Tensor) -> list[list[int]]:
     """How many words have lanes that agree in their upper ``bits`` bits: a row of four lanes for each row.
 
     Args:
         differences: [1 or 2, n] exclusive or of packed words.
         bits: 1 … 16.
-        flags: ``flags_for`` at least n words.
+        times: [n] float64, how often each word counts; whole numbers, whose sums are exact up to 2^53.
     """
-    lanes = differences.view(np.uint16)
-    count = lanes.shape[1]
-    padded = flags[: len(lanes), : -(-count // (LANES * ROWS)) * LANES * ROWS]
-    np.less_equal(lanes, np.uint16(2 ** (16 - bits) - 1), out=padded[:, :count])
-    padded[:, count:] = False
-    counts = []
-    for row in padded:
-        # four flags to a 32-bit number; no byte overflows into the next
-        summed = np.add.reduce(row.view(np.uint32).reshape(ROWS, -1), axis=0, dtype=np.uint32)
-        counts.append(summed.view(np.uint8).reshape(-1, LANES).sum(axis=0, dtype=np.int64).tolist())
+    equal = differences.view(np.uint16).reshape(*differences.shape, LANES) < 2 ** (16 - bits)
+    counts: list[list[int]] = torch.matmul(times, torch.from_numpy(equal).double()).long().tolist()
     return counts

@@ -277,3 +277,15 @@ def test_a_group_size_that_does_not_divide_is_refused_before_reading():
     used = formats({"uniform4-group128": Uniform(4, "group", 128)})
     with pytest.raises(InputError, match=r"group_size of uniform4-group128 .*q_proj.weight \(192\)"):
         compare(ModelWeights(model), ModelWeights(model), parameter_roles(model), Questions(formats=used))
+
+
+def test_float16_models_are_counted_like_the_brute_force():
+    before, after = llama(dtype=torch.float16), nudged(llama(dtype=torch.float16))
+    roles = parameter_roles(before)
+    names = {n: roles[n] for n in roles if "layers.0.mlp" in n}
+    found = compare(ModelWeights(before), ModelWeights(after), names, Questions((16, 4)), threads=2)
+    plain = [{n: dict(m.named_parameters())[n].detach().double().numpy() for n in names} for m in (before, after)]
+    for bits in (16, 4):
+        total = total_overlap(found.tensors, key_for("minmax-floor", "global", bits, "all"))
+        same, own, *_ = brute(*plain, "minmax-floor", "global", bits, "all")
+        assert (total.overlap, total.own_grids) == (same, own)
