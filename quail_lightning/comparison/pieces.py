@@ -10,7 +10,7 @@ from quail_lightning.comparison.result import BINS, Change, Delivery, Overlap, T
 from quail_lightning.comparison.source import WeightSource
 from quail_lightning.comparison.tensor_grids import TensorGrids
 from quail_lightning.comparison.value_pairs import PairCounter
-from quail_lightning.functional.bucket_codes import VALUES, bits_of, count_equal, every_value
+from quail_lightning.functional.bucket_codes import VALUES, bits_of, count_equal, every_value, unpacked
 
 
 class PieceReader:
@@ -50,9 +50,8 @@ class PieceReader:
             if grids.has_few_pairs:
                 self._pairs.add(bits_of(first), bits_of(second))
             else:
-                times = torch.ones(len(first), dtype=torch.float64)
-                self._count(grids, first, second, times, found)
-                self._count_itself(grids, second, times, found)
+                self._count(grids, first, second, None, found)
+                self._count_itself(grids, second, None, found)
             if grids.formats:
                 self._deliver(grids, first.float(), second.float(), found.deliveries)
         if grids.has_few_pairs:
@@ -68,39 +67,43 @@ class PieceReader:
         self._pairs = PairCounter(piece)
 
     def _count_pairs(self, grids: TensorGrids, found: TensorComparison) -> None:
-        first, second, times = self._pairs.pairs()
         seen = torch.zeros(VALUES, dtype=torch.float64)
-        for begin in range(0, len(first), grids.piece):
-            piece = slice(begin, begin + grids.piece)
-            before, after = (torch.from_numpy(words[piece].view(np.int16)) for words in (first, second))
-            often = torch.from_numpy(times[piece]).double()
-            self._count(grids, before.view(grids.dtypes[0]), after.view(grids.dtypes[1]), often, found)
-            seen += torch.bincount(after.int() & VALUES - 1, often, minlength=VALUES)
+        for first, second, times in self._pairs.pairs():
+            for begin in range(0, len(first), grids.piece):
+                piece = slice(begin, begin + grids.piece)
+                before, after = (torch.from_numpy(bits[piece].view(np.int16)) for bits in (first, second))
+                often = None if times is None else torch.from_numpy(times[piece]).double()
+                self._count(grids, before.view(grids.dtypes[0]), after.view(grids.dtypes[1]), often, found)
+                seen += torch.bincount(after.int() & VALUES - 1, often, minlength=VALUES)
         present = seen.nonzero().flatten()
         self._count_itself(grids, every_value(grids.dtypes[1])[present], seen[present], found)
 
     def _count(
-        self, grids: TensorGrids, first: Tensor, second: Tensor, times: Tensor, found: TensorComparison
+        self, grids: TensorGrids, first: Tensor, second: Tensor, times: Tensor | None, found: TensorComparison
     ) -> None:
         """What concerns a weight of each model: overlap and change, weighted by how often the pair occurs."""
         on_reference, model_on_reference, on_model = grids.encoders()
         codes = [model_on_reference.words(second)]
         if not grids.ranges_are_equal:
             codes.append(on_model.words(second))
-        differences = np.stack(codes) ^ on_reference.words(first)
-        for word, questions in enumerate(grids.questions):
+        differences = np.stack(codes, axis=1) ^ on_reference.words(first)[:, np.newaxis]
+        for word, questions in zip(differences, grids.questions, strict=True):
+            lanes = unpacked(word)
             for bits, keys in questions:
-                counts = count_equal(differences[:, word], bits, times)
+                counts = count_equal(lanes, bits, times)
                 for lane, key in keys:
                     found.overlaps[key].same += counts[0][lane]
                     found.overlaps[key].own += counts[-1][lane]
         _measure_change(first, second, times, found.change)
 
-    def _count_itself(self, grids: TensorGrids, values: Tensor, times: Tensor, found: TensorComparison) -> None:
+    def _count_itself(
+        self, grids: TensorGrids, values: Tensor, times: Tensor | None, found: TensorComparison
+    ) -> None:
         for lane in grids.lanes:
             for bits in lane.bits:
-                kept = grids.keeps_own_index(lane, bits, values)
-                found.overlaps[lane.key(bits)].itself += int(times[torch.from_numpy(kept)].sum())
+                kept = torch.from_numpy(grids.keeps_own_index(lane, bits, values))
+                times_kept = kept if times is None else times[kept]
+                found.overlaps[lane.key(bits)].itself += int(times_kept.sum())
 
     def _deliver(
         self, grids: TensorGrids, reference: Tensor, model: Tensor, deliveries: dict[str, Delivery]
@@ -134,12 +137,13 @@ class PieceReader:
             found.overlaps[key].crossing = float(times @ crossing)
 
 
-def _measure_change(first: Tensor, second: Tensor, times: Tensor, change: Change) -> None:
-    """Sums and histogram of |δ|, δ in float32."""
+def _measure_change(first: Tensor, second: Tensor, times: Tensor | None, change: Change) -> None:
+    """Sums and histogram of |δ|, which is taken in float32 and added up in float64."""
     size = (second.float() - first.float()).abs_()
     exact = size.double()
-    change.sum_abs += torch.dot(times, exact).item()
-    change.sum_squares += torch.dot(times, exact.square()).item()
+    times_exact = exact if times is None else exact * times
+    change.sum_abs += times_exact.sum().item()
+    change.sum_squares += torch.dot(times_exact, exact).item()
     change.largest = max(change.largest, size.max().item())
     assert change.histogram is not None
     bins = size.view(torch.int32) >> 16

@@ -11,6 +11,8 @@ model, are passed on one by one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -82,17 +84,22 @@ class PairCounter:
             self._far_pairs.append((first[where], second[where]))
         self._filled += count
 
-    def pairs(self) -> tuple[Words, Words, NDArray[np.int64]]:
-        """[n] the bits of w and of w′ and how often the pair occurred; a far pair may come several times."""
+    def pairs(self) -> Iterator[tuple[Words, Words, NDArray[np.int64] | None]]:
+        """[n] the bits of w and of w′ and how often the pair occurred: once where None.
+
+        A far pair comes as often as it occurred.
+        """
         self._count()
         found = self._counts[: self._bins].nonzero().flatten()
         times, keys = self._counts[found].numpy(), found.numpy()
         rotated = (keys >> DISTANCE_BITS).astype(np.uint16) + self._lowest
-        first = rotated >> 1 | rotated << 15
-        second = first + (keys & (2**DISTANCE_BITS - 1)).astype(np.uint16) - np.uint16(2 ** (DISTANCE_BITS - 1))
-        firsts, seconds = zip((first, second), *self._far_pairs, strict=True)
-        ones = np.ones(sum(map(len, firsts)) - len(first), np.int64)
-        return np.concatenate(firsts), np.concatenate(seconds), np.concatenate([times, ones])
+        first: Words = np.bitwise_or(rotated >> 1, rotated << 15, dtype=np.uint16)
+        distance = (keys & (2**DISTANCE_BITS - 1)).astype(np.uint16)
+        second: Words = first + distance - np.uint16(2 ** (DISTANCE_BITS - 1))
+        yield first, second, times
+        if self._far_pairs:
+            firsts, seconds = zip(*self._far_pairs, strict=True)
+            yield np.concatenate(firsts), np.concatenate(seconds), None
 
     def _count(self) -> None:
         if self._filled:

@@ -58,14 +58,22 @@ def bits_of(values: Tensor) -> NDArray[np.uint16]:
     return words
 
 
-def count_equal(differences: NDArray[np.int64], bits: int, times: Tensor) -> list[list[int]]:
-    """How many words have lanes that agree in their upper ``bits`` bits: a row of four lanes for each row.
+def unpacked(words: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """[m, 4, n] the lanes of words [m, n]."""
+    return np.ascontiguousarray(words.view(np.uint16).reshape(*words.shape, LANES).swapaxes(1, 2))
+
+
+def count_equal(differences: NDArray[np.uint16], bits: int, times: Tensor | None) -> list[list[int]]:
+    """How many weights agree in the upper ``bits`` bits of each lane: [m][4].
 
     Args:
-        differences: [1 or 2, n] exclusive or of packed words.
+        differences: [m, 4, n] exclusive or of lanes.
         bits: 1 … 16.
-        times: [n] float64, how often each word counts; whole numbers, whose sums are exact up to 2^53.
+        times: [n] float64, how often each weight counts: whole numbers, whose sums are exact up to 2^53. Once if
+            None.
     """
-    equal = differences.view(np.uint16).reshape(*differences.shape, LANES) < 2 ** (16 - bits)
-    counts: list[list[int]] = torch.matmul(times, torch.from_numpy(equal).double()).long().tolist()
+    equal = differences < 2 ** (16 - bits)
+    if times is None:
+        return [[int(np.count_nonzero(lane)) for lane in row] for row in equal]
+    counts: list[list[int]] = torch.matmul(torch.from_numpy(equal).double(), times).long().tolist()
     return counts
