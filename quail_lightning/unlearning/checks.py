@@ -23,7 +23,11 @@ PRECISIONS = ("bf16-mixed", "32-true")
 
 
 def check_numbers(
-    learning_rate: float, clip_norm: float | None, weight_decay: float, micro_batch_size: int | None
+    learning_rate: float,
+    clip_norm: float | None,
+    weight_decay: float,
+    micro_batch_size: int | None,
+    loss_chunk: int | None,
 ) -> None:
     """Refuse numbers outside their range.
 
@@ -37,6 +41,8 @@ def check_numbers(
         raise InputError("model.weight_decay must be 0 or a positive number", given=weight_decay)
     if micro_batch_size is not None and micro_batch_size < 1:
         raise InputError("model.micro_batch_size must be at least 1 window", given=micro_batch_size)
+    if loss_chunk is not None and loss_chunk < 1:
+        raise InputError("model.loss_chunk must be at least 1 token", given=loss_chunk)
 
 
 def check_generic_labels(labels: GenericLabels | None, forget: Term, adversary: LatentAdversary | None) -> None:

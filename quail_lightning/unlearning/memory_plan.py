@@ -77,6 +77,7 @@ class Run:
         reference_model: a second, frozen model is held.
         reference_head: a frozen copy of the head is held.
         whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
+        loss_chunk: as in the module.
     """
 
     processes: int
@@ -89,6 +90,7 @@ class Run:
     reference_model: bool = False
     reference_head: bool = True
     whole_gradient: bool = False
+    loss_chunk: int | None = None
 
 
 def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
@@ -117,7 +119,7 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
         "gathered": (3 * sizes.largest_layer * compute + 2 * 2 * head * weight) * run.sharded,
         "autocast's copies": 2 * sizes.parameters * (run.mixed and weight == 4 and not run.sharded),
         "activations": _activations(sizes, run, weight, compute),
-        "loss": _loss(sizes, head, compute),
+        "loss": _loss(sizes, run, head, compute),
     }
     evaluation = {"evaluation": 3.0 * sizes.parameters}
     larger = max(sum(step.values()), sum(evaluation.values()))
@@ -158,8 +160,8 @@ def _activations(sizes: Sizes, run: Run, weight: int, compute: int) -> float:
     return run.tokens * sizes.layers * layer
 
 
-def _loss(sizes: Sizes, head: int, compute: int) -> float:
-    chunk = chunk_tokens(sizes.vocabulary, sizes.width, "cuda")
+def _loss(sizes: Sizes, run: Run, head: int, compute: int) -> float:
+    chunk = run.loss_chunk or chunk_tokens(sizes.vocabulary, sizes.width, "cuda")
     return CHUNKS * chunk * sizes.vocabulary * 4 + head * (compute + 4)
 
 

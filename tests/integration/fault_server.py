@@ -1,7 +1,7 @@
 """Runs quail's command line in forked processes, each with one fault; imports everything only once.
 
-Reads a JSON object a line: ``arguments``, ``fault`` (a name below, or null), ``log``, ``processes`` (started as torchrun
-starts them); answers by their exit statuses. Whoever has not ended after ``PATIENCE`` seconds is killed.
+Reads a JSON object a line: ``arguments``, ``fault`` (a name below, or null), ``log``, ``processes`` (how many,
+started as torchrun starts several). Answers by their exit statuses; who has not ended in time is killed.
 """
 
 import errno
@@ -68,6 +68,7 @@ def spoil_second_process(number):
     """The second process's forget loss is not a number, at its ``number``-th call."""
     original, calls = GradientAscent.loss, []
 
+    @functools.wraps(original)  # the parser compares signatures
     def spoiled(self, seen):
         calls.append(1)
         value = original(self, seen)

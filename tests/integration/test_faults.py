@@ -280,6 +280,8 @@ def test_a_sharded_run_whose_processes_are_killed_goes_on_and_ends_as_if_undistu
     assert len(list(checkpoints_in(runs.run("sharded"))[0].folder.rglob("*.distcp"))) == 2, "a shard of each"
     statuses, log = runs.fit_together(2, "sharded", *SHARDED, "--ckpt_path=last")
     assert statuses == [0, 0], log
+    starts = json.loads((runs.run("sharded") / "run.json").read_text())["starts"]
+    assert starts[-1]["resumed_from"].endswith("step-00000002")
     assert_same_end(runs.run("sharded"), runs.run("sharded-whole"))
 
 
@@ -289,5 +291,6 @@ def test_a_loss_spoiled_on_one_process_ends_all_with_step_windows_and_term(strat
     statuses, log = runs.fit_together(2, f"spoiled-{strategy}", *two, fault="NaN on the second process")
     assert statuses == [1, 1], log
     said = re.findall(r"not finite in step 2 \(epoch 1\), on the forget windows \[(\d)\]: forget = nan", log)
-    assert len(said) == 2 and said[0] == said[1], log
+    assert len(said) == 2, log
+    assert len(set(said)) == 1, "every process says it, with the windows of the one that saw it"
     assert "Traceback" not in log

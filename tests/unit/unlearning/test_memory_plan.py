@@ -60,6 +60,12 @@ def test_checkpointing_keeps_one_vector_a_layer_and_token_and_one_layer():
     assert recomputed == pytest.approx(kept / 32 + inputs)
 
 
+def test_a_smaller_loss_chunk_leaves_logits_of_so_many_tokens_out():
+    large, small = (plan(8, True, 4096, loss_chunk=chunk)["loss"] for chunk in (2048, 512))
+    # four float32 copies of a chunk's logits; the head's own gradient stays
+    assert (large - small) * GIB == pytest.approx(4 * 4 * 32000 * (2048 - 512))
+
+
 @pytest.mark.parametrize(
     ("run", "capacity"),
     [
