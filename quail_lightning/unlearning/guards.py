@@ -14,6 +14,7 @@ from torch import Tensor
 from quail_lightning.batch import ForgetRetainBatch
 from quail_lightning.errors import RunError
 from quail_lightning.functional.chunked import chunk_tokens
+from quail_lightning.out_of_memory import first_line, is_out_of_memory
 from quail_lightning.processes import current_processes
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def explains_memory(
     def guarded(module: Any, batch: ForgetRetainBatch, batch_idx: int) -> None:
         try:
             step(module, batch, batch_idx)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not is_out_of_memory(error):
                 raise
             raise _out_of_memory(module, batch, error) from error
 
@@ -108,11 +109,6 @@ def _place(trainer: Trainer) -> str:
     return f"step {trainer.fit_loop.total_batch_idx + 1} (epoch {trainer.current_epoch + 1})"
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    # the CPU's allocator raises a plain RuntimeError
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
 def _out_of_memory(module: UnlearningModule, batch: ForgetRetainBatch, error: BaseException) -> RunError:
     windows, length = next(side.input_ids.shape for side in batch if side is not None)
     together = min(windows, module.micro_batch_size or windows)
@@ -132,11 +128,10 @@ def _out_of_memory(module: UnlearningModule, batch: ForgetRetainBatch, error: Ba
     if (module.weight_precision, module.adam_states) != ("bf16-stochastic", "8bit"):
         remedies.append("model.weight_precision: bf16-stochastic, model.adam_states: 8bit (6 bytes a parameter)")
     remedies.append("more devices (FSDP2)")
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return RunError(
         f"memory is short in {_place(module.trainer)}, with passes of {together} windows of {length} tokens, "
         f"gradient checkpointing {'on' if module.gradient_checkpointing else 'off'} and the head's logits in "
         f"chunks of {chunk} tokens ({chunk * text.vocab_size * 4 / 2**20:.0f} MiB): "
-        f"{first_line}",
+        f"{first_line(error)}",
         remedy="Change, in this order: " + "; ".join(remedies),
     )
