@@ -80,9 +80,9 @@ def generate(
         while start < len(order):
             chosen = order[start : start + rows]
             drawing = None if how.sampling is None else generators(how.sampling, chosen)
-            tokens = max(len(encoded[index]) for index in chosen) + max_new_tokens
+            widest = max(len(encoded[index]) for index in chosen) + max_new_tokens
             try:
-                with explained_memory(len(chosen), "prompts", tokens, SHORTER):
+                with explained_memory(len(chosen), "prompts", widest, SHORTER):
                     new = continuations(model, [encoded[index] for index in chosen], how, prefix, drawing)
             except RunError:
                 if len(chosen) == 1 or batch_size is not None:

@@ -105,9 +105,12 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     compute = 2 if run.mixed else weight
     head = sizes.vocabulary * sizes.width
     states = STATES_8BIT if run.adam_states == "8bit" else STATES[run.weight_precision]
+    moments = sizes.trained * states / shares
+    if run.adam_states == "offloaded":  # those of one weight, and as much again for its update
+        moments = head * (STATES[run.weight_precision] + weight)
     held = {
         "weights": sizes.parameters * weight / shares,
-        "optimizer": sizes.trained * states / shares,
+        "optimizer": moments,
         "reference": run.reference_model * sizes.parameters * weight / shares
         + run.reference_head * head * compute,
     }
@@ -173,6 +176,14 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
         ),
         "round bfloat16 weights stochastically, with 8-bit states (--config trainer/one_a100.yaml)": replace(
             run, weight_precision="bf16-stochastic", adam_states="8bit", gradient_checkpointing=True
+        ),
+        "keep the optimizer's moments in main memory (--config trainer/one_a100_offload.yaml)": replace(
+            run,
+            processes=1,
+            sharded=False,
+            weight_precision="float32",
+            adam_states="offloaded",
+            gradient_checkpointing=True,
         ),
         "cache the reference instead of a second model (reference: CachedStates)": replace(
             run, reference_model=False, gradient_checkpointing=True

@@ -78,7 +78,7 @@ class UnlearningModule(LightningModule):
         weight_precision: ``float32`` masters; ``bf16-stochastic``: bfloat16 weights with stochastic rounding,
             which keeps small updates in the mean at half the memory; ``bf16-nearest``: bfloat16 weights rounded
             to nearest, as the papers trained, which loses updates below half an ulp.
-        adam_states: ``full``, or ``8bit`` moments.
+        adam_states: ``full`` or ``8bit`` moments, or ``offloaded`` ones in main memory.
         trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
         saliency: SURE's choice of modules, within what is quantized; None trains what ``trainable`` says.
         adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
@@ -149,7 +149,7 @@ class UnlearningModule(LightningModule):
     def check_trainer(self, trainer: Trainer) -> None:
         """Refuse arithmetic and strategies that this module does not do right; see ``checks``."""
         checks.check_precision(trainer.precision)
-        checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge)
+        checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge, self.adam_states)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, before any weight is loaded."""

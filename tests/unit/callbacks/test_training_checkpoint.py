@@ -97,6 +97,7 @@ METHODS = {
     "epoch": {"schedule": "epoch"},
     "live": {"hinge": LogitHinge(), "reference": LiveReference()},
     "stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit"},
+    "offloaded": {"adam_states": "offloaded"},
     "saliency": {"saliency": Saliency(percentile=50)},
     "measured": {"hinge": LogitHinge(step=MeasuredStep(precision="uniform4-tensor"))},
 }
