@@ -91,7 +91,7 @@ class TrainingCheckpoint(Callback):
             _check_same_run(kept["origin"], self._origin, folder)
             if kept.get("inside_epoch") and -1 < trainer.max_steps <= kept["optimizer_steps"]:
                 raise InputError(
-                    f"trainer.max_steps has ended the epoch inside which {folder} lies: nothing is left to be trained",
+                    f"trainer.max_steps has ended the epoch inside which {folder} lies: nothing is left to train",
                     given=trainer.max_steps,
                     remedy="Raise it, or go on from the checkpoint before",
                 )
