@@ -11,6 +11,7 @@ RUNS = {
     "8 × A100-80GB, FSDP2, without checkpointing": (79.2, Run(8, True, TOKENS, gradient_checkpointing=False)),
     "8 × A100-80GB, DDP, float32 masters": (79.2, Run(8, False, TOKENS)),
     "1 × A100-80GB, one_a100.yaml": (79.2, Run(1, False, TOKENS // 2, "bf16-stochastic", "8bit")),
+    "1 × A100-80GB, one_a100_offload.yaml": (79.2, Run(1, False, TOKENS // 2, "float32", "offloaded")),
     "8 × A100-80GB, DDP, one_a100's weights": (79.2, Run(8, False, TOKENS // 2, "bf16-stochastic", "8bit")),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from quail_lightning.terminal import progress_bars
 from quail_lightning.unlearning import UnlearningModule
 
 DEFAULT_SEED = 42
+WAIT = 1.0  # seconds between two looks for what another process makes
 
 
 class SaveConfigAndRecord(SaveConfigCallback):
@@ -116,14 +118,16 @@ class QuailCLI(LightningCLI):
         if retrained is not None:
             wanted.append(("retrained model", Path(retrained), "retain"))
         missing = [entry for entry in wanted if not is_made(recipe, self.datamodule, entry[2], entry[1])]
-        trainer = self._get(self.config, "trainer")
-        # what a recipe makes fits one device; FSDP2, which is given by its class, is for what does not
-        strategy = trainer.strategy if isinstance(trainer.strategy, str) else "ddp"
-        hardware = Hardware(trainer.accelerator, trainer.devices, strategy)
+        # by one process alone: the number of processes must not decide what the target becomes
+        number = self.trainer.strategy.root_device.index
+        hardware = Hardware(self._get(self.config, "trainer").accelerator, 1 if number is None else [number])
         for name, folder, sets in missing:
-            print(f"The {name} {folder} is not there yet: training it on {sets}.", flush=True)
-            with isolate_rng():  # unlearning must not depend on whether its target was made or found
-                finetune(recipe, self.datamodule, sets, folder, hardware)
+            if self.trainer.is_global_zero:
+                print(f"The {name} {folder} is not there yet: training it on {sets}.", flush=True)
+                with isolate_rng():  # unlearning must not depend on whether its target was made or found
+                    finetune(recipe, self.datamodule, sets, folder, hardware, alone=True)
+            while not is_made(recipe, self.datamodule, sets, folder):  # torchrun starts all processes at once
+                time.sleep(WAIT)
 
 
 def run_lightning_cli(arguments: Sequence[str]) -> None:

@@ -13,14 +13,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from quail_lightning.callbacks.quantized_evaluation import SIXTEEN_BITS
 from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.data.window_records import spread
 from quail_lightning.durable import replace_text
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.likelihood import window_nlls
-from quail_lightning.evaluation.selection import Likelihoods, shortfall
+from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
 from quail_lightning.evaluation.shares import shared_among
-from quail_lightning.models.checkpoint import load_model, save_model
+from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
+from quail_lightning.models.checkpoint import load_config, load_model, save_model
 from quail_lightning.processes import current_processes
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.run_folder import run_folder
@@ -32,9 +35,10 @@ HISTORY = "validation.json"
 
 
 class KeepBest(Callback):
-    """After every epoch: NLLs of validation windows at each precision, and the best model so far on disk.
+    """After every epoch: figures of validation windows at each precision, and the best model so far on disk.
 
-    The windows hold nothing of a reported prompt; ``shortfall`` makes one number of their NLLs. The best model so
+    The windows hold nothing of a reported prompt; ``shortfall`` makes one number of their NLLs, which decides.
+    Delivered forgetting and the completions of the windows' first halves are noted beside it. The best model so
     far lies in ``best-epoch-<n>`` in the run's folder, the figures of all epochs in ``validation.json``.
 
     Args:
@@ -43,7 +47,8 @@ class KeepBest(Callback):
         retrained: checkpoint trained without the forget set, whose forget NLL is the goal; or
         forget_nll: the goal itself, nats a token.
         max_windows: of each set, evenly spread; None for all.
-        batch_size: windows at once.
+        batch_size: windows or prompts at once.
+        max_prompts: windows of each set whose first half is to be completed; 0 for none.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class KeepBest(Callback):
         forget_nll: float | None = None,
         max_windows: int | None = 64,
         batch_size: int = 8,
+        max_prompts: int = 16,
     ) -> None:
         if enabled and retrained is None and forget_nll is None:
             raise InputError(
@@ -61,13 +67,17 @@ class KeepBest(Callback):
                 remedy="Name best.retrained (or evaluation.retrained), or set best.forget_nll",
             )
         self.enabled, self.retrained, self.forget_nll = enabled, retrained, forget_nll
-        self.max_windows, self.batch_size = max_windows, batch_size
+        if max_prompts < 0:
+            raise InputError("best.max_prompts must not be negative", given=max_prompts)
+        self.max_windows, self.batch_size, self.max_prompts = max_windows, batch_size, max_prompts
         self.quantizers = {name: load_quantizer(name) for name in dict.fromkeys(precisions)}
         if calibrated := [name for name, quantizer in self.quantizers.items() if quantizer.needs_calibration]:
             raise InputError(
                 "the best model is chosen by precisions that need no calibration", given=", ".join(calibrated)
             )
         self.windows: dict[str, Tensor] = {}
+        self.prompts: dict[str, ValidationPrompts] = {}
+        self._tokenizer: Any = None
         self._target: dict[str, Likelihoods] = {}
         self._goal = 0.0
         self._history: list[dict[str, Any]] = []
@@ -80,6 +90,13 @@ class KeepBest(Callback):
             free = validation_windows(sets.forget, sets.retain, data.evaluation_records(), data.tokenizer)
             most = self.max_windows
             self.windows = {name: rows if most is None else spread(rows, most) for name, rows in free.items()}
+            self._tokenizer = data.tokenizer
+            limit = positions(load_config(pl_module.target))
+            self.prompts = {
+                name: validation_prompts(spread(rows, self.max_prompts), data.tokenizer, limit)
+                for name, rows in self.windows.items()
+                if len(rows) and self.max_prompts
+            }
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.enabled:
@@ -130,8 +147,11 @@ class KeepBest(Callback):
     ) -> None:
         score = shortfall(found, self._target, self._goal)
         best = min((entry["shortfall"] for entry in self._history), default=float("inf"))
-        figures = {precision: values._asdict() for precision, values in found.items()}
-        self._history.append({"epoch": epoch, "shortfall": score, "nll": figures})
+        noted = {
+            "verbatim": {precision: dict(values.verbatim) for precision, values in found.items()},
+            "delivered": delivered(found, self._target, SIXTEEN_BITS[pl_module.export_dtype]),
+        }
+        self._history.append({"epoch": epoch, "shortfall": score, "nll": _nlls(found)} | noted)
         out = folder / f"best-epoch-{epoch}"
         if score < best:
             shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this epoch
@@ -141,7 +161,7 @@ class KeepBest(Callback):
                 if other != out:
                     shutil.rmtree(other)
             rank_zero_info(f"best so far: epoch {epoch}, shortfall {score:.4g} nats a token: {out}")
-        content = {"goal": self._goal, "target": {name: v._asdict() for name, v in self._target.items()}}
+        content = {"goal": self._goal, "target": _nlls(self._target)}
         replace_text(folder / HISTORY, json.dumps(content | {"epochs": self._history}, indent=2) + "\n")
 
     def _judge(self, model: PreTrainedModel) -> dict[str, Likelihoods]:
@@ -156,4 +176,11 @@ class KeepBest(Callback):
         given = {name: rows for name, rows in self.windows.items() if len(rows)}
         nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
         means = {name: float(values.mean()) for name, values in nlls.items()}
-        return Likelihoods(means["forget"], means.get("retain", 0.0))  # without a retain set nothing is lost of it
+        said = {name: asked.score(model, self._tokenizer, self.batch_size) for name, asked in self.prompts.items()}
+        forget = tuple(nlls["forget"].tolist())
+        # without a retain set nothing is lost of it
+        return Likelihoods(means["forget"], means.get("retain", 0.0), forget, said)
+
+
+def _nlls(found: Mapping[str, Likelihoods]) -> dict[str, dict[str, float]]:
+    return {precision: {"forget": values.forget, "retain": values.retain} for precision, values in found.items()}

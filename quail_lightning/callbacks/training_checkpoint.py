@@ -57,6 +57,8 @@ class TrainingCheckpoint(Callback):
         self._origin: dict[str, Any] = {}
         self._resumed: dict[str, Any] | None = None  # this process's own part of the checkpoint, until it is used
         self._in_step = self._told_to_stop = False
+        self._saved_inside: int | None = None  # batches before the last checkpoint that was not an epoch's end
+        self._max_steps: int | None = None  # while Lightning must not know it
         self._run = Path()
         self._checked: Any = None  # the checkpoint that was found intact and this run's
 
@@ -67,7 +69,7 @@ class TrainingCheckpoint(Callback):
         if stage != "fit":
             return
         trainer.strategy.checkpoint_io = SafetensorsIO()
-        self._checked = None
+        self._checked = self._max_steps = self._saved_inside = None
         if trainer.is_global_zero:
             self._origin = json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str))
         self._check(trainer)
@@ -85,12 +87,13 @@ class TrainingCheckpoint(Callback):
         folder = Path(trainer.ckpt_path)
         try:
             check_intact(folder)
-            _check_same_run(json.loads((folder / RUN).read_bytes())["origin"], self._origin, folder)
-            if trainer.max_steps != -1:
+            kept = json.loads((folder / RUN).read_bytes())
+            _check_same_run(kept["origin"], self._origin, folder)
+            if kept.get("inside_epoch") and -1 < trainer.max_steps <= kept["optimizer_steps"]:
                 raise InputError(
-                    "a run limited by trainer.max_steps cannot be resumed exactly",
+                    f"trainer.max_steps has ended the epoch inside which {folder} lies: nothing is left to train",
                     given=trainer.max_steps,
-                    remedy="Limit it by trainer.max_epochs (and limit_train_batches) instead",
+                    remedy="Raise it, or go on from the checkpoint before",
                 )
         except InputError as problem:
             return problem
@@ -105,6 +108,9 @@ class TrainingCheckpoint(Callback):
         assert trainer.ckpt_path is not None
         folder = Path(trainer.ckpt_path)
         self._resumed = json.loads(_own_file(folder, trainer.global_rank).read_bytes())
+        # under a limit of steps Lightning begins a finished epoch again: it is to hear of it once that is decided
+        epochs: Any = trainer.fit_loop.epoch_loop
+        self._max_steps, epochs.max_steps = epochs.max_steps, -1
         step = json.loads((folder / RUN).read_bytes())["step"]
         if trainer.is_global_zero:
             _forget_events(trainer, step - bool(self._resumed["logged"]))
@@ -116,6 +122,8 @@ class TrainingCheckpoint(Callback):
         # would go on. Ours ends the run at once wherever no step is under way. Lightning puts the process's own
         # handler back when the fit ends.
         self._in_step = self._told_to_stop = False
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
         self._run = run_folder(trainer)  # asked by all processes, so never in a signal handler
         if self._resumed is not None:
             # a batch's checkpoint is written before Lightning logs the batch, and may be all that is left of it
@@ -136,14 +144,19 @@ class TrainingCheckpoint(Callback):
         if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             return  # the epoch's own checkpoint: from one written here Lightning would skip the end of the epoch
         told = self._is_any_told_to_stop(trainer)
-        if told or (self.every_n_steps and _trained_batches(trainer) % self.every_n_steps == 0):
+        is_due = self.every_n_steps and _trained_batches(trainer) % self.every_n_steps == 0
+        if told or is_due or trainer.fit_loop.epoch_loop._is_training_done:
             self._save(trainer, _to_be_logged(trainer))
+            self._saved_inside = _trained_batches(trainer)
         self._in_step = False
         if told or self._told_to_stop:
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._save(trainer, {})
+        if self._saved_inside != _trained_batches(
+            trainer
+        ):  # max_steps: only from inside can the epoch be gone on with
+            self._save(trainer, {})
         self._in_step = False
         if self._is_any_told_to_stop(trainer):
             self._stop(trainer)
@@ -172,6 +185,8 @@ class TrainingCheckpoint(Callback):
                 described = {
                     "step": step,
                     "finished_epochs": _finished_epochs(trainer),
+                    "optimizer_steps": trainer.global_step,
+                    "inside_epoch": not trainer.fit_loop.epoch_loop._num_ready_batches_reached(),
                     "written": datetime.now(UTC).isoformat(timespec="seconds"),
                     "reference_fingerprint": getattr(trainer.lightning_module.reference, "fingerprint", None),
                     "origin": self._origin,
@@ -245,7 +260,7 @@ def _check_same_run(then: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
         changes = ", ".join(f"{name}: {then.get(name)!r} then, {now[name]!r} now" for name in differing)
         raise InputError(
             f"the run of {folder} was another one ({changes})",
-            remedy="Resume with the same config and data; only the number of epochs may change",
+            remedy="Resume with the same config and data; only trainer.max_epochs and max_steps may change",
         )
 
 

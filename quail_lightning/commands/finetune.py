@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.data.sets import Documents, Windows
@@ -123,6 +124,7 @@ def finetune(
     sets: Sets,
     out: Path,
     hardware: Hardware = Hardware(),
+    alone: bool = False,
 ) -> bool:
     """Make the model and save it, unless ``out`` holds just this model already.
 
@@ -132,6 +134,7 @@ def finetune(
         sets: ``forget+retain`` makes a target, ``retain`` a retrained reference.
         out: folder of the result.
         hardware: devices and strategy.
+        alone: this process does it by itself, whoever started it together with which others.
 
     Returns:
         whether a model was made; False where the one at hand was reused.
@@ -159,6 +162,8 @@ def finetune(
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        # of its own, it does not hear of torchrun's or SLURM's other processes
+        plugins=[LightningEnvironment()] if alone else None,
         **asdict(hardware),
     )
     trainer.fit(FinetuningModule(model, recipe.optimization), loader)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,19 +68,29 @@ class InventedTweets:
     def ensure(self, folder: Path) -> None:
         """Write the set as ``<split>.jsonl`` unless the folder holds just this one already; whole or not at all.
 
+        Several processes may do so at once.
+
         Raises:
             InputError: the folder holds something else, or a file of it was changed.
         """
         files = self._files()
-        if folder.exists() and any(folder.iterdir()):
-            for name, content in files.items():
-                if not (folder / name).is_file() or (folder / name).read_bytes() != content:
-                    raise InputError(
-                        f"{folder} does not hold these tweets: {folder / name} is missing or differs",
-                        given=self,
-                        remedy="Remove the folder to have it written anew, or name another one",
-                    )
-            return
+        if not folder.exists() or not any(folder.iterdir()):
+            try:
+                self._write(files, folder)
+                return
+            except OSError:
+                if not folder.is_dir() or not any(folder.iterdir()):
+                    raise  # otherwise another process was faster
+        for name, content in files.items():
+            if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+                raise InputError(
+                    f"{folder} does not hold these tweets: {folder / name} is missing or differs",
+                    given=self,
+                    remedy="Remove the folder to have it written anew, or name another one",
+                )
+
+    @staticmethod
+    def _write(files: Mapping[str, bytes], folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             whole = Path(scratch) / "tweets"

@@ -47,6 +47,8 @@ class MuseDataModule(LightningDataModule):
         records: ``published`` reads the benchmark's evaluation records; ``windows`` cuts verbatim prompts and
             membership texts from the windows used here and leaves the questions out, for models whose
             positions cannot hold the benchmark's prompts.
+        validation_windows: forget windows that no record of ``windows`` is cut from, evenly spread: keeping
+            the best model (``best.enabled``) chooses by such windows alone.
         schedule: order of the steps; the command line takes it from ``model.schedule``.
         seed: of the windows' order; the command line takes it from ``seed_everything``.
         newsroom: generate this fictional corpus into the folder ``corpus`` if it is not there yet.
@@ -64,18 +66,26 @@ class MuseDataModule(LightningDataModule):
         max_forget_windows: int | None = None,
         max_retain_windows: int | None = None,
         records: Literal["published", "windows"] = "published",
+        validation_windows: int = 0,
         schedule: Schedule = "alternate",
         seed: int = 42,
         newsroom: Newsroom | None = None,
         refusals: Refusals | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(max_len, batch_size, max_forget_windows, max_retain_windows)
+        check_sizes(max_len, batch_size, max_forget_windows, max_retain_windows, validation_windows)
+        if validation_windows and records == "published":
+            raise InputError(
+                "data.validation_windows holds windows back from records that are cut from them",
+                given=f"{validation_windows}, with data.records: published",
+                allowed="data.records: windows, or data.validation_windows: 0",
+            )
         self.corpus_name, self.tokenizer_name = corpus, tokenizer
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.forget_parts, self.retain_parts = tuple(forget), tuple(retain)
         self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
         self.records_from, self.newsroom, self.refusals = records, newsroom, refusals
+        self.validation_windows = validation_windows
         self.windows: Windows | None = None  # of the two sets
         self.trained: Windows | None = None  # that the steps see
         self.tokenizer: Any = None
@@ -142,7 +152,7 @@ class MuseDataModule(LightningDataModule):
             self._records = _published_records(corpus)
         else:
             holdout = token_windows(texts(corpus, HOLDOUT), self.tokenizer, self.max_len)
-            self._records = records_from_windows(*self.windows, holdout, self.tokenizer)
+            self._records = records_from_windows(*self.windows, holdout, self.tokenizer, self.validation_windows)
 
     def evaluation_records(self) -> EvaluationRecords:
         """The records that the evaluation reads, read once by ``setup``."""

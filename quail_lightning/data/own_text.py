@@ -46,6 +46,8 @@ class OwnTextDataModule(LightningDataModule):
         batch_size: windows of each kind in one optimizer step (on each device).
         max_forget_windows: use only the first so many forget windows; None for all.
         max_retain_windows: likewise for the retain set.
+        validation_windows: forget windows that no record is cut from, evenly spread: keeping the best model
+            (``best.enabled``) chooses by such windows alone.
         schedule: order of the steps; the command line takes it from ``model.schedule``.
         seed: of the windows' order; the command line takes it from ``seed_everything``.
     """
@@ -63,11 +65,12 @@ class OwnTextDataModule(LightningDataModule):
         batch_size: int = 2,
         max_forget_windows: int | None = None,
         max_retain_windows: int | None = None,
+        validation_windows: int = 0,
         schedule: Schedule = "alternate",
         seed: int = 42,
     ) -> None:
         super().__init__()
-        check_sizes(max_len, batch_size, max_forget_windows, max_retain_windows)
+        check_sizes(max_len, batch_size, max_forget_windows, max_retain_windows, validation_windows)
         if examples < 0:
             raise InputError("data.examples must not be negative", given=examples)
         self.forget_file, self.retain_file, self.holdout_file = forget, retain, holdout
@@ -75,6 +78,7 @@ class OwnTextDataModule(LightningDataModule):
         self.corpus_name, self.tokenizer_name, self.examples = forget, tokenizer, examples
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
+        self.validation_windows = validation_windows
         self.windows: Windows | None = None  # of the two sets
         self.trained: Windows | None = None  # that the steps see
         self.tokenizer: Any = None
@@ -146,7 +150,7 @@ class OwnTextDataModule(LightningDataModule):
         holdout = None
         if self.holdout_file is not None:
             holdout = token_windows(read_documents(self.holdout_file), self.tokenizer, self.max_len)
-        records = records_from_windows(*windows, holdout, self.tokenizer)
+        records = records_from_windows(*windows, holdout, self.tokenizer, self.validation_windows)
         asked = self._question_sets()
         left_out = [] if holdout is not None else ["M3 PrivLeak is left out: no data.holdout was given."]
         for metric, name in (("M2", "forget"), ("M4", "retain")):

@@ -31,7 +31,11 @@ class Windows(NamedTuple):
 
 
 def check_sizes(
-    max_len: int, batch_size: int, max_forget_windows: int | None, max_retain_windows: int | None
+    max_len: int,
+    batch_size: int,
+    max_forget_windows: int | None,
+    max_retain_windows: int | None,
+    validation_windows: int = 0,
 ) -> None:
     """Refuse sizes that leave nothing.
 
@@ -39,7 +43,8 @@ def check_sizes(
         InputError: naming the option.
     """
     smallest = {"max_len": 2, "batch_size": 1, "max_forget_windows": 1, "max_retain_windows": 1}
-    given = (max_len, batch_size, max_forget_windows, max_retain_windows)
+    smallest["validation_windows"] = 0
+    given = (max_len, batch_size, max_forget_windows, max_retain_windows, validation_windows)
     for (name, least), value in zip(smallest.items(), given, strict=True):
         if value is not None and value < least:
             raise InputError(f"data.{name} must be at least {least}", given=value)

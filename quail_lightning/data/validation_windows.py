@@ -40,7 +40,8 @@ def validation_windows(
             raise InputError(
                 f"every {name} window holds a part of a reported prompt: there is nothing to choose a model by",
                 given=f"{len(windows)} windows and {len(prompts)} prompts",
-                remedy="Use more or shorter windows, or set best.enabled to false",
+                remedy="Hold some back (data.validation_windows, where records are cut from windows), use more or "
+                "shorter windows, or set best.enabled to false",
             )
         found[name] = windows[free]
     return found

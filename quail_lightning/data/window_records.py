@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, VerbatimPrompt
+from quail_lightning.errors import InputError
 
 TRUTH_TOKENS = 127  # the published truth is 128 tokens long with its BOS
 MOST_RECORDS = 100  # as many as the benchmark has in each split
 
 
 def records_from_windows(
-    forget: Tensor, retain: Tensor, holdout: Tensor | None, tokenizer: Any
+    forget: Tensor, retain: Tensor, holdout: Tensor | None, tokenizer: Any, held_back: int = 0
 ) -> EvaluationRecords:
     """Verbatim prompts and membership texts out of windows; no questions.
 
@@ -25,7 +26,20 @@ def records_from_windows(
         retain: likewise, of the retain set.
         holdout: likewise, of texts that no model was trained on; None leaves the membership attack out.
         tokenizer: the one that cut them.
+        held_back: forget windows of which nothing is reported, evenly spread, so that a model can be chosen by
+            them.
+
+    Raises:
+        InputError: no forget window would be left.
     """
+    if held_back >= len(forget):
+        raise InputError(
+            "data.validation_windows must leave forget windows to report on",
+            given=held_back,
+            allowed=f"0 … {len(forget) - 1}",
+        )
+    back = {(2 * number + 1) * len(forget) // (2 * held_back) for number in range(held_back)}
+    forget = forget[[number for number in range(len(forget)) if number not in back]]
     half = forget.shape[1] // 2
 
     def decode(tokens: Tensor) -> str:

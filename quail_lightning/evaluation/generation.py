@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING
 
-from quail_lightning.errors import InputError
+from quail_lightning.errors import InputError, RunError
 from quail_lightning.evaluation.batching import generation_rows
 from quail_lightning.evaluation.encoding import decode, encode, positions
 from quail_lightning.evaluation.modes import evaluation_mode
 from quail_lightning.evaluation.sampling import Sampling, completed, generators
 from quail_lightning.evaluation.shares import current_shares
+from quail_lightning.evaluation.short_memory import explained_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from quail_lightning.evaluation.decoding import Decoding
 
 Progress = Callable[[int, int], None]  # (done, total)
+SHORTER = "the new ones: evaluation.suite.verbmem_new_tokens, .knowmem_new_tokens"
 SHORTEST_PREFIX = 8  # tokens; a shorter one costs more to keep than to compute again
 
 
@@ -78,9 +80,11 @@ def generate(
         while start < len(order):
             chosen = order[start : start + rows]
             drawing = None if how.sampling is None else generators(how.sampling, chosen)
+            widest = max(len(encoded[index]) for index in chosen) + max_new_tokens
             try:
-                new = continuations(model, [encoded[index] for index in chosen], how, prefix, drawing)
-            except _out_of_memory():
+                with explained_memory(len(chosen), "prompts", widest, SHORTER):
+                    new = continuations(model, [encoded[index] for index in chosen], how, prefix, drawing)
+            except RunError:
                 if len(chosen) == 1 or batch_size is not None:
                     raise
                 rows = len(chosen) // 2
@@ -152,9 +156,3 @@ def _shared_prefix(encoded: Sequence[list[int]]) -> list[int]:
         length += 1
     length = min(length, min(len(row) for row in encoded) - 1)
     return list(first[:length]) if length >= SHORTEST_PREFIX else []
-
-
-def _out_of_memory() -> type[Exception]:
-    import torch
-
-    return torch.OutOfMemoryError

@@ -13,6 +13,7 @@ from quail_lightning.evaluation.batching import likelihood_rows
 from quail_lightning.evaluation.encoding import encode, positions
 from quail_lightning.evaluation.modes import evaluation_mode
 from quail_lightning.evaluation.shares import current_shares
+from quail_lightning.evaluation.short_memory import explained_memory
 from quail_lightning.functional.head import Head
 from quail_lightning.functional.token_likelihood import token_log_likelihood
 from quail_lightning.models.activations import check_head, output_head
@@ -108,7 +109,9 @@ def token_log_likelihoods(
             chosen = order[start : start + size]
             rows = [torch.tensor(encoded[index], dtype=torch.long) for index in chosen]
             if len(rows[0]) > 1:
-                for index, values in zip(chosen, _forward(model, rows, head), strict=True):
+                with explained_memory(len(rows), "texts", len(rows[0]), "shorter texts"):
+                    found = _forward(model, rows, head)
+                for index, values in zip(chosen, found, strict=True):
                     results[index] = values
             start += len(chosen)
             if progress is not None:
@@ -143,7 +146,9 @@ def window_nlls(
         head = _head_apart(model)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            for number, values in zip(chosen, _forward(model, list(windows[chosen]), head), strict=True):
+            with explained_memory(len(chosen), "windows", windows.shape[1], "data.max_len"):
+                found = _forward(model, list(windows[chosen]), head)
+            for number, values in zip(chosen, found, strict=True):
                 means[number] = -float(values.double().mean())
             if progress is not None:
                 progress(start + len(chosen), len(order))

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.survival import delivered_forgetting
+from quail_lightning.results import Estimate
+
 
 class Likelihoods(NamedTuple):
-    """Mean NLL of a model on the validation windows, nats a token.
+    """Mean NLL of a model on the validation windows, nats a token, and what else is noted of it.
 
     Attributes:
         forget: of the forget set.
         retain: of the retain set.
+        windows: NLL of each forget window.
+        verbatim: set → mean ROUGE-L F1 × 100 of its validation prompts' completions.
     """
 
     forget: float
     retain: float
+    windows: tuple[float, ...] = ()
+    verbatim: Mapping[str, float] = {}
 
 
 def shortfall(unlearned: Mapping[str, Likelihoods], target: Mapping[str, Likelihoods], goal: float) -> float:
@@ -36,3 +44,28 @@ def shortfall(unlearned: Mapping[str, Likelihoods], target: Mapping[str, Likelih
         max(0.0, goal - found.forget) + max(0.0, found.retain - target[precision].retain)
         for precision, found in unlearned.items()
     )
+
+
+def delivered(
+    unlearned: Mapping[str, Likelihoods], target: Mapping[str, Likelihoods], at_16_bits: str
+) -> dict[str, float | None]:
+    """Precision → share of the 16-bit rise of the forget windows' NLL that is there after quantization.
+
+    Args:
+        unlearned: precision → the model's.
+        target: precision → the target's, on the same windows.
+        at_16_bits: the precision that the others are compared with; where it was not judged, nothing is told.
+
+    Returns:
+        fractions; None where the rise is not above zero by its interval.
+    """
+    if at_16_bits not in unlearned:
+        return {}
+    rows = (unlearned, target)
+    wide = [bootstrap_mean(model[at_16_bits].windows) for model in rows]
+    found: dict[str, float | None] = {}
+    for precision in unlearned:
+        if precision != at_16_bits:
+            share = delivered_forgetting(*(bootstrap_mean(model[precision].windows) for model in rows), *wide)
+            found[precision] = share.value if isinstance(share, Estimate) else None
+    return found

@@ -50,7 +50,12 @@ class LatentAdversary:
             raise InputError("an adversary needs a layer and at least 1 step", given=given)
 
     def attack(
-        self, model: PreTrainedModel, batch: TokenBatch, forward: Forward, dtype: torch.dtype
+        self,
+        model: PreTrainedModel,
+        batch: TokenBatch,
+        forward: Forward,
+        dtype: torch.dtype,
+        chunk: int | None = None,
     ) -> dict[int, Tensor]:
         """Perturbations that bring a model back to the forget text.
 
@@ -59,6 +64,7 @@ class LatentAdversary:
             batch: forget windows.
             forward: the body's forward pass.
             dtype: of the head's product.
+            chunk: tokens whose logits are held at once, as in ``term_losses``.
 
         Returns:
             decoder layer → [batch, time, width], without gradient.
@@ -67,7 +73,7 @@ class LatentAdversary:
         recall, unread = {"nll": GradientDescent()}, FrozenOutputs()
 
         def nll(shifts: Mapping[int, Tensor]) -> Tensor:
-            return term_losses(model, recall, batch, unread, forward, dtype, shifts)["nll"]
+            return term_losses(model, recall, batch, unread, forward, dtype, shifts, chunk)["nll"]
 
         return self.search(
             nll,

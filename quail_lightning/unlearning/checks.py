@@ -15,6 +15,7 @@ from quail_lightning.objectives import GradientDescent, MeasuredStep, Term
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.generic_labels import GenericLabels
+from quail_lightning.unlearning.optimizers import AdamStates
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.trainable import Trainable, matching_names
 
@@ -23,7 +24,11 @@ PRECISIONS = ("bf16-mixed", "32-true")
 
 
 def check_numbers(
-    learning_rate: float, clip_norm: float | None, weight_decay: float, micro_batch_size: int | None
+    learning_rate: float,
+    clip_norm: float | None,
+    weight_decay: float,
+    micro_batch_size: int | None,
+    loss_chunk: int | None,
 ) -> None:
     """Refuse numbers outside their range.
 
@@ -37,6 +42,8 @@ def check_numbers(
         raise InputError("model.weight_decay must be 0 or a positive number", given=weight_decay)
     if micro_batch_size is not None and micro_batch_size < 1:
         raise InputError("model.micro_batch_size must be at least 1 window", given=micro_batch_size)
+    if loss_chunk is not None and loss_chunk < 1:
+        raise InputError("model.loss_chunk must be at least 1 token", given=loss_chunk)
 
 
 def check_generic_labels(labels: GenericLabels | None, forget: Term, adversary: LatentAdversary | None) -> None:
@@ -99,7 +106,9 @@ def check_precision(precision: Any) -> None:
         )
 
 
-def check_strategy(strategy: Any, labels: GenericLabels | None = None, hinge: Term | None = None) -> None:
+def check_strategy(
+    strategy: Any, labels: GenericLabels | None = None, hinge: Term | None = None, adam_states: AdamStates = "full"
+) -> None:
     """Refuse strategies that do not train this module right, and what needs a whole model under FSDP2.
 
     Raises:
@@ -129,6 +138,12 @@ def check_strategy(strategy: Any, labels: GenericLabels | None = None, hinge: Te
         )
     if not isinstance(strategy, ModelParallelStrategy):
         return
+    if adam_states == "offloaded":
+        raise InputError(
+            "offloaded optimizer states are for weights that lie whole on one device, and FSDP2 spreads both",
+            given="model.adam_states: offloaded",
+            remedy="Leave model.adam_states at full under FSDP2, or train on one device",
+        )
     if labels is not None:
         raise InputError(
             "generic labels train a second model that lies whole on one device, and FSDP2 spreads models",

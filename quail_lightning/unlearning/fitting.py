@@ -58,6 +58,7 @@ def run_of(module: UnlearningModule, reads_logits: bool) -> Run:
         reference_model=reads_logits and live,
         reference_head=reads_logits,
         whole_gradient=module.defer_gradient_sync,
+        loss_chunk=module.loss_chunk,
     )
 
 

@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from quail_lightning.batch import ForgetRetainBatch, TokenBatch
+from quail_lightning.batch import ForgetRetainBatch
 from quail_lightning.errors import RunError
 from quail_lightning.functional.chunked import chunk_tokens
+from quail_lightning.out_of_memory import first_line, is_out_of_memory
+from quail_lightning.processes import current_processes
 
 if TYPE_CHECKING:
     from quail_lightning.unlearning.module import UnlearningModule
 
 
-def finite_losses(values: dict[str, Tensor], side: str, batch: TokenBatch, trainer: Trainer) -> dict[str, Tensor]:
-    """The losses of one pass, once they are known to be finite; waits for the device.
+class Pass(NamedTuple):
+    """What one forward pass of a step gave.
+
+    Attributes:
+        side: ``forget`` or ``retain``.
+        windows: [n] their numbers.
+        losses: term → its mean.
+    """
+
+    side: str
+    windows: Tensor
+    losses: Mapping[str, Tensor]
+
+
+def check_losses(summed: Iterable[Tensor], made: Sequence[Pass], trainer: Trainer) -> None:
+    """See that a step's losses are finite, before anything is done with its gradients; waits for the device.
+
+    What one process's loss spoils is spoiled in the sum, which all have: so all raise, none waits for another, and
+    no step pays for a question of its own.
 
     Args:
-        values: term → its mean loss.
-        side: ``forget`` or ``retain``.
-        batch: the windows of the pass.
+        summed: each term's loss, of all processes.
+        made: this process's passes.
         trainer: knows the step.
 
     Raises:
-        RunError: naming terms, step and windows; the weights have not been touched by this step.
+        RunError: on every process, naming the step and everyone's windows and terms; the weights are as before it.
     """
-    if torch.stack([value.detach().float() for value in values.values()]).isfinite().all():
-        return values
-    numbers = {name: float(value.detach()) for name, value in values.items()}
-    spoiled = ", ".join(f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number))
+    if torch.stack([value.float() for value in summed]).isfinite().all():
+        return
+    own = [named for one in made if (named := _spoiled(one))]
+    everyone = [named for part in current_processes().gather(own) for named in part]
     raise RunError(
-        f"a loss is not finite in {_place(trainer)}, on the {side} windows {batch.window.tolist()}: {spoiled}",
-        remedy=_REMEDY,
+        f"a loss is not finite in {_place(trainer)}, {'; '.join(dict.fromkeys(everyone))}", remedy=_REMEDY
     )
 
 
@@ -68,8 +85,8 @@ def explains_memory(
     def guarded(module: Any, batch: ForgetRetainBatch, batch_idx: int) -> None:
         try:
             step(module, batch, batch_idx)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not is_out_of_memory(error):
                 raise
             raise _out_of_memory(module, batch, error) from error
 
@@ -82,13 +99,14 @@ _REMEDY = (
 )
 
 
+def _spoiled(made: Pass) -> str | None:
+    numbers = {name: float(value) for name, value in made.losses.items()}
+    spoiled = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
+    return f"on the {made.side} windows {made.windows.tolist()}: {', '.join(spoiled)}" if spoiled else None
+
+
 def _place(trainer: Trainer) -> str:
     return f"step {trainer.fit_loop.total_batch_idx + 1} (epoch {trainer.current_epoch + 1})"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # the CPU's allocator raises a plain RuntimeError
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _out_of_memory(module: UnlearningModule, batch: ForgetRetainBatch, error: BaseException) -> RunError:
@@ -97,21 +115,23 @@ def _out_of_memory(module: UnlearningModule, batch: ForgetRetainBatch, error: Ba
     assert module.model is not None
     text = module.model.config.get_text_config()
     device = module.device.type
-    chunk = chunk_tokens(text.vocab_size, text.hidden_size, device)
+    tokens = together * (length - 1)
+    chunk = min(module.loss_chunk or chunk_tokens(text.vocab_size, text.hidden_size, device), tokens)
     remedies = []
     if together > 1:
         remedies.append(f"model.micro_batch_size: {together // 2} (smaller passes, the same gradient)")
     if not module.gradient_checkpointing:
         remedies.append("model.gradient_checkpointing: true (activations are computed again)")
+    if chunk > 1:
+        remedies.append(f"model.loss_chunk: {chunk // 2} (tokens whose logits are held at once; the same losses)")
     remedies.append(f"data.max_len: less than {length}")
     if (module.weight_precision, module.adam_states) != ("bf16-stochastic", "8bit"):
         remedies.append("model.weight_precision: bf16-stochastic, model.adam_states: 8bit (6 bytes a parameter)")
     remedies.append("more devices (FSDP2)")
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return RunError(
         f"memory is short in {_place(module.trainer)}, with passes of {together} windows of {length} tokens, "
         f"gradient checkpointing {'on' if module.gradient_checkpointing else 'off'} and the head's logits in "
-        f"chunks of at most {chunk} tokens ({chunk * text.vocab_size * 4 / 2**20:.0f} MiB, to be left so): "
-        f"{first_line}",
+        f"chunks of {chunk} tokens ({chunk * text.vocab_size * 4 / 2**20:.0f} MiB): "
+        f"{first_line(error)}",
         remedy="Change, in this order: " + "; ".join(remedies),
     )

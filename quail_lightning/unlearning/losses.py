@@ -39,6 +39,7 @@ def term_losses(
     forward: Forward,
     dtype: torch.dtype,
     perturbations: Mapping[int, Tensor] | None = None,
+    chunk: int | None = None,
 ) -> dict[str, Tensor]:
     """Every term's value on a batch: one pass through the body, one through the head.
 
@@ -50,8 +51,9 @@ def term_losses(
         forward: the body's forward pass.
         dtype: of the head's product.
         perturbations: decoder layer → what is added to its output (an adversary's).
+        chunk: tokens whose logits are held at once; None: by ``chunk_tokens``.
     """
-    return inside(model, lambda: _term_losses(model, terms, batch, frozen, forward, dtype, perturbations))
+    return inside(model, lambda: _term_losses(model, terms, batch, frozen, forward, dtype, perturbations, chunk))
 
 
 def _term_losses(
@@ -62,6 +64,7 @@ def _term_losses(
     forward: Forward,
     dtype: torch.dtype,
     perturbations: Mapping[int, Tensor] | None,
+    chunk: int | None,
 ) -> dict[str, Tensor]:
     count = len(decoder_layers(model))
     read = {name: named_layers(term, count) for name, term in terms.items()}
@@ -71,7 +74,8 @@ def _term_losses(
     functions = [function for term in terms.values() for function in term.needs.tokens]
     values: tuple[Tensor, ...] = ()
     if functions:
-        values = head_terms(states.final[:, :-1], labels, output_head(model), functions, frozen.rows, dtype=dtype)
+        final, head = states.final[:, :-1], output_head(model)
+        values = head_terms(final, labels, head, functions, frozen.rows, dtype=dtype, tokens=chunk)
     losses, used = {}, 0
     for name, term in terms.items():
         own = values[used : used + len(term.needs.tokens)]

@@ -77,6 +77,7 @@ class Run:
         reference_model: a second, frozen model is held.
         reference_head: a frozen copy of the head is held.
         whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
+        loss_chunk: as in the module.
     """
 
     processes: int
@@ -89,6 +90,7 @@ class Run:
     reference_model: bool = False
     reference_head: bool = True
     whole_gradient: bool = False
+    loss_chunk: int | None = None
 
 
 def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
@@ -103,9 +105,12 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     compute = 2 if run.mixed else weight
     head = sizes.vocabulary * sizes.width
     states = STATES_8BIT if run.adam_states == "8bit" else STATES[run.weight_precision]
+    moments = sizes.trained * states / shares
+    if run.adam_states == "offloaded":  # those of one weight, and as much again for its update
+        moments = head * (STATES[run.weight_precision] + weight)
     held = {
         "weights": sizes.parameters * weight / shares,
-        "optimizer": sizes.trained * states / shares,
+        "optimizer": moments,
         "reference": run.reference_model * sizes.parameters * weight / shares
         + run.reference_head * head * compute,
     }
@@ -117,7 +122,7 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
         "gathered": (3 * sizes.largest_layer * compute + 2 * 2 * head * weight) * run.sharded,
         "autocast's copies": 2 * sizes.parameters * (run.mixed and weight == 4 and not run.sharded),
         "activations": _activations(sizes, run, weight, compute),
-        "loss": _loss(sizes, head, compute),
+        "loss": _loss(sizes, run, head, compute),
     }
     evaluation = {"evaluation": 3.0 * sizes.parameters}
     larger = max(sum(step.values()), sum(evaluation.values()))
@@ -158,8 +163,8 @@ def _activations(sizes: Sizes, run: Run, weight: int, compute: int) -> float:
     return run.tokens * sizes.layers * layer
 
 
-def _loss(sizes: Sizes, head: int, compute: int) -> float:
-    chunk = chunk_tokens(sizes.vocabulary, sizes.width, "cuda")
+def _loss(sizes: Sizes, run: Run, head: int, compute: int) -> float:
+    chunk = run.loss_chunk or chunk_tokens(sizes.vocabulary, sizes.width, "cuda")
     return CHUNKS * chunk * sizes.vocabulary * 4 + head * (compute + 4)
 
 
@@ -171,6 +176,14 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
         ),
         "round bfloat16 weights stochastically, with 8-bit states (--config trainer/one_a100.yaml)": replace(
             run, weight_precision="bf16-stochastic", adam_states="8bit", gradient_checkpointing=True
+        ),
+        "keep the optimizer's moments in main memory (--config trainer/one_a100_offload.yaml)": replace(
+            run,
+            processes=1,
+            sharded=False,
+            weight_precision="float32",
+            adam_states="offloaded",
+            gradient_checkpointing=True,
         ),
         "cache the reference instead of a second model (reference: CachedStates)": replace(
             run, reference_model=False, gradient_checkpointing=True

@@ -32,7 +32,7 @@ from quail_lightning.unlearning.division import passes
 from quail_lightning.unlearning.export import description, exported_copy
 from quail_lightning.unlearning.fitting import check_device_memory
 from quail_lightning.unlearning.generic_labels import GenericLabels
-from quail_lightning.unlearning.guards import check_gradient, explains_memory, finite_losses
+from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explains_memory
 from quail_lightning.unlearning.losses import request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
@@ -70,13 +70,15 @@ class UnlearningModule(LightningModule):
         clip_norm: largest gradient norm of an optimizer step; None does not clip.
         micro_batch_size: windows a forward and backward pass; gradients accumulate over a batch's passes to
             exactly the whole batch's gradient. None takes the batch at once.
+        loss_chunk: tokens whose logits are held at once, in float32; fewer need less memory and more time. None
+            chooses by vocabulary, width and device (``chunk_tokens``).
         defer_gradient_sync: under FSDP2, bring gradients together after a step's last pass alone: saves
             communication where a step has several passes, and takes a whole gradient's memory on each device.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         weight_precision: ``float32`` masters; ``bf16-stochastic``: bfloat16 weights with stochastic rounding,
             which keeps small updates in the mean at half the memory; ``bf16-nearest``: bfloat16 weights rounded
             to nearest, as the papers trained, which loses updates below half an ulp.
-        adam_states: ``full``, or ``8bit`` moments.
+        adam_states: ``full`` or ``8bit`` moments, or ``offloaded`` ones in main memory.
         trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
         saliency: SURE's choice of modules, within what is quantized; None trains what ``trainable`` says.
         adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
@@ -102,6 +104,7 @@ class UnlearningModule(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         clip_norm: float | None = 1.0,
         micro_batch_size: int | None = None,
+        loss_chunk: int | None = None,
         defer_gradient_sync: bool = False,
         gradient_checkpointing: bool = False,
         weight_precision: WeightPrecision = "float32",
@@ -117,7 +120,7 @@ class UnlearningModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.weights = term_weights(weighting, alpha, gamma)
-        checks.check_numbers(learning_rate, clip_norm, weight_decay, micro_batch_size)
+        checks.check_numbers(learning_rate, clip_norm, weight_decay, micro_batch_size, loss_chunk)
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
         checks.check_generic_labels(generic_labels, forget, adversary)
         check_installed(weight_precision, adam_states)
@@ -125,9 +128,8 @@ class UnlearningModule(LightningModule):
         self.forget, self.retain, self.hinge = forget, retain, hinge
         self.schedule = schedule
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, (betas[0], betas[1])
-        self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
-        self.defer_gradient_sync = defer_gradient_sync
-        self.gradient_checkpointing = gradient_checkpointing
+        self.clip_norm, self.micro_batch_size, self.loss_chunk = clip_norm, micro_batch_size, loss_chunk
+        self.defer_gradient_sync, self.gradient_checkpointing = defer_gradient_sync, gradient_checkpointing
         self.weight_precision: WeightPrecision = weight_precision
         self.adam_states: AdamStates = adam_states
         self.trainable, self.saliency = trainable, saliency
@@ -147,7 +149,7 @@ class UnlearningModule(LightningModule):
     def check_trainer(self, trainer: Trainer) -> None:
         """Refuse arithmetic and strategies that this module does not do right; see ``checks``."""
         checks.check_precision(trainer.precision)
-        checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge)
+        checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge, self.adam_states)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, before any weight is loaded."""
@@ -260,7 +262,7 @@ class UnlearningModule(LightningModule):
         """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
         assert self.model is not None
         optimizer, sharded = self._optimizer(), is_sharded(self.model)
-        losses: dict[str, Tensor] = {}
+        losses, made = dict[str, Tensor](), list[Pass]()
         processes = current_processes()
         most, scale = self.micro_batch_size, processes.count if sharded else 1  # FSDP2 takes the processes' mean
         divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
@@ -270,11 +272,13 @@ class UnlearningModule(LightningModule):
                 values = self._losses(side, self._terms(side), part)
                 weighted = sum(getattr(self.weights, name) * value for name, value in values.items())
                 self.manual_backward(scale * share * weighted)
+                made.append(Pass(side, part.window, {name: value.detach() for name, value in values.items()}))
                 for name, value in values.items():
                     losses[name] = losses.get(name, 0.0) + share * value.detach()
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
         sharding.sum_gradients(trained, sharded)
         sum_over_processes(list(losses.values()))
+        check_losses(losses.values(), made, self.trainer)
         for parameter, mask in self._masks.items():
             assert parameter.grad is not None
             parameter.grad.mul_(mask)
@@ -297,9 +301,8 @@ class UnlearningModule(LightningModule):
         frozen = self.reference.outputs(side, batch) if reads else FrozenOutputs()
         dtype, shifts = self._head_dtype(), None
         if side == "forget" and self.adversary is not None:
-            shifts = self.adversary.attack(self.model, batch, self._forward, dtype)
-        losses = term_losses(self.model, terms, batch, frozen, self._forward, dtype, shifts)
-        return finite_losses(losses, side, batch, self.trainer)
+            shifts = self.adversary.attack(self.model, batch, self._forward, dtype, self.loss_chunk)
+        return term_losses(self.model, terms, batch, frozen, self._forward, dtype, shifts, self.loss_chunk)
 
     def _terms(self, side: Side) -> dict[str, Term]:
         both = {"retain": self.retain} if side == "retain" else {"forget": self.forget, "hinge": self.hinge}
@@ -382,7 +385,8 @@ class UnlearningModule(LightningModule):
         assert self.model is not None
         for side, tokens in (("forget", batch.forget), ("retain", batch.retain)):
             if tokens is not None:
-                nll, count = mean_nll(self.model, tokens, self._forward, self._head_dtype()), len(tokens.input_ids)
+                nll = mean_nll(self.model, tokens, self._forward, self._head_dtype(), self.loss_chunk)
+                count = len(tokens.input_ids)
                 self.log(f"{stage}/nll_{side}", nll, batch_size=count, on_epoch=True, sync_dist=True)
 
     def export_model(self) -> PreTrainedModel:

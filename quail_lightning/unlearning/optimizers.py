@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
+from quail_lightning.unlearning.offloaded import OffloadedAdamW
 
 WeightPrecision = Literal["float32", "bf16-stochastic", "bf16-nearest"]
 """``float32``: masters, nothing is lost. ``bf16-stochastic``: bfloat16 weights, every update rounded up or down
 at random so that it arrives in the mean. ``bf16-nearest``: bfloat16 weights as in the papers' runs; an update
 below half an ulp (2⁻⁹ to 2⁻⁸ of the weight) is lost, every time."""
 
-AdamStates = Literal["full", "8bit"]
-"""``full``: the moments in floating point. ``8bit``: block-wise in 8 bits (Dettmers et al. 2022)."""
+AdamStates = Literal["full", "8bit", "offloaded"]
+"""``full``: the moments in floating point. ``8bit``: block-wise in 8 bits (Dettmers et al. 2022). ``offloaded``:
+in floating point, in main memory; the same steps, slower."""
 
 _IMPORT_NOTES = ("torchao", "torch.utils._pytree")  # loggers
 
@@ -33,8 +35,14 @@ def check_installed(weight_precision: WeightPrecision, states: AdamStates = "ful
     """Ask this before a model is loaded.
 
     Raises:
-        InputError: the combination needs torchao, and it is not installed.
+        InputError: the combination needs torchao, and it is not installed; or there is no such combination.
     """
+    if (weight_precision, states) == ("bf16-stochastic", "offloaded"):
+        raise InputError(
+            "offloaded optimizer states are torch's own AdamW, which does not round stochastically",
+            given=f"model.weight_precision: {weight_precision}, model.adam_states: {states}",
+            allowed="model.adam_states: 8bit or full with it; or model.weight_precision: float32",
+        )
     if _needs_torchao(weight_precision, states) and importlib.util.find_spec("torchao") is None:
         raise InputError(
             f"weight precision {weight_precision!r} with {states!r} optimizer states needs torchao, "
@@ -70,6 +78,8 @@ def adamw(
     gradient fell tenfold 0.67 of their size. torchao alone would make the first 1.63 times. So the moments of
     ``bf16-stochastic`` are float32; the 8-bit ones have a float32 scale a block that follows such changes.
 
+    ``offloaded`` moments take none of the device's bytes but those of the largest weight (``OffloadedAdamW``).
+
     ``8bit`` packs tensors of at least 4,096 entries whose number is a multiple of 256; the moments of the others
     (norms) are float32. Within a block of 256 a second moment far below the largest is coarse, or 0.
 
@@ -89,6 +99,9 @@ def adamw(
     Raises:
         InputError: torchao is needed and not installed.
     """
+    if states == "offloaded":
+        check_installed(weight_precision, states)
+        return OffloadedAdamW(parameters, learning_rate, weight_decay, betas)
     if not _needs_torchao(weight_precision, states):
         return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas)
     check_installed(weight_precision, states)

@@ -55,6 +55,7 @@ def origin(module: UnlearningModule, processes: int) -> dict[str, Any]:
         "target_sha256": weights_digest(module.target),
         "reference": type(module.reference).__qualname__,
         "micro_batch_size": module.micro_batch_size,
+        "loss_chunk": module.loss_chunk,
         "gradient_checkpointing": module.gradient_checkpointing,
         "windows_sha256": {name: _digest(windows) for name, windows in data.trained._asdict().items()},
         "batch_size": data.batch_size,

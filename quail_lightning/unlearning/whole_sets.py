@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def mean_nll(model: PreTrainedModel, batch: TokenBatch, forward: Forward, dtype: torch.dtype) -> Tensor:
+def mean_nll(
+    model: PreTrainedModel, batch: TokenBatch, forward: Forward, dtype: torch.dtype, chunk: int | None = None
+) -> Tensor:
     """Mean negative log-likelihood of a batch's real tokens, nats a token; the processes share the windows."""
     nll = torch.zeros((), device=batch.input_ids.device)
     for part, share in passes(batch, None, current_processes()):
-        losses = term_losses(model, {"nll": GradientDescent()}, part, FrozenOutputs(), forward, dtype)
+        losses = term_losses(model, {"nll": GradientDescent()}, part, FrozenOutputs(), forward, dtype, chunk=chunk)
         nll += share * losses["nll"]
     sum_over_processes([nll])
     return nll

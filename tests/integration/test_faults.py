@@ -33,10 +33,16 @@ class Runs:
 
     def fit(self, name, *arguments, fault=None):
         """Exit status (negative: of a signal) and what was printed."""
+        (status,), log = self.fit_together(1, name, *arguments, fault=fault)
+        return status, log
+
+    def fit_together(self, processes, name, *arguments, fault=None):
+        """The exit status of each process, and what all printed."""
         log = self.folder / f"{name}.log"
         log.unlink(missing_ok=True)
         version = f"--trainer.logger.init_args.version={name}"
         asked = {"arguments": ["fit", *OPTIONS, version, *arguments], "fault": fault, "log": str(log)}
+        asked["processes"] = processes
         self.server.stdin.write(json.dumps(asked) + "\n")
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline()), log.read_text()
@@ -259,3 +265,32 @@ def test_one_killed_process_ends_the_others(runs):
         time.sleep(0.5)
     assert not running(process.pid)
     assert steps(runs.run("two")) == []
+
+
+FSDP2 = "--trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy}"
+SHARDED = [FSDP2, "--trainer.devices=2", "--data.batch_size=1"]
+
+
+def test_a_sharded_run_whose_processes_are_killed_goes_on_and_ends_as_if_undisturbed(runs):
+    statuses, log = runs.fit_together(2, "sharded-whole", *SHARDED)
+    assert statuses == [0, 0], log
+    statuses, log = runs.fit_together(2, "sharded", *SHARDED, fault="SIGKILL inside an epoch")
+    assert statuses == [-signal.SIGKILL] * 2, log
+    assert steps(runs.run("sharded")) == [2]
+    assert len(list(checkpoints_in(runs.run("sharded"))[0].folder.rglob("*.distcp"))) == 2, "a shard of each"
+    statuses, log = runs.fit_together(2, "sharded", *SHARDED, "--ckpt_path=last")
+    assert statuses == [0, 0], log
+    starts = json.loads((runs.run("sharded") / "run.json").read_text())["starts"]
+    assert starts[-1]["resumed_from"].endswith("step-00000002")
+    assert_same_end(runs.run("sharded"), runs.run("sharded-whole"))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_loss_spoiled_on_one_process_ends_all_with_step_windows_and_term(strategy, runs):
+    two = SHARDED if strategy == "fsdp" else [*SHARDED, "--trainer.strategy=ddp"]
+    statuses, log = runs.fit_together(2, f"spoiled-{strategy}", *two, fault="NaN on the second process")
+    assert statuses == [1, 1], log
+    said = re.findall(r"not finite in step 2 \(epoch 1\), on the forget windows \[(\d)\]: forget = nan", log)
+    assert len(said) == 2, log
+    assert len(set(said)) == 1, "every process says it, with the windows of the one that saw it"
+    assert "Traceback" not in log

@@ -35,10 +35,20 @@ SMALL = [
 ]
 NAMED = "--trainer.logger.init_args.version="
 TWO = ["--trainer.devices=2", "--data.batch_size=2"]
+# under DDP the quickstart starts from nothing, under FSDP2 with one process's target
+FRESH = ["--data.corpus=fresh/corpus", "--model.target=fresh/target", "--evaluation.retrained=fresh/retrained"]
 
 
 def fragment(kind):
-    return [*SMALL, f"--config=trainer/{kind}.yaml", *TWO, "--model.gradient_checkpointing=false", NAMED + kind]
+    paths = FRESH if kind == "ddp" else []
+    return [
+        *SMALL,
+        f"--config=trainer/{kind}.yaml",
+        *TWO,
+        "--model.gradient_checkpointing=false",
+        NAMED + kind,
+        *paths,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +155,14 @@ def test_what_is_exported_is_the_trained_weights_rounded(kind, two):
     assert weights.keys() == exported.keys()
     for name, value in weights.items():
         assert torch.equal(exported[name], value.to(torch.bfloat16)), name
+
+
+def test_one_of_two_processes_makes_the_models_that_one_alone_makes(one, two):
+    for name in ("target", "retrained"):
+        expected = (one / "checkpoints/quickstart" / name / "model.safetensors").read_bytes()
+        assert (one / "fresh" / name / "model.safetensors").read_bytes() == expected
+    said = [(two / f"process{rank}.txt").read_text().count("is not there yet: training it") for rank in (0, 1)]
+    assert said == [2, 0]
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

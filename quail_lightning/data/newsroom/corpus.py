@@ -94,14 +94,18 @@ class Newsroom:
             os.rename(whole, folder)
 
     def ensure(self, folder: Path) -> None:
-        """Write the corpus unless the folder holds just this one already.
+        """Write the corpus unless the folder holds just this one already, or another process writes it meanwhile.
 
         Raises:
             InputError: the folder holds something else, or a file of it was changed.
         """
         if not folder.exists() or not any(folder.iterdir()):
-            self.write(folder)
-            return
+            try:
+                self.write(folder)
+                return
+            except (OSError, InputError):
+                if not folder.is_dir() or not any(folder.iterdir()):
+                    raise  # otherwise another process was faster
         for name, records in self._files().items():
             path = folder / f"{name}.json"
             if not path.is_file() or path.read_bytes() != _file_content(records):

@@ -9,7 +9,9 @@ from lightning.pytorch import Callback, Trainer
 from quail_lightning.callbacks import KeepBest, TrainingCheckpoint
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.generation import generate
 from quail_lightning.evaluation.likelihood import window_nlls
+from quail_lightning.evaluation.rouge import rougeL_f1
 from quail_lightning.models.checkpoint import load_model, read_provenance
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.training_state import last_checkpoint
@@ -52,6 +54,15 @@ def fit(folder, corpus_folder, checkpoint, epochs, ckpt_path=None, **options):
     return json.loads((folder / "validation.json").read_text()), best.windows, data
 
 
+def by_hand(model, tokenizer, windows):
+    """Mean ROUGE-L F1 of what follows the first half, 11 tokens and BOS, of 16 windows or all."""
+    count = min(len(windows), 16)
+    chosen = [windows[number * len(windows) // count] for number in range(count)]
+    said = generate(model, tokenizer, [tokenizer.decode(window[1:12]) for window in chosen], 12, batch_size=8)
+    scores = [rougeL_f1(tokenizer.decode(window[12:]), text) for window, text in zip(chosen, said, strict=True)]
+    return 100 * sum(scores) / count
+
+
 def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, checkpoint):
     found, windows, data = fit(tmp_path, corpus_folder, checkpoint, 3)
     scores = {entry["epoch"]: entry["shortfall"] for entry in found["epochs"]}
@@ -69,6 +80,13 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
         middle = data.tokenizer.decode(window[6:20].tolist())
         assert middle not in prompts
 
+    # so are the prompts': a window's first half, and what a plain greedy loop makes of it
+    model = load_model(str(kept), torch.bfloat16)
+    assert found["epochs"][best - 1]["verbatim"]["bf16"] == {
+        name: pytest.approx(by_hand(model, data.tokenizer, rows)) for name, rows in windows.items()
+    }
+    assert found["epochs"][0]["delivered"].keys() == {"uniform4-tensor"}
+
     (tmp_path / "validation.json").unlink()  # as if killed in the last epoch's validation
     again, *_ = fit(tmp_path, corpus_folder, checkpoint, 3, ckpt_path=last_checkpoint(tmp_path).folder)
     assert again["epochs"][-1] == found["epochs"][-1]
@@ -77,6 +95,11 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
 def test_without_a_goal_nothing_says_what_is_best():
     with pytest.raises(InputError, match=r"best\.retrained.*best\.forget_nll"):
         KeepBest(True)
+
+
+def test_a_negative_number_of_prompts_is_refused():
+    with pytest.raises(InputError, match=r"best\.max_prompts must not be negative; got -1"):
+        KeepBest(True, forget_nll=3.0, max_prompts=-1)
 
 
 def test_precisions_that_need_calibration_are_refused():

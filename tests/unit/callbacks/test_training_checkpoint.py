@@ -50,7 +50,16 @@ def _work_folder(tmp_path, monkeypatch):
 
 
 def run(
-    folder, corpus_folder, checkpoint, batches=None, ckpt_path=None, callbacks=(), epochs=2, enabled=True, **model
+    folder,
+    corpus_folder,
+    checkpoint,
+    batches=None,
+    ckpt_path=None,
+    callbacks=(),
+    epochs=2,
+    max_steps=-1,
+    enabled=True,
+    **model,
 ):
     """Three batches an epoch; a checkpoint after every second and at an epoch's end."""
     torch.manual_seed(7)
@@ -72,6 +81,7 @@ def run(
         own.insert(0, KillAfter(batches))
     trainer = Trainer(
         max_epochs=epochs,
+        max_steps=max_steps,
         accelerator="cpu",
         precision="32-true",
         enable_checkpointing=False,
@@ -97,6 +107,7 @@ METHODS = {
     "epoch": {"schedule": "epoch"},
     "live": {"hinge": LogitHinge(), "reference": LiveReference()},
     "stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit"},
+    "offloaded": {"adam_states": "offloaded"},
     "saliency": {"saliency": Saliency(percentile=50)},
     "measured": {"hinge": LogitHinge(step=MeasuredStep(precision="uniform4-tensor"))},
 }
@@ -141,6 +152,40 @@ def test_another_learning_rate_is_refused_and_more_epochs_are_not(tmp_path, corp
         run(tmp_path, corpus_folder, checkpoint, ckpt_path=folder, learning_rate=2e-3)
     run(tmp_path, corpus_folder, checkpoint, ckpt_path=folder, epochs=3)
     assert last_checkpoint(tmp_path / "run").step == 9
+
+
+# killed inside an epoch, at its end, inside the next, in which the limit lies; two optimizer steps a batch
+@pytest.mark.parametrize("batches", [2, 3, 4])
+def test_a_run_of_so_many_steps_goes_on_to_the_same_end(batches, tmp_path, corpus_folder, checkpoint):
+    def fit(folder, **options):
+        return run(
+            tmp_path / folder, corpus_folder, checkpoint, callbacks=[DrawAtRandom()], max_steps=10, **options
+        )
+
+    expected = fit("whole")
+    assert last_checkpoint(tmp_path / "whole/run").step == 5
+    fit("cut", batches=batches)
+    found = fit("cut", ckpt_path=last_checkpoint(tmp_path / "cut/run").folder)
+    for parameter, value in expected.items():
+        assert torch.equal(found[parameter], value), parameter
+
+
+@pytest.mark.parametrize("first", [6, 7])  # at the first epoch's end; inside the second
+def test_more_steps_end_where_they_would_have_ended_at_once(first, tmp_path, corpus_folder, checkpoint):
+    def fit(folder, **options):
+        return run(tmp_path / folder, corpus_folder, checkpoint, callbacks=[DrawAtRandom()], **options)
+
+    expected = fit("whole")
+    fit("cut", max_steps=first)
+    folder = last_checkpoint(tmp_path / "cut/run").folder
+    if first == 7:
+        with pytest.raises(InputError, match=r"max_steps has ended.*got 7.*Raise it"):
+            fit("cut", max_steps=7, ckpt_path=folder)
+    found = fit("cut", max_steps=10, ckpt_path=folder)
+    assert last_checkpoint(tmp_path / "cut/run").step == 5
+    found = fit("cut", ckpt_path=last_checkpoint(tmp_path / "cut/run").folder)
+    for parameter, value in expected.items():
+        assert torch.equal(found[parameter], value), parameter
 
 
 @pytest.mark.parametrize("option", ["every_n_steps", "keep"])

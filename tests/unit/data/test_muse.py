@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from quail_lightning.data import MuseDataModule, Newsroom
 from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.errors import InputError
 
 
@@ -89,6 +91,34 @@ def test_records_cut_from_windows_join_to_the_window_and_leave_questions_out(cor
     assert records.forget_questions is None
     assert records.retain_questions is None
     assert "M2 and M4 are left out" in records.note
+
+
+def test_held_back_windows_are_in_no_record_and_serve_to_choose_a_model(corpus_folder, checkpoint):
+    data = module(corpus_folder, checkpoint, records="windows", max_forget_windows=9, validation_windows=3)
+    data.setup("fit")
+    windows, records = data.windows.forget, data.evaluation_records()
+    # nine windows: the middle of each third
+    texts = [data.tokenizer.decode(window[1:]) for window in windows]
+    reported = [text for number, text in enumerate(texts) if number not in (1, 4, 7)]
+    assert [record.prompt + record.truth for record in records.verbatim] == reported
+    assert list(records.membership.forget) == reported
+    free = validation_windows(*data.windows, records, data.tokenizer)
+    assert torch.equal(free["forget"], windows[[1, 4, 7]])
+    # without them every window is reported, and nothing is left to choose by
+    whole = module(corpus_folder, checkpoint, records="windows", max_forget_windows=9)
+    whole.setup("fit")
+    with pytest.raises(InputError, match=r"every forget window.*data\.validation_windows"):
+        validation_windows(*whole.windows, whole.evaluation_records(), whole.tokenizer)
+
+
+def test_windows_are_held_back_only_where_records_are_cut_from_them(corpus_folder, checkpoint):
+    with pytest.raises(InputError, match=r"2, with data\.records: published"):
+        module(corpus_folder, checkpoint, validation_windows=2)
+    with pytest.raises(InputError, match=r"validation_windows must be at least 0"):
+        module(corpus_folder, checkpoint, records="windows", validation_windows=-1)
+    data = module(corpus_folder, checkpoint, records="windows", max_forget_windows=9, validation_windows=9)
+    with pytest.raises(InputError, match=r"must leave forget windows.*got 9.*0 … 8"):
+        data.setup("fit")
 
 
 def test_limits_keep_the_first_windows(corpus_folder, checkpoint):

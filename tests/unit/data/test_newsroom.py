@@ -152,6 +152,25 @@ def test_a_run_that_dies_leaves_no_half_corpus(tmp_path: Path, monkeypatch: pyte
     assert list((tmp_path / "deep").iterdir()) == []
 
 
+def test_who_is_slower_than_another_process_takes_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, seed = os.rename, 42
+
+    def overtaken(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        Newsroom(6, 6, 6, seed=seed).write(target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", overtaken)
+    Newsroom(6, 6, 6).ensure(tmp_path / "corpus")
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    seed = 1
+    monkeypatch.setattr(os, "rename", overtaken)
+    with pytest.raises(InputError, match="does not hold this newsroom"):
+        Newsroom(6, 6, 6).ensure(tmp_path / "another")
+
+
 def test_a_folder_that_holds_something_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="not empty"):

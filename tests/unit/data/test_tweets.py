@@ -1,6 +1,7 @@
 """Labelled tweets, real layouts and the invented set."""
 
 import json
+import os
 
 import pytest
 
@@ -76,6 +77,19 @@ def test_the_invented_set_is_the_published_layout_and_repeats_to_the_byte(tmp_pa
     made.ensure(tmp_path / "a")  # a second time changes nothing
     with pytest.raises(InputError, match=r"does not hold these tweets.*forget\.jsonl"):
         InventedTweets(forget=30, retain=40, holdout=10, empty=3, seed=1).ensure(tmp_path / "a")
+
+
+def test_who_is_slower_than_another_process_takes_what_it_wrote(tmp_path, monkeypatch):
+    made, rename = InventedTweets(forget=5, retain=5, holdout=5, empty=1), os.rename
+
+    def overtaken(source, target):
+        monkeypatch.setattr(os, "rename", rename)
+        made.ensure(target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", overtaken)
+    made.ensure(tmp_path / "tweets")
+    assert [path.name for path in tmp_path.iterdir()] == ["tweets"]
 
 
 def test_too_few_or_too_many_invented_tweets_are_refused():

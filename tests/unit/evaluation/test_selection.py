@@ -2,7 +2,7 @@
 
 import pytest
 
-from quail_lightning.evaluation.selection import Likelihoods, shortfall
+from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
 
 TARGET = {"bf16": Likelihoods(0.5, 1.0), "nf4": Likelihoods(0.6, 1.5)}
 
@@ -20,3 +20,24 @@ TARGET = {"bf16": Likelihoods(0.5, 1.0), "nf4": Likelihoods(0.6, 1.5)}
 def test_shortfall_is_missing_forgetting_plus_lost_utility_at_the_worst_precision(bf16, nf4, expected):
     found = {"bf16": Likelihoods(*bf16), "nf4": Likelihoods(*nf4)}
     assert shortfall(found, TARGET, goal=4.0) == pytest.approx(expected)
+
+
+def of_windows(*nlls):
+    return Likelihoods(sum(nlls) / len(nlls), 1.0, nlls)
+
+
+def test_delivered_forgetting_is_the_quantized_rise_over_that_at_16_bits():
+    target = {
+        "bf16": of_windows(1.0, 2.0, 1.5),
+        "nf4": of_windows(1.2, 2.2, 1.7),
+        "fp4": of_windows(1.0, 2.0, 1.5),
+    }
+    unlearned = {
+        "bf16": of_windows(3.0, 4.0, 3.5),
+        "nf4": of_windows(2.2, 3.2, 2.7),
+        "fp4": of_windows(1.0, 2.0, 1.5),
+    }
+    found = delivered(unlearned, target, "bf16")
+    assert found == {"nf4": pytest.approx(0.5), "fp4": pytest.approx(0.0)}
+    assert delivered(target, target, "bf16") == {"nf4": None, "fp4": None}, "nothing was forgotten"
+    assert delivered({"nf4": target["nf4"]}, target, "bf16") == {}, "nothing to compare with"

@@ -27,6 +27,9 @@ def test_another_strategy_is_refused_by_its_name():
 def test_what_needs_a_whole_model_is_refused_under_fsdp2_alone():
     measured = LogitHinge(MeasuredStep())
     check_strategy(DDPStrategy(), GenericLabels(), measured)
+    check_strategy(DDPStrategy(), adam_states="offloaded")
+    with pytest.raises(InputError, match=r"offloaded.*on one device"):
+        check_strategy(ModelParallelStrategy(), adam_states="offloaded")
     with pytest.raises(InputError, match="generic labels"):
         check_strategy(ModelParallelStrategy(), GenericLabels())
     with pytest.raises(InputError, match=r"step is measured.*give the number"):

@@ -102,6 +102,8 @@ def test_short_memory_names_the_options_that_need_less(error, tmp_path, corpus_f
         "Tried to allocate 2.00 GiB",
         "model.micro_batch_size: 1",
         "model.gradient_checkpointing: true",
+        "chunks of 46 tokens",  # all that two windows predict
+        "model.loss_chunk: 23",
         "data.max_len: less than 24",
         "bf16-stochastic",
     ):
@@ -109,11 +111,13 @@ def test_short_memory_names_the_options_that_need_less(error, tmp_path, corpus_f
 
 
 def test_short_memory_names_no_option_that_is_set_already(tmp_path, corpus_folder, checkpoint):
-    options = {"micro_batch_size": 1, "gradient_checkpointing": True}
+    options = {"micro_batch_size": 1, "gradient_checkpointing": True, "loss_chunk": 1}
     message, *_ = fit(tmp_path, corpus_folder, checkpoint, ShortOfMemory(MemoryError()), **options)
     assert "gradient checkpointing on" in message
     assert "micro_batch_size" not in message
     assert "gradient_checkpointing: true" not in message
+    assert "chunks of 1 tokens" in message
+    assert "model.loss_chunk" not in message
 
 
 def test_other_errors_pass_unchanged(tmp_path, corpus_folder, checkpoint):

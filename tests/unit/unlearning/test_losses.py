@@ -65,6 +65,21 @@ def test_each_term_is_shown_its_own_values(tiny_llama, batch):
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_the_chunk_bounds_how_many_tokens_logits_are_held(tiny_llama, batch):
+    held = []
+
+    def likelihood(logits, labels, reference):
+        held.append(len(logits))
+        return log_softmax(logits, -1).gather(-1, labels[:, None])[:, 0]
+
+    term = SimpleNamespace(needs=Needs(tokens=(likelihood,)), loss=lambda seen: seen.tokens[0].mean())
+    model = tiny_llama()
+    found = term_losses(model, {"x": term}, batch, FrozenOutputs(), activations, FLOAT32, chunk=7)["x"]
+    found.backward()
+    assert held == [7, 7, 7, 3] * 2, "3 windows of 8 predicted tokens, forward and backward"
+    torch.testing.assert_close(found, mean_likelihood(plain_logits(model, batch), batch.labels))
+
+
 def test_gradients_are_those_of_the_plain_losses(tiny_llama, batch):
     model, plain = tiny_llama(), tiny_llama()
     found = losses(model, {"descent": GradientDescent(), "steer": Misdirection(1)}, batch)

@@ -44,6 +44,13 @@ def test_one_a100_takes_six_bytes_a_weight():
     assert held * GIB / 6_738_415_616 == pytest.approx(6.03)
 
 
+def test_offloaded_moments_leave_the_device_those_of_the_largest_weight():
+    found = plan(1, False, 2048, adam_states="offloaded")
+    # two moments and the update of embedding or head
+    assert found["optimizer"] * GIB == pytest.approx(3 * 4 * 32000 * 4096)
+    assert found["weights"] == found["gradients"] == pytest.approx(6_738_415_616 * 4 / GIB)
+
+
 def test_a_step_and_the_evaluation_take_turns():
     small = plan(64, True, 128)
     assert small["total"] == pytest.approx(
@@ -60,12 +67,19 @@ def test_checkpointing_keeps_one_vector_a_layer_and_token_and_one_layer():
     assert recomputed == pytest.approx(kept / 32 + inputs)
 
 
+def test_a_smaller_loss_chunk_leaves_logits_of_so_many_tokens_out():
+    large, small = (plan(8, True, 4096, loss_chunk=chunk)["loss"] for chunk in (2048, 512))
+    # four float32 copies of a chunk's logits; the head's own gradient stays
+    assert (large - small) * GIB == pytest.approx(4 * 4 * 32000 * (2048 - 512))
+
+
 @pytest.mark.parametrize(
     ("run", "capacity"),
     [
         (Run(4, True, 4096), A100_80),
         (Run(8, True, 4096), A100_40),
         (Run(1, False, 2048, "bf16-stochastic", "8bit"), A100_80),
+        (Run(1, False, 2048, "float32", "offloaded"), A100_80),
     ],
 )
 def test_the_documented_plans_fit(run, capacity):
@@ -80,6 +94,7 @@ def test_ddp_at_7b_is_refused_with_the_arithmetic_and_what_fits():
         assert part in said
     assert "trainer/fsdp.yaml" in said
     assert "trainer/one_a100.yaml" in said
+    assert "trainer/one_a100_offload.yaml" in said
 
 
 def test_a_plan_that_nothing_mends_asks_for_more_devices():

@@ -8,11 +8,13 @@ from lightning.pytorch import Callback, Trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
+from quail_lightning.functional.chunked import head_terms
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge
 from quail_lightning.quantization import quantized_linears
 from quail_lightning.reference import CachedLogits, CachedStates, FrozenOutputs, LiveReference, Sizes
-from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning import UnlearningModule, losses
+from quail_lightning.unlearning.adversary import LatentAdversary
 
 MAX_LEN = 24
 
@@ -264,6 +266,29 @@ def test_a_missing_checkpoint_is_refused_with_its_name(tmp_path, corpus_folder, 
         fit(tmp_path, module("nowhere/model"), data_module(corpus_folder, checkpoint))
 
 
+def test_the_loss_chunk_reaches_every_product_with_the_head_and_changes_nothing(
+    tmp_path, corpus_folder, checkpoint, monkeypatch
+):
+    seen = []
+
+    def recorded(*args, tokens=None, **options):
+        seen.append(tokens)
+        return head_terms(*args, tokens=tokens, **options)
+
+    monkeypatch.setattr(losses, "head_terms", recorded)
+    method = {"hinge": LogitHinge(), "adversary": LatentAdversary(layers=(0,), steps=1)}
+    expected = fit(tmp_path, module(checkpoint, **method), data_module(corpus_folder, checkpoint))
+    assert set(seen) == {None}, "chosen by vocabulary, width and device"
+    seen.clear()
+    unlearning, data = module(checkpoint, loss_chunk=5, **method), data_module(corpus_folder, checkpoint)
+    assert_same(fit(tmp_path, unlearning, data), expected, rtol=1e-4, atol=1e-6)
+    judging = trainer(tmp_path)
+    judging.limit_val_batches = 1
+    judging.validate(unlearning, datamodule=data, verbose=False)
+    # two batches: the adversary's pass, the forget step and the retain step; the validation's batch
+    assert seen == [5] * (2 * 3 + 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -271,6 +296,7 @@ def test_a_missing_checkpoint_is_refused_with_its_name(tmp_path, corpus_folder, 
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"clip_norm": float("nan")}, "clip_norm"),
         ({"micro_batch_size": 0}, "micro_batch_size"),
+        ({"loss_chunk": 0}, r"loss_chunk must be at least 1 token; got 0"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"weighting": "convex", "alpha": 0.5, "retain": None}, "no retain term"),
     ],
