@@ -35,6 +35,7 @@ from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.guards import check_gradient, explains_memory, finite_losses
 from quail_lightning.unlearning.losses import request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
+from quail_lightning.unlearning.memory_plan import Judging
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table, write_saliency
 from quail_lightning.unlearning.task_vector import TaskVector
@@ -140,7 +141,8 @@ class UnlearningModule(LightningModule):
         self.measured_steps: dict[str, float] = {}
         self._masks: dict[Tensor, Tensor] = {}
         self._labels: Tensor | None = None  # generic labels of the forget windows
-        self._trained = False  # by this module; a task vector is negated once
+        self.trained = False  # by this module; a task vector is negated once
+        self.judging = Judging()  # as the evaluation says, for the memory plan and for the copies
 
     # --- before training -------------------------------------------------------------------------------
 
@@ -174,7 +176,7 @@ class UnlearningModule(LightningModule):
         self.model = model = self._load(self.start or self.target)
         # shards are gathered in the dtype that autocast wants
         with self.trainer.precision_plugin.forward_context() if is_sharded(model) else nullcontext():
-            inside(model, lambda: check_head(model))
+            check_head(model, partial(inside, model))
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         train_only(self.model, self.trainable)
@@ -227,7 +229,7 @@ class UnlearningModule(LightningModule):
     def on_fit_start(self) -> None:
         assert self.model is not None
         self.model.train()  # checkpoints are loaded in evaluation mode
-        self._trained = True
+        self.trained = True
         folder = run_folder(self.trainer)  # asked by all processes
         if self.saliency_map is not None and self.trainer.is_global_zero:
             write_saliency(self.saliency_map, folder)
@@ -388,7 +390,7 @@ class UnlearningModule(LightningModule):
     def export_model(self) -> PreTrainedModel:
         """A copy of the model as it is deployed; see ``exported_copy``. All processes must call."""
         assert self.model is not None
-        task_vector = self.task_vector if self._trained else None
+        task_vector = self.task_vector if self.trained else None
         return exported_copy(self.model, self.export_dtype, self.target, task_vector)
 
     def describe(self) -> dict[str, Any]:

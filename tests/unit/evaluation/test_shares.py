@@ -85,7 +85,7 @@ def test_a_suite_shared_by_two_gives_the_figures_of_one(model, tokenizer):
         def count(name, done, total):
             work[processes.rank] += 1
 
-        with shared_among(processes):
+        with shared_among(processes, model):
             return suite.evaluate(model, tokenizer, records, windows, progress=count)
 
     for measures in together(2, run):
