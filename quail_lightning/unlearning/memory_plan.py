@@ -21,7 +21,7 @@ STATES_8BIT = 2.03
 RESIDUALS_A_LAYER = 2.0  # float32 or bfloat16 vectors of the width that a layer's norms keep beside its input
 LAYER_INPUTS = 27.0  # bfloat16 vectors of the width a token that attention and projections keep
 MLP_INPUTS = 4.0  # bfloat16 vectors of the MLP's width
-BITS_OF_SCALES = 0.5  # a quantized weight's part of a float32 scale for 64
+BITS_OF_SCALES = 0.5  # a 4-bit weight's part of a float32 scale for 64; one for a row is nothing
 CHUNKS = 4  # of logits, in float32: the model's, the target's, their difference, the gradient
 
 
@@ -182,7 +182,8 @@ def check_memory(sizes: Sizes, run: Run, capacity: float) -> None:
 
 def _evaluation(sizes: Sizes, run: Run, head: int) -> float:
     linear, ends = sizes.parameters - 2 * head, 2 * 2 * head  # embedding and head stay in 16 bits
-    quantized = linear * (run.judging.bits + BITS_OF_SCALES) / 8 + ends
+    bits = run.judging.bits + BITS_OF_SCALES * (run.judging.bits < 8)
+    quantized = linear * bits / 8 + ends
     if not run.judging.sharded:
         return 2.0 * sizes.parameters + quantized
     share = 2.0 * sizes.parameters / run.processes

@@ -97,7 +97,9 @@ def test_shards_that_are_not_finite_are_refused_by_name(quantizer, tmp_path, tin
     with torch.no_grad():
         share(model.model.layers[1].mlp.up_proj.weight)[0, 0] = torch.nan
         share(model.model.layers[0].self_attn.q_proj.weight)[2, 1] = torch.inf
-    with pytest.raises(InputError, match=r"layers\.0\.self_attn\.q_proj\.weight, .*layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        InputError, match=r"layers\.0\.self_attn\.q_proj\.weight, .*layers\.1\.mlp\.up_proj\.weight"
+    ):
         quantized_copy(quantizer, model)
 
 
