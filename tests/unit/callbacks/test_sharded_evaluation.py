@@ -17,7 +17,8 @@ from quail_lightning.evaluation import EvaluationSuite
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.models import sharded
 from quail_lightning.objectives import GradientAscent, GradientDescent
-from quail_lightning.unlearning import UnlearningModule, export, fitting
+from quail_lightning.unlearning import UnlearningModule, fitting
+from quail_lightning.unlearning.memory_plan import Judging
 from quail_lightning.unlearning.task_vector import TaskVector
 
 SUITE = EvaluationSuite(batch_size=4, verbmem_new_tokens=8, knowmem_new_tokens=4)
@@ -72,9 +73,10 @@ def test_figures_validation_and_models_are_those_of_one_device(
     task_vector, options, tmp_path, corpus_folder, checkpoint, monkeypatch
 ):
     expected, _ = fit(tmp_path / "one", corpus_folder, checkpoint, "auto", task_vector, **options)
-    monkeypatch.setattr(
-        export, "exported_copy", lambda *_: pytest.fail("a device was given the whole 16-bit copy")
-    )
+    planned = []
+    monkeypatch.setattr(fitting, "device_capacity", lambda trainer: 80)
+    monkeypatch.setattr(fitting, "check_memory", lambda sizes, run, capacity: planned.append(run.judging))
+    monkeypatch.setattr(UnlearningModule, "export_model", lambda _: pytest.fail("the whole 16-bit copy was made"))
     found, module = fit(
         tmp_path / "shards",
         corpus_folder,
@@ -85,7 +87,8 @@ def test_figures_validation_and_models_are_those_of_one_device(
         **options,
     )
     assert sharded.is_sharded(module.model)
-    assert module.judging.sharded
+    simulated = "uniform4-tensor" in options.get("precisions", PRECISIONS)
+    assert planned == [Judging(True, 16 if simulated else 4)]
     assert (found / "results.json").read_bytes() == (expected / "results.json").read_bytes()
     assert json.loads((found / "validation.json").read_text()) == json.loads(
         (expected / "validation.json").read_text()
