@@ -33,7 +33,9 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
 
 
 def widest_copy(quantizers: Iterable[Quantizer]) -> int:
-    """Bits of a weight in the widest quantized copy as it lies in memory; 0 where there is none."""
-    simulated = (Uniform,)
-    kinds = [quantizer for quantizer in quantizers if not isinstance(quantizer, Unquantized)]
-    return max((16 if isinstance(kind, simulated) else kind.bits for kind in kinds), default=0)
+    """Bits of a weight in the widest quantized copy as it lies in memory; 0 where there is none.
+
+    What is simulated takes 16, and so does what is calibrated, while it is made.
+    """
+    lossy = [quantizer for quantizer in quantizers if not isinstance(quantizer, Unquantized)]
+    return max((16 if isinstance(q, Uniform) or q.needs_calibration else q.bits for q in lossy), default=0)

@@ -70,8 +70,8 @@ class Judging:
     Attributes:
         sharded: the 16-bit copy stays spread over all processes, and what is quantized is made weight by weight
             from its shards; otherwise each process holds a whole one.
-        bits: of the widest quantized copy, which each process holds whole; 16: it is simulated, and where the
-            evaluation is sharded spread as well.
+        bits: of the widest quantized copy, which each process holds whole; one of 16 is spread as well where the
+            evaluation is sharded.
     """
 
     sharded: bool = False

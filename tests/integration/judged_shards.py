@@ -18,9 +18,9 @@ from quail_lightning.models.sharded_loading import cast_shards, load_sharded
 from quail_lightning.processes import current_processes
 from quail_lightning.quantization import bitsandbytes, load_quantizer, quantized_copy
 
-PRECISIONS = ("bf16", "nf4", "fp4", "int8", "uniform4-tensor")
+PRECISIONS = ("bf16", "nf4", "int8", "uniform4-tensor")
 # batches of two: the processes have other numbers of passes, and completions end where they may
-SUITE = EvaluationSuite(batch_size=2, verbmem_new_tokens=12)
+SUITE = EvaluationSuite(batch_size=2, verbmem_new_tokens=8)
 RECORDS = EvaluationRecords(
     verbatim=tuple(VerbatimPrompt(text, " and so on") for text in ("the ash", "an old oak and a", "elm")),
     membership=MembershipTexts(

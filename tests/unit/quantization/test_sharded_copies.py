@@ -119,8 +119,8 @@ def test_precisions_that_need_the_whole_model_are_refused_by_name():
     assert "quail evaluate" in str(refused.value)
 
 
-def test_a_simulated_copy_is_as_wide_as_the_model():
+def test_a_copy_that_is_simulated_or_calibrated_is_as_wide_as_the_model():
     assert widest_copy([Unquantized()]) == widest_copy([]) == 0
     assert widest_copy([Unquantized(), BitsAndBytes("nf4")]) == 4
     assert widest_copy([BitsAndBytes("int8"), BitsAndBytes("nf4")]) == 8
-    assert widest_copy([BitsAndBytes("int8"), Uniform(3)]) == 16
+    assert widest_copy([BitsAndBytes("int8"), Uniform(3)]) == widest_copy([Gptq()]) == 16
