@@ -34,6 +34,7 @@ from quail_lightning.run_folder import run_folder
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy
 from quail_lightning.unlearning.fitting import judging_of
 from quail_lightning.unlearning.memory_plan import Judging
+from quail_lightning.unlearning.sharding import shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,6 +116,7 @@ class QuantizedEvaluation(Callback):
             return
         self.check_run_folder(trainer)
         self._put_sixteen_bits_first(SIXTEEN_BITS[pl_module.export_dtype])
+        self.check_sharded(trainer)
         pl_module.judging = self._judging(pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
@@ -139,12 +141,31 @@ class QuantizedEvaluation(Callback):
         self._sixteen_bits = name
         self.quantizers = {name: load_quantizer(name)} | self.quantizers
 
+    def check_sharded(self, trainer: Trainer) -> None:
+        """Refuse to judge shards where there are none, or by what needs a whole model.
+
+        Raises:
+            InputError: naming what is in the way.
+        """
+        if not self.sharded:
+            return
+        if not shards(trainer):
+            raise InputError(
+                "a sharded evaluation needs FSDP2, which spreads the model over several devices",
+                given="evaluation.sharded: true",
+                remedy="Add --config trainer/fsdp.yaml, or leave evaluation.sharded at null",
+            )
+        self._check_shards()
+
+    def _check_shards(self) -> None:
+        check_shards(self.quantizers, "evaluation.precisions")
+        self.suite.check_shards()
+
     def _judging(self, pl_module: Any) -> Judging:
         """How the model lies on the devices while it is judged."""
         judging = judging_of(pl_module, self.sharded, widest_copy(self.quantizers.values()))
         if judging.sharded:
-            check_shards(self.quantizers, "evaluation.precisions")
-            self.suite.check_shards()
+            self._check_shards()
         return judging
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -24,7 +24,8 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
     if whole:
         able = [name for name in quantizers if name not in whole]
         raise InputError(
-            f"{', '.join(whole)} need the whole 16-bit model on one device, and the evaluation is sharded",
+            f"{', '.join(whole)} need the whole 16-bit model on one device, and the evaluation is sharded, since "
+            "that was asked for or since a whole copy does not fit",
             given=f"{option}: {', '.join(quantizers)}",
             allowed=f"{', '.join(able)}; nf4, fp4, int8 and the uniform grids are made from shards",
             remedy="Leave them out and judge the saved model by `quail evaluate` where it fits, or take devices "

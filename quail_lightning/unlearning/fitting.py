@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 
-from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.sharded_loading import empty_model
 from quail_lightning.reference import LiveReference
@@ -63,18 +62,9 @@ def judging_of(module: UnlearningModule, sharded: bool | None, bits: int) -> Jud
         module: attached to its trainer, whose data module is set up.
         sharded: as asked for; None: under FSDP2 on accelerators, where a whole 16-bit copy does not fit one.
         bits: of the widest quantized copy.
-
-    Raises:
-        InputError: shards are asked for, and the strategy makes none.
     """
     whole = Judging(sharded=False, bits=bits)
     if not shards(module.trainer):
-        if sharded:
-            raise InputError(
-                "a sharded evaluation needs FSDP2, which spreads the model over several devices",
-                given="evaluation.sharded: true",
-                remedy="Add --config trainer/fsdp.yaml, or leave evaluation.sharded at null",
-            )
         return whole
     if sharded is not None:
         return replace(whole, sharded=sharded)
