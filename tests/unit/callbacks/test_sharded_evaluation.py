@@ -22,7 +22,7 @@ from quail_lightning.unlearning.memory_plan import Judging
 from quail_lightning.unlearning.task_vector import TaskVector
 
 SUITE = EvaluationSuite(batch_size=4, verbmem_new_tokens=8, knowmem_new_tokens=4)
-PRECISIONS = ["nf4", "int8", "uniform4-tensor"]
+PRECISIONS = ["nf4", "uniform4-tensor"]
 
 
 @pytest.fixture(autouse=True)
