@@ -1,11 +1,16 @@
 """Print the memory plan of 7B runs, GiB a device: ``python benchmarks/memory_plan.py``."""
 
-from quail_lightning.unlearning.memory_plan import CONTEXT, Run, Sizes, memory_plan
+from collections.abc import Mapping
+
+from quail_lightning.unlearning.memory_plan import CONTEXT, Judging, Run, Sizes, memory_plan
 
 LLAMA_2_7B = Sizes(6_738_415_616, 6_738_415_616, 202_383_360, 32, 4096, 11008, 32000)
+LLAMA_2_70B = Sizes(68_976_648_192, 68_976_648_192, 855_654_400, 80, 8192, 28672, 32000)
 TOKENS = 2 * 2048  # two windows a pass
+SHARDS = Judging(sharded=True)
 RUNS = {
     "4 × A100-40GB, FSDP2": (39.4, Run(4, True, TOKENS)),
+    "4 × A100-40GB, FSDP2, evaluation in shards": (39.4, Run(4, True, TOKENS, judging=SHARDS)),
     "4 × A100-80GB, FSDP2": (79.2, Run(4, True, TOKENS)),
     "8 × A100-80GB, FSDP2": (79.2, Run(8, True, TOKENS)),
     "8 × A100-80GB, FSDP2, without checkpointing": (79.2, Run(8, True, TOKENS, gradient_checkpointing=False)),
@@ -16,11 +21,23 @@ RUNS = {
 }
 
 
+LARGE_RUNS = {
+    "32 × A100-80GB, FSDP2": (79.2, Run(32, True, TOKENS // 2, judging=Judging(bits=4))),
+    "32 × A100-80GB, FSDP2, evaluation in shards": (79.2, Run(32, True, TOKENS // 2, judging=Judging(True, 4))),
+}
+
+
 def main() -> None:
     """One row a plan."""
-    plans = {name: (capacity, memory_plan(LLAMA_2_7B, run)) for name, (capacity, run) in RUNS.items()}
+    table("Llama-2-7B", LLAMA_2_7B, RUNS)
+    table("Llama-2-70B, one window a pass, 4 bits", LLAMA_2_70B, LARGE_RUNS)
+
+
+def table(title: str, sizes: Sizes, runs: Mapping[str, tuple[float, Run]]) -> None:
+    """A row a run: GiB by term, and whether they fit the device's."""
+    plans = {name: (capacity, memory_plan(sizes, run)) for name, (capacity, run) in runs.items()}
     columns = list(next(iter(plans.values()))[1])
-    print("| Llama-2-7B | " + " | ".join(columns) + " | fits |")
+    print(f"| {title} | " + " | ".join(columns) + " | fits |")
     print("|---" * (len(columns) + 2) + "|")
     for name, (capacity, plan) in plans.items():
         cells = " | ".join(f"{plan[column]:.1f}" for column in columns)

@@ -104,6 +104,7 @@ class QuailCLI(LightningCLI):
             partial(self.model.check_trainer, self.trainer),
             self.datamodule.check,
             partial(evaluation.check_run_folder, self.trainer),
+            partial(evaluation.check_sharded, self.trainer),
         ]
         if self.subcommand == "fit":
             checks.append(partial(export.check, self.trainer))

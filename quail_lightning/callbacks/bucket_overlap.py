@@ -30,6 +30,7 @@ from quail_lightning.functional.affine_grid import GridKind
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
+from quail_lightning.unlearning.export import saved_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,8 +94,9 @@ class BucketOverlap(Callback):
         if not loggers:
             return
         with isolate_rng():
-            exported = pl_module.export_model()  # gathered by all processes
-            if not trainer.is_global_zero:
+            # gathered by all processes
+            exported = saved_copy(pl_module) if pl_module.judging.sharded else pl_module.export_model()
+            if exported is None or not trainer.is_global_zero:
                 return
             found = self._compare(pl_module, exported)
         step = trainer.fit_loop.epoch_loop._batches_that_stepped

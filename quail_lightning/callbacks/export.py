@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import save_model
 from quail_lightning.run_folder import run_folder
+from quail_lightning.unlearning.export import saved_copy
 
 
 class ExportModel(Callback):
     """Write the unlearned model in Hugging Face format, with tokenizer and provenance, to the run's folder.
 
-    What is written is what was evaluated: ``UnlearningModule.export_model``.
+    What is written is what was evaluated: the same weights in the same dtype.
 
     Args:
         enabled: False writes nothing.
@@ -40,13 +43,13 @@ class ExportModel(Callback):
         if stage == "fit":
             self.check(trainer)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.enabled:
             return
         out = run_folder(trainer) / self.folder
-        model = pl_module.export_model()  # type: ignore[operator]  # gathered by all processes
-        if not trainer.is_global_zero:
+        model = saved_copy(pl_module)  # gathered by all processes
+        if model is None or not trainer.is_global_zero:
             return
-        provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}  # type: ignore[operator]
+        provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}
         save_model(model, pl_module.tokenizer, out, provenance)
         rank_zero_info(f"unlearned model: {out}")

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -23,10 +22,12 @@ from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
-from quail_lightning.models.checkpoint import load_config, load_model, save_model
+from quail_lightning.models.checkpoint import load_config, save_model
+from quail_lightning.models.release import release_memory
 from quail_lightning.processes import current_processes
-from quail_lightning.quantization import load_quantizer
+from quail_lightning.quantization import check_shards, load_quantizer, quantized_copy
 from quail_lightning.run_folder import run_folder
+from quail_lightning.unlearning.export import judged_checkpoint, judged_copy, saved_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,6 +86,8 @@ class KeepBest(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Choose the windows; refuse a run that has none."""
         if self.enabled and stage == "fit":
+            if pl_module.judging.sharded:
+                check_shards(self.quantizers, "best.precisions")
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             sets = data.windows
             free = validation_windows(sets.forget, sets.retain, data.evaluation_records(), data.tokenizer)
@@ -101,14 +104,13 @@ class KeepBest(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.enabled:
             return
-        device: Any = trainer.strategy.root_device
-        dtype = pl_module.export_dtype
-        with isolate_rng(), shared_among(current_processes()):
-            self._target = self._judge(load_model(pl_module.target, dtype).to(device))
+        with isolate_rng():
+            self._target = self._judge(judged_checkpoint(pl_module, pl_module.target))
             if self.forget_nll is not None or self.retrained is None:
                 self._goal = float(self.forget_nll or 0.0)
             else:
-                self._goal = self._nlls(load_model(self.retrained, dtype).to(device)).forget
+                self._goal = self._nlls(judged_checkpoint(pl_module, self.retrained)).forget
+        release_memory()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._take_up(trainer, pl_module)
@@ -135,25 +137,34 @@ class KeepBest(Callback):
         if not self.enabled:
             return
         folder = run_folder(trainer)  # this and the copy are asked for by all processes
-        with isolate_rng(), shared_among(current_processes()):
-            model = pl_module.export_model().to(trainer.strategy.root_device)
-            found = self._judge(model)
+        with isolate_rng():
+            found = self._judge(judged_copy(pl_module))
+            release_memory()
+            score = shortfall(found, self._target, self._goal)
+            best = min((entry["shortfall"] for entry in self._history), default=float("inf"))
+            is_best = trainer.strategy.broadcast(score < best)  # by the first process, which keeps the history
+            model = saved_copy(pl_module) if is_best else None
             if trainer.is_global_zero:
-                self._keep(folder, model, found, pl_module, epoch)
+                self._keep(folder, model, found, score, pl_module, epoch)
         trainer.strategy.barrier()
 
     def _keep(
-        self, folder: Any, model: PreTrainedModel, found: Mapping[str, Likelihoods], pl_module: Any, epoch: int
+        self,
+        folder: Any,
+        model: PreTrainedModel | None,
+        found: Mapping[str, Likelihoods],
+        score: float,
+        pl_module: Any,
+        epoch: int,
     ) -> None:
-        score = shortfall(found, self._target, self._goal)
-        best = min((entry["shortfall"] for entry in self._history), default=float("inf"))
+        """Note the epoch's figures, and save its model where it is given as the best so far."""
         noted = {
             "verbatim": {precision: dict(values.verbatim) for precision, values in found.items()},
             "delivered": delivered(found, self._target, SIXTEEN_BITS[pl_module.export_dtype]),
         }
         self._history.append({"epoch": epoch, "shortfall": score, "nll": _nlls(found)} | noted)
         out = folder / f"best-epoch-{epoch}"
-        if score < best:
+        if model is not None:
             shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this epoch
             described = pl_module.describe() | {"finished_epochs": epoch, "shortfall": score}
             save_model(model, pl_module.tokenizer, out, described)
@@ -167,16 +178,18 @@ class KeepBest(Callback):
     def _judge(self, model: PreTrainedModel) -> dict[str, Likelihoods]:
         found = {}
         for name, quantizer in self.quantizers.items():
-            found[name] = self._nlls(quantizer.quantize(model))
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            found[name] = self._nlls(quantized_copy(quantizer, model))
+            release_memory()
         return found
 
     def _nlls(self, model: PreTrainedModel) -> Likelihoods:
         given = {name: rows for name, rows in self.windows.items() if len(rows)}
-        nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
+        with shared_among(current_processes(), model):
+            nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
+            said = {
+                name: asked.score(model, self._tokenizer, self.batch_size) for name, asked in self.prompts.items()
+            }
         means = {name: float(values.mean()) for name, values in nlls.items()}
-        said = {name: asked.score(model, self._tokenizer, self.batch_size) for name, asked in self.prompts.items()}
         forget = tuple(nlls["forget"].tolist())
         # without a retain set nothing is lost of it
         return Likelihoods(means["forget"], means.get("retain", 0.0), forget, said)

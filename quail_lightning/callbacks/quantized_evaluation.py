@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,16 @@ from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
-from quail_lightning.models.checkpoint import load_config, load_model
+from quail_lightning.models.checkpoint import load_config
+from quail_lightning.models.release import release_memory
 from quail_lightning.processes import current_processes
-from quail_lightning.quantization import load_quantizer
+from quail_lightning.quantization import check_shards, load_quantizer, quantized_copy, widest_copy
 from quail_lightning.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.run_folder import run_folder
+from quail_lightning.unlearning.export import judged_checkpoint, judged_copy
+from quail_lightning.unlearning.fitting import judging_of
+from quail_lightning.unlearning.memory_plan import Judging
+from quail_lightning.unlearning.sharding import shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +48,8 @@ class QuantizedEvaluation(Callback):
 
     The target and the retrained model are judged once, before training. One quantized copy exists at a time;
     the module, its mode and all random states are left as they were. Several processes each quantize a copy of
-    their own and share the batches of prompts, texts and windows; the figures are those of one process. They go to
+    their own and share the batches of prompts, texts and windows; the figures are those of one process. Under
+    FSDP2 a model that does not fit one device at 16 bits is judged in shards (``sharded``). The figures go to
     TensorBoard as ``eval/<precision>/<metric>``, to the terminal as a table, and to ``results.json`` and
     ``results.csv`` in the run's folder.
 
@@ -56,6 +63,9 @@ class QuantizedEvaluation(Callback):
         max_windows: forget and retain windows whose NLL is taken, evenly spread; None for all.
         calibration: what AWQ, GPTQ and SmoothQuant are calibrated on; the target's, the retrained and the
             unlearned model's copies all on the same tokens.
+        sharded: under FSDP2, leave the 16-bit model spread over the devices while it is judged, and make quantized
+            copies weight by weight from its shards: slower, and no device ever holds the model in 16 bits. Null
+            does so on accelerators where a whole copy would not fit one. Not for precisions that are calibrated.
     """
 
     def __init__(
@@ -66,6 +76,7 @@ class QuantizedEvaluation(Callback):
         suite: EvaluationSuite = EvaluationSuite(),  # noqa: B008 (frozen)
         max_windows: int | None = 64,
         calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
+        sharded: bool | None = None,
     ) -> None:
         if every_n_epochs < 1:
             raise InputError("evaluation.every_n_epochs must be at least 1", given=every_n_epochs)
@@ -74,6 +85,7 @@ class QuantizedEvaluation(Callback):
         self.quantizers = {name: load_quantizer(name) for name in dict.fromkeys(precisions)}
         self.every_n_epochs, self.retrained = every_n_epochs, retrained
         self.suite, self.max_windows, self.calibration = suite, max_windows, calibration
+        self.sharded = sharded
         self.rows: list[ResultRow] = []
         self._sixteen_bits = "bf16"
         self._auc_retrain: float | None = None
@@ -104,6 +116,8 @@ class QuantizedEvaluation(Callback):
             return
         self.check_run_folder(trainer)
         self._put_sixteen_bits_first(SIXTEEN_BITS[pl_module.export_dtype])
+        self.check_sharded(trainer)
+        pl_module.judging = self._judging(pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
             raise InputError(
@@ -126,6 +140,33 @@ class QuantizedEvaluation(Callback):
             raise InputError(f"precision {misnamed[0]!r} is not the model's export_dtype", allowed=name)
         self._sixteen_bits = name
         self.quantizers = {name: load_quantizer(name)} | self.quantizers
+
+    def check_sharded(self, trainer: Trainer) -> None:
+        """Refuse to judge shards where there are none, or by what needs a whole model.
+
+        Raises:
+            InputError: naming what is in the way.
+        """
+        if not self.sharded:
+            return
+        if not shards(trainer):
+            raise InputError(
+                "a sharded evaluation needs FSDP2, which spreads the model over several devices",
+                given="evaluation.sharded: true",
+                remedy="Add --config trainer/fsdp.yaml, or leave evaluation.sharded at null",
+            )
+        self._check_shards()
+
+    def _check_shards(self) -> None:
+        check_shards(self.quantizers, "evaluation.precisions")
+        self.suite.check_shards()
+
+    def _judging(self, pl_module: Any) -> Judging:
+        """How the model lies on the devices while it is judged."""
+        judging = judging_of(pl_module, self.sharded, widest_copy(self.quantizers.values()))
+        if judging.sharded:
+            self._check_shards()
+        return judging
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._judge_baselines(trainer, pl_module)
@@ -193,9 +234,7 @@ class QuantizedEvaluation(Callback):
             if checkpoint is None:
                 continue
             with isolate_rng():
-                measured = self._judge(
-                    name, load_model(checkpoint, pl_module.export_dtype).to(pl_module.device), trainer
-                )
+                measured = self._judge(name, partial(judged_checkpoint, pl_module, checkpoint), trainer)
             if name == "retrained":
                 auc = measured[self._sixteen_bits].get("membership_auc")
                 if isinstance(auc, Estimate):
@@ -208,8 +247,7 @@ class QuantizedEvaluation(Callback):
 
     def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():
-            model = pl_module.export_model().to(trainer.strategy.root_device)  # which the end of a fit leaves
-            measured = self._judge("unlearned", model, trainer)
+            measured = self._judge("unlearned", partial(judged_copy, pl_module), trainer)
         known = {(row.model, row.precision): row.metrics for row in self.rows if row.model != "unlearned"}
         for precision, metrics in measured.items():
             if precision != self._sixteen_bits:
@@ -234,8 +272,11 @@ class QuantizedEvaluation(Callback):
             write_scores(folder, self.rows, self._settings())
             print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 
-    def _judge(self, name: str, model: PreTrainedModel, trainer: Trainer) -> dict[str, dict[str, Measure]]:
+    def _judge(
+        self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
+    ) -> dict[str, dict[str, Measure]]:
         """precision → metrics of one 16-bit model, one quantized copy at a time."""
+        model = make()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         records: EvaluationRecords = data.evaluation_records()
         windows = self._windows(data)
@@ -249,16 +290,17 @@ class QuantizedEvaluation(Callback):
                 bar.refresh()
 
             # the model was made to be judged: at 16 bits it needs no copy
-            is_whole = precision == self._sixteen_bits
-            copy = model if is_whole else quantizer.quantize(model, self._calibration_tokens)
-            with shared_among(current_processes()):
+            is_first = precision == self._sixteen_bits
+            copy = model if is_first else quantized_copy(quantizer, model, self._calibration_tokens)
+            with shared_among(current_processes(), copy):
                 measured[precision] = self.suite.evaluate(
                     copy, data.tokenizer, records, windows, self._auc_retrain, show
                 )
             del copy
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_memory()
         bar.close()
+        del model
+        release_memory()
         return measured
 
     def _with_privleak(self, measured: Mapping[str, dict[str, Measure]]) -> dict[str, dict[str, Measure]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from quail_lightning.evaluation.growing_cache import GrowingCache
 from quail_lightning.evaluation.sampling import Sampling, draw
+from quail_lightning.models.sharded import inside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +58,7 @@ def prefix_cache(model: PreTrainedModel, tokens: list[int]) -> Prefix | None:
 
     cache = GrowingCache(plain_layers(model), len(tokens))
     ids = torch.tensor([tokens], device=model.device)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, **_last_only(model))
+    _last_logits(model, input_ids=ids, past_key_values=cache)
     return Prefix(tokens, cache)
 
 
@@ -102,15 +103,10 @@ def continuations(
         logits = torch.empty(0)
 
     def step(start: int, end: int) -> Tensor:
-        output = model(
-            input_ids=ids,
-            attention_mask=seen[:, :end],
-            position_ids=places[:, start:end],
-            past_key_values=cache,
-            use_cache=True,
-            **_last_only(model),
+        mask, positions = seen[:, :end], places[:, start:end]
+        return _last_logits(
+            model, input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache
         )
-        return output.logits[:, -1]
 
     new: list[list[int]] = [[] for _ in rows]
     live = list(range(len(rows)))  # rows in the batch; the finished ones among them only fill it
@@ -160,9 +156,7 @@ def _read_alone(
     for row in rows:
         cache = GrowingCache(layers, len(row))
         given = torch.tensor([list(row)], device=model.device)
-        logits.append(
-            model(input_ids=given, past_key_values=cache, use_cache=True, **_last_only(model)).logits[:, -1]
-        )
+        logits.append(_last_logits(model, input_ids=given, past_key_values=cache))
         caches.append(cache)
     return torch.cat(logits), GrowingCache.joined(caches, capacity)
 
@@ -175,7 +169,7 @@ def _one_row(
     given = torch.tensor([ids], device=model.device)
     past: Any = None
     while len(new) < how.max_new_tokens:
-        output = model(input_ids=given, past_key_values=past, use_cache=True, **_last_only(model))
+        output = _pass(model, input_ids=given, past_key_values=past)
         past = output.past_key_values
         (token,) = _choose(output.logits[:, -1], how, drawing)
         if token in how.ends:
@@ -200,6 +194,13 @@ def _stopped(tokens: Sequence[int], how: Decoding) -> bool:
     return any(stop in text for stop in how.stops)
 
 
-def _last_only(model: PreTrainedModel) -> dict[str, int]:
-    """Spare the head all tokens but the last, where the model can."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
+def _last_logits(model: PreTrainedModel, **given: Any) -> Tensor:
+    """[rows, vocabulary] after the last token."""
+    logits: Tensor = _pass(model, **given).logits
+    return logits[:, -1]
+
+
+def _pass(model: PreTrainedModel, **given: Any) -> Any:
+    """One forward pass, which spares the head all tokens but the last, where the model can."""
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
+    return inside(model, lambda: model(**given, use_cache=True, **last_only))

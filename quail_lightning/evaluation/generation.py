@@ -13,6 +13,7 @@ from quail_lightning.evaluation.modes import evaluation_mode
 from quail_lightning.evaluation.sampling import Sampling, completed, generators
 from quail_lightning.evaluation.shares import current_shares
 from quail_lightning.evaluation.short_memory import explained_memory
+from quail_lightning.models.sharded import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,7 +86,8 @@ def generate(
                 with explained_memory(len(chosen), "prompts", widest, SHORTER):
                     new = continuations(model, [encoded[index] for index in chosen], how, prefix, drawing)
             except RunError:
-                if len(chosen) == 1 or batch_size is not None:
+                # of a sharded model the others are in the middle of this pass
+                if len(chosen) == 1 or batch_size is not None or is_sharded(model):
                     raise
                 rows = len(chosen) // 2
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from quail_lightning.evaluation.short_memory import explained_memory
 from quail_lightning.functional.head import Head
 from quail_lightning.functional.token_likelihood import token_log_likelihood
 from quail_lightning.models.activations import check_head, output_head
+from quail_lightning.models.sharded import inside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,14 +105,14 @@ def token_log_likelihoods(
     fitting = batch_size or likelihood_rows(model, max(map(len, encoded), default=1))
     order = shares.own(order, shares.rows(batch_size, fitting, len(encoded)))
     with evaluation_mode(model):
-        head, start = _head_apart(model), 0
+        apart, start = _head_apart(model), 0
         while start < len(order):
             size = batch_size or likelihood_rows(model, len(encoded[order[start]]))
             chosen = order[start : start + size]
             rows = [torch.tensor(encoded[index], dtype=torch.long) for index in chosen]
             if len(rows[0]) > 1:
                 with explained_memory(len(rows), "texts", len(rows[0]), "shorter texts"):
-                    found = _forward(model, rows, head)
+                    found = _forward(model, rows, apart)
                 for index, values in zip(chosen, found, strict=True):
                     results[index] = values
             start += len(chosen)
@@ -143,11 +145,11 @@ def window_nlls(
     size = shares.rows(batch_size, batch_size or likelihood_rows(model, windows.shape[1]), len(windows))
     order = shares.own(range(len(windows)), size)
     with evaluation_mode(model):
-        head = _head_apart(model)
+        apart = _head_apart(model)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             with explained_memory(len(chosen), "windows", windows.shape[1], "data.max_len"):
-                found = _forward(model, list(windows[chosen]), head)
+                found = _forward(model, list(windows[chosen]), apart)
             for number, values in zip(chosen, found, strict=True):
                 means[number] = -float(values.double().mean())
             if progress is not None:
@@ -167,17 +169,21 @@ def window_problem(windows: Tensor, limit: int | None) -> InputError | None:
     return None
 
 
-def _head_apart(model: PreTrainedModel) -> Head | None:
-    """The head, to be applied to a few tokens at a time; None where only the model itself makes its logits."""
+def _head_apart(model: PreTrainedModel) -> bool:
+    """Whether the head can be applied to a few tokens at a time, or only the model itself makes its logits."""
     try:
-        check_head(model)
+        check_head(model, partial(inside, model))
     except (InputError, AttributeError):  # AttributeError: an architecture whose parts are named otherwise
-        return None
-    return output_head(model)
+        return False
+    return True
 
 
-def _forward(model: PreTrainedModel, rows: Sequence[Tensor], head: Head | None) -> list[Tensor]:
+def _forward(model: PreTrainedModel, rows: Sequence[Tensor], apart: bool) -> list[Tensor]:
     """Label log-probabilities of the rows ([time] each), on the CPU."""
+    return inside(model, lambda: _pass(model, rows, output_head(model) if apart else None))
+
+
+def _pass(model: PreTrainedModel, rows: Sequence[Tensor], head: Head | None) -> list[Tensor]:
     ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(model.device)
     lengths = torch.tensor([len(row) for row in rows], device=ids.device)
     places = torch.arange(ids.shape[1], device=ids.device)

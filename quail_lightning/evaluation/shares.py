@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from quail_lightning.models.lockstep import in_step
 from quail_lightning.processes import Processes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Result = TypeVar("Result")
 
@@ -73,10 +77,18 @@ def current_shares() -> Shares:
 
 
 @contextmanager
-def shared_among(processes: Processes) -> Iterator[None]:
-    """Completions and likelihoods asked for inside are shared; all processes ask for the same, in one order."""
-    token = _current.set(Shares(processes))
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def shared_among(processes: Processes, model: PreTrainedModel) -> Iterator[None]:
+    """Completions and likelihoods asked for inside are shared; all processes ask for the same, in one order.
+
+    Of a sharded model each process makes the passes of its own batches while the others keep step.
+
+    Args:
+        processes: that share the work.
+        model: that is judged inside, and no other.
+    """
+    with in_step(model, processes) as asked:
+        token = _current.set(Shares(asked))
+        try:
+            yield
+        finally:
+            _current.reset(token)

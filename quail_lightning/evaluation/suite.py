@@ -110,6 +110,19 @@ class EvaluationSuite:
         if problems:
             raise InputError("the model cannot be evaluated with these records: " + " ".join(problems))
 
+    def check_shards(self) -> None:
+        """Refuse what a model that is sharded cannot be judged by.
+
+        Raises:
+            InputError: tasks of the LM Evaluation Harness, which runs the model itself.
+        """
+        if self.utility is not None and (self.utility.general or self.utility.truthful):
+            raise InputError(
+                "the LM Evaluation Harness runs a model that lies whole on a device; the evaluation is sharded",
+                given="evaluation.suite.utility: general or truthful",
+                remedy="Measure them on the saved model, by `quail evaluate`",
+            )
+
     def evaluate(
         self,
         model: PreTrainedModel,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,8 +74,14 @@ def output_head(model: PreTrainedModel) -> Head:
     return Head(head.weight, getattr(head, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
 
 
-def check_head(model: PreTrainedModel) -> None:
+def check_head(
+    model: PreTrainedModel, within: Callable[[Callable[[], Tensor]], Tensor] = lambda function: function()
+) -> None:
     """See that body and head, taken apart, give the model's own logits.
+
+    Args:
+        model: its mode is restored afterwards.
+        within: runs a pass of the model where its weights can be read; needed for a sharded one.
 
     Raises:
         InputError: the model does something to its logits that this program does not know.
@@ -85,8 +91,8 @@ def check_head(model: PreTrainedModel) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            expected = model(input_ids=ids, use_cache=False).logits.float()
-            found = output_head(model).logits(activations(model, ids).final)
+            expected = within(lambda: model(input_ids=ids, use_cache=False).logits.float())
+            found = within(lambda: output_head(model).logits(activations(model, ids).final))
     finally:
         model.train(was_training)
     tolerance = 2e-2 if model.dtype == torch.bfloat16 else 1e-3

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -29,6 +30,7 @@ class Root(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.announce: Callable[[], object] = _to_nobody
 
     def forward(self, function: Callable[[], Any]) -> Any:
         """Run a function of the model."""
@@ -67,8 +69,30 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute: torch.dtype | None)
 
 def inside(model: nn.Module, function: Callable[[], T]) -> T:
     """Run a function of a model where its weights can be read; of a sharded one all processes must call."""
+    if is_sharded(model):
+        model.__dict__[ROOT].announce()
+    return unannounced(model, function)
+
+
+def unannounced(model: nn.Module, function: Callable[[], T]) -> T:
+    """As ``inside``, where the other processes know of it (``announcing``)."""
     root = model.__dict__.get(ROOT)
     return function() if root is None else root(function)
+
+
+@contextmanager
+def announcing(model: nn.Module, announce: Callable[[], object]) -> Iterator[None]:
+    """Have ``announce`` called before every pass of a sharded model that is made by ``inside``."""
+    root = model.__dict__[ROOT]
+    before, root.announce = root.announce, announce
+    try:
+        yield
+    finally:
+        root.announce = before
+
+
+def _to_nobody() -> None:
+    pass
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -88,6 +112,18 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def own_rows(parameter: Tensor) -> slice:
+    """Rows of a weight that this process holds; none of a weight with fewer rows than there are processes."""
+    if not isinstance(parameter, DTensor):
+        return slice(0, len(parameter))
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(
+        parameter.shape, parameter.device_mesh, parameter.placements
+    )
+    return slice(offset[0], offset[0] + shape[0]) if shape[0] else slice(0, 0)
+
+
 def whole_head(model: PreTrainedModel) -> Head:
     """All of the output head, without gradient; of a sharded one all processes must call."""
     head = output_head(model)
@@ -95,6 +131,11 @@ def whole_head(model: PreTrainedModel) -> Head:
         return head
     bias = None if head.bias is None else whole(head.bias.detach())
     return head._replace(weight=whole(head.weight.detach()), bias=bias)
+
+
+def share(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor; all of one that is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def spread_like(values: Tensor, weight: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_config
-from quail_lightning.models.sharded import shard
+from quail_lightning.models.sharded import own_rows, shard, share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -49,6 +51,35 @@ def load_sharded(
     return model.eval()
 
 
+def cast_shards(
+    model: PreTrainedModel, dtype: torch.dtype, moved: Callable[[str, Tensor], Tensor] | None = None
+) -> PreTrainedModel:
+    """A sharded copy of a sharded model in another dtype, in evaluation mode and without gradients.
+
+    Each process casts its own share: nothing is gathered, and no process holds more of the copy than that.
+
+    Args:
+        model: unchanged.
+        dtype: of the copy's weights.
+        moved: a weight's name and the weight → what the copy is to hold, before it is cast, laid out as the weight
+            is; None: the weight itself.
+    """
+    parameters = dict(model.named_parameters())
+    first = next(iter(parameters.values()))
+    assert isinstance(first, DTensor)
+    copied = empty_model(copy.deepcopy(model.config), dtype)
+    shard(copied, first.device_mesh, None)
+    copied.to_empty(device=first.device)
+    restore_buffers(copied, first.device)
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            values = parameters[name].detach()
+            share(parameter).copy_(share(values if moved is None else moved(name, values)))
+    copied.generation_config = copy.deepcopy(model.generation_config)
+    copied.config.dtype = dtype
+    return copied.requires_grad_(False).eval()
+
+
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The architecture of a checkpoint on the meta device."""
     from transformers import AutoModelForCausalLM
@@ -82,18 +113,11 @@ def restore_buffers(model: PreTrainedModel, device: torch.device) -> None:
 def _fill(parameter: Tensor, file: Path, name: str) -> None:
     """Copy this process's rows of a stored weight into it."""
     from safetensors import safe_open
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+    rows = own_rows(parameter)
     with safe_open(file, framework="pt") as stored, torch.no_grad():
-        rows = stored.get_slice(name)
-        if not isinstance(parameter, DTensor):
-            parameter.copy_(rows[:])
-            return
-        shape, offset = compute_local_shape_and_global_offset(
-            parameter.shape, parameter.device_mesh, parameter.placements
-        )
-        if shape[0]:  # a weight with fewer rows than processes leaves some without
-            parameter.to_local().copy_(rows[offset[0] : offset[0] + shape[0]])
+        if rows.stop > rows.start:
+            share(parameter).copy_(stored.get_slice(name)[rows])
 
 
 def _stored_name(name: str, files: dict[str, Path], model: PreTrainedModel, checkpoint: str) -> str:

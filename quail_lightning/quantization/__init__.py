@@ -5,7 +5,8 @@ from quail_lightning.quantization.bitsandbytes import BitsAndBytes
 from quail_lightning.quantization.body import quantized_linears
 from quail_lightning.quantization.gptq import Gptq
 from quail_lightning.quantization.named import available_precisions, load_quantizer
-from quail_lightning.quantization.protocol import Quantizer
+from quail_lightning.quantization.protocol import Quantizer, QuantizesShards, quantized_copy
+from quail_lightning.quantization.sharded_copies import check_shards, widest_copy
 from quail_lightning.quantization.smoothquant import SmoothQuant
 from quail_lightning.quantization.uniform import Uniform
 from quail_lightning.quantization.unquantized import Unquantized
@@ -15,10 +16,14 @@ __all__ = [
     "BitsAndBytes",
     "Gptq",
     "Quantizer",
+    "QuantizesShards",
     "SmoothQuant",
     "Uniform",
     "Unquantized",
     "available_precisions",
+    "check_shards",
     "load_quantizer",
+    "quantized_copy",
     "quantized_linears",
+    "widest_copy",
 ]

@@ -12,7 +12,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
-from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
+from quail_lightning.models.sharded import whole
+from quail_lightning.models.sharded_loading import empty_model, restore_buffers
+from quail_lightning.quantization.body import (
+    copy_unconverted,
+    is_finite,
+    quantized_linears,
+    refuse_broken,
+    refuse_non_finite,
+)
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 
@@ -82,16 +90,47 @@ class BitsAndBytes:
                 dtype=model.dtype,
                 device_map={"": str(model.device)},
             )
-        converted = _converted_layers(quantized)
-        if converted != names:
-            raise InputError(
-                f"bitsandbytes quantized other layers of {type(model).__name__} than the linear ones of its body: "
-                f"{', '.join(sorted(converted ^ names))}",
-                remedy="Use a uniform quantizer for this architecture",
-            )
+        self._refuse_others(quantized, names)
         copy_unconverted(model, quantized, names)
         quantized.generation_config = copy.deepcopy(model.generation_config)
         return quantized.train(model.training)
+
+    def quantize_shards(self, model: PreTrainedModel) -> PreTrainedModel:
+        """See ``QuantizesShards``; each process is given the whole copy, in 4 or 8 bits, on its device."""
+        from transformers.integrations import replace_with_bnb_linear
+
+        names = {name for name, _ in quantized_linears(model)}
+        full_precision = [
+            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in names
+        ]
+        quantized = empty_model(copy.deepcopy(model.config), model.dtype)
+        with _quiet():
+            replace_with_bnb_linear(quantized, full_precision, self._config(model, full_precision))
+        self._refuse_others(quantized, names)
+        broken = []
+        for name, parameter in model.named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            weight, layer = whole(parameter.detach()), quantized.get_submodule(owner)
+            if owner not in names or leaf != "weight":
+                setattr(layer, leaf, nn.Parameter(weight.clone(), requires_grad=False))
+            elif is_finite(weight):
+                setattr(layer, leaf, _packed(weight, getattr(layer, leaf)))
+            else:
+                broken.append(owner)
+        refuse_broken(broken)
+        quantized.tie_weights()
+        restore_buffers(quantized, model.device)
+        quantized.generation_config = copy.deepcopy(model.generation_config)
+        return quantized.train(model.training)
+
+    def _refuse_others(self, quantized: PreTrainedModel, names: set[str]) -> None:
+        converted = _converted_layers(quantized)
+        if converted != names:
+            raise InputError(
+                f"bitsandbytes quantized other layers of {type(quantized).__name__} than the linear ones of its "
+                f"body: {', '.join(sorted(converted ^ names))}",
+                remedy="Use a uniform quantizer for this architecture",
+            )
 
     def _config(self, model: PreTrainedModel, full_precision: list[str]) -> Any:
         from transformers import BitsAndBytesConfig
@@ -115,6 +154,19 @@ def _converted_layers(quantized: PreTrainedModel) -> set[str]:
 
     kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
     return {name for name, module in quantized.named_modules() if isinstance(module, kinds)}
+
+
+def _packed(weight: Tensor, empty: Any) -> Any:
+    """A layer's weight as bitsandbytes packs it, with the options of the ``empty`` one that takes its place."""
+    import bitsandbytes as bnb
+
+    options = {name: value for name, value in vars(empty).items() if name != "SCB"}
+    packed: Any
+    if isinstance(empty, bnb.nn.Int8Params):
+        packed = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, **options)
+    else:
+        packed = bnb.nn.Params4bit(weight, requires_grad=False, **options)
+    return packed.to(weight.device)  # which packs it
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
 
@@ -43,14 +43,24 @@ def refuse_non_finite(linears: list[tuple[str, nn.Linear]]) -> None:
     Raises:
         InputError: naming every weight concerned.
     """
-    broken = [
-        f"{name}.weight"
-        for name, linear in linears
-        if not all(torch.isfinite(bound) for bound in torch.aminmax(linear.weight.detach()))
-    ]
-    if broken:
+    refuse_broken([name for name, linear in linears if not is_finite(linear.weight.detach())])
+
+
+def is_finite(weight: Tensor) -> bool:
+    """Whether a weight holds neither NaN nor infinity."""
+    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(weight))
+
+
+def refuse_broken(names: Sequence[str]) -> None:
+    """Refuse layers whose weights are not finite, if there are any.
+
+    Raises:
+        InputError: naming every weight concerned.
+    """
+    if names:
+        broken = ", ".join(f"{name}.weight" for name in names)
         raise InputError(
-            f"weights to be quantized must be finite; NaN or infinity in {', '.join(broken)}",
+            f"weights to be quantized must be finite; NaN or infinity in {broken}",
             remedy="The training that made this model diverged: go back to an earlier checkpoint",
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from quail_lightning.models.sharded import is_sharded
 
 # The quantizers take the type from here, not from a TYPE_CHECKING block of their own: jsonargparse executes such
 # blocks where it reads a constructor, and importing transformers takes seconds.
@@ -49,3 +51,41 @@ class Quantizer(Protocol):
             InputError: the model cannot be quantized this way (no linear layers, NaN, sizes that do not divide),
                 or calibration tokens are needed and missing.
         """
+
+
+@runtime_checkable
+class QuantizesShards(Protocol):
+    """A quantizer that needs no whole model: it takes the weights one at a time from where they lie."""
+
+    def quantize_shards(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The copy that ``quantize`` makes of the whole model, of a sharded one; all processes must call.
+
+        No process ever holds more of the model in its own dtype than its share, one weight, and what is not
+        quantized (embeddings, norms, head). A format that saves memory gives a whole copy on each device, one that
+        is simulated a sharded one.
+
+        Args:
+            model: sharded, in the export dtype; unchanged.
+
+        Raises:
+            InputError: see ``Quantizer.quantize``.
+        """
+
+
+def quantized_copy(
+    quantizer: Quantizer, model: PreTrainedModel, calibration: Tensor | None = None
+) -> PreTrainedModel:
+    """A model's quantized copy, however the model lies on the devices; of a sharded one all processes must call.
+
+    Args:
+        quantizer: of a sharded model one that ``QuantizesShards``.
+        model: see ``Quantizer.quantize``.
+        calibration: likewise.
+
+    Raises:
+        InputError: likewise.
+    """
+    if not is_sharded(model):
+        return quantizer.quantize(model, calibration)
+    assert isinstance(quantizer, QuantizesShards)
+    return quantizer.quantize_shards(model)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.affine_grid import Granularity, Grid, GridKind, fit_grid
-from quail_lightning.quantization.body import quantized_linears, refuse_indivisible, refuse_non_finite
+from quail_lightning.models.sharded import own_rows, share, whole
+from quail_lightning.models.sharded_loading import cast_shards
+from quail_lightning.quantization.body import (
+    is_finite,
+    quantized_linears,
+    refuse_broken,
+    refuse_indivisible,
+    refuse_non_finite,
+)
 from quail_lightning.quantization.layer_bits import bits_of_layers
 from quail_lightning.quantization.protocol import PreTrainedModel
+
+DIVISOR = "Choose a divisor, or granularity: channel"
 
 
 class Uniform:
@@ -74,6 +85,26 @@ class Uniform:
                 quantized.get_parameter(f"{name}.weight").copy_(grids[name].round(linear.weight))
         return quantized
 
+    def quantize_shards(self, model: PreTrainedModel) -> PreTrainedModel:
+        """See ``QuantizesShards``; the copy is simulated in 16 bits and therefore sharded as well."""
+        linears = quantized_linears(model)
+        refuse_indivisible(linears, self.group_size, DIVISOR)
+        bits = bits_of_layers([name for name, _ in linears], self.bits, self.layer_bits)
+        extremes, broken = [], []
+        for name, linear in linears:
+            weight = whole(linear.weight.detach())
+            extremes.append(torch.aminmax(weight))
+            if not is_finite(weight):
+                broken.append(name)
+        refuse_broken(broken)
+        bounds = _bounds(extremes) if self.granularity == "global" else None
+        quantized = cast_shards(model, model.dtype)
+        for name, linear in linears:
+            weight, copied = whole(linear.weight.detach()), quantized.get_parameter(f"{name}.weight")
+            rounded = self._grid(weight, bits[name], bounds).round(weight)
+            share(copied).copy_(rounded[own_rows(copied)])
+        return quantized
+
     def grids(self, model: PreTrainedModel) -> dict[str, Grid]:
         """The grid of every quantized weight, by the name of its layer.
 
@@ -81,22 +112,27 @@ class Uniform:
             InputError: a weight holds NaN or infinity, or the group size does not divide a layer's inputs.
         """
         linears = quantized_linears(model)
-        refuse_indivisible(linears, self.group_size, "Choose a divisor, or granularity: channel")
+        refuse_indivisible(linears, self.group_size, DIVISOR)
         refuse_non_finite(linears)
         weights = {name: linear.weight.detach() for name, linear in linears}
         bits = bits_of_layers(weights, self.bits, self.layer_bits)
         bounds = None
         if self.granularity == "global":
-            lows, highs = zip(*(torch.aminmax(weight) for weight in weights.values()), strict=True)
-            bounds = (min(map(float, lows)), max(map(float, highs)))
-        return {
-            name: fit_grid(
-                weight,
-                bits=bits[name],
-                kind=self.grid,
-                granularity=self.granularity,
-                group_size=self.group_size,
-                bounds=bounds,
-            )
-            for name, weight in weights.items()
-        }
+            bounds = _bounds([torch.aminmax(weight) for weight in weights.values()])
+        return {name: self._grid(weight, bits[name], bounds) for name, weight in weights.items()}
+
+    def _grid(self, weight: Tensor, bits: int, bounds: tuple[float, float] | None) -> Grid:
+        return fit_grid(
+            weight,
+            bits=bits,
+            kind=self.grid,
+            granularity=self.granularity,
+            group_size=self.group_size,
+            bounds=bounds,
+        )
+
+
+def _bounds(extremes: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """(min, max) over all weights."""
+    lows, highs = zip(*extremes, strict=True)
+    return min(map(float, lows)), max(map(float, highs))

@@ -6,6 +6,7 @@ import copy
 
 from torch import Tensor
 
+from quail_lightning.models.sharded_loading import cast_shards
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 
@@ -22,3 +23,7 @@ class Unquantized:
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
         return copy.deepcopy(model)
+
+    def quantize_shards(self, model: PreTrainedModel) -> PreTrainedModel:
+        """See ``QuantizesShards``; the copy is sharded as well."""
+        return cast_shards(model, model.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.models.sharded import is_sharded, whole
-from quail_lightning.models.sharded_loading import empty_model, restore_buffers
+from quail_lightning.models.sharded_loading import cast_shards, empty_model, restore_buffers
 from quail_lightning.objectives import Term
+from quail_lightning.processes import current_processes
+from quail_lightning.unlearning.sharding import load_for
 from quail_lightning.unlearning.task_vector import TaskVector
 
 if TYPE_CHECKING:
@@ -45,7 +47,9 @@ def exported_copy(
         for name, value in values.items():
             values[name] = task_vector.negated(whole(value), origin[name].to(value.device))
     if is_sharded(model):
-        return _gathered(model, values, dtype)
+        device = next(model.parameters()).device
+        gathered = {name: whole(value).to(device, dtype, copy=True) for name, value in values.items()}
+        return _assembled(model, gathered, dtype)
     # parameters enter the copy already cast: a copy in float32 first would cost twice the memory
     cast: dict[int, Any] = {
         id(parameter): nn.Parameter(values[name].to(dtype, copy=True), requires_grad=False)
@@ -58,16 +62,69 @@ def exported_copy(
     return exported.eval()
 
 
-def _gathered(model: PreTrainedModel, values: Mapping[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
+def _assembled(model: PreTrainedModel, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of a sharded model from whole weights, where those lie."""
     exported = empty_model(copy.deepcopy(model.config), dtype)
-    device = next(model.parameters()).device
-    gathered = {name: whole(value).to(device, dtype, copy=True) for name, value in values.items()}
-    exported.load_state_dict(gathered, strict=False, assign=True)
+    exported.load_state_dict(weights, strict=False, assign=True)
     exported.tie_weights()
-    restore_buffers(exported, device)
+    restore_buffers(exported, next(iter(weights.values())).device)
     exported.generation_config = copy.deepcopy(model.generation_config)
     exported.config.dtype = dtype
     return exported.requires_grad_(False).eval()
+
+
+def judged_copy(module: UnlearningModule) -> PreTrainedModel:
+    """The copy that is judged: whole on the device, or sharded (``module.judging``). All processes must call."""
+    if not module.judging.sharded:
+        # at the end of a fit the model has left the device
+        return _on_device(module.export_model(), module)
+    assert module.model is not None
+    return cast_shards(module.model, module.export_dtype, _movement(module))
+
+
+def judged_checkpoint(module: UnlearningModule, checkpoint: str) -> PreTrainedModel:
+    """A checkpoint to be judged beside the module's model, in the export dtype, lying on the devices as that does.
+
+    Raises:
+        InputError: see ``load_model`` and ``load_sharded``.
+    """
+    if module.judging.sharded:
+        return load_for(module.trainer, checkpoint, module.export_dtype)
+    return _on_device(load_model(checkpoint, module.export_dtype), module)
+
+
+def _on_device(model: PreTrainedModel, module: UnlearningModule) -> PreTrainedModel:
+    nn.Module.to(model, module.trainer.strategy.root_device)
+    return model
+
+
+def saved_copy(module: UnlearningModule) -> PreTrainedModel | None:
+    """The copy that is saved, for the first process; of a sharded model None on the others, and all must call.
+
+    A sharded model is gathered weight by weight, in the export dtype, into the first process's main memory: no
+    device holds it whole.
+    """
+    model, dtype = module.model, module.export_dtype
+    assert model is not None
+    if not is_sharded(model):
+        return module.export_model()
+    moved, first = _movement(module), current_processes().rank == 0
+    gathered: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        value = whole(moved(name, parameter.detach()).to(dtype))
+        if first:
+            gathered[name] = value.to("cpu", copy=True)
+    return _assembled(model, gathered, dtype) if first else None
+
+
+def _movement(module: UnlearningModule) -> Callable[[str, Tensor], Tensor]:
+    """A sharded weight's name and the weight → the weight as deployed: itself, or its task vector negated."""
+    vector = module.task_vector
+    if vector is None or not module.trained:
+        return lambda _, value: value
+    assert module.model is not None
+    origin = dict(load_for(module.trainer, module.target, module.model.dtype).named_parameters())
+    return lambda name, value: vector.negated(value, origin[name].detach())
 
 
 def description(module: UnlearningModule) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from lightning.pytorch import Trainer
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.sharded_loading import empty_model
 from quail_lightning.reference import LiveReference
-from quail_lightning.unlearning.memory_plan import GIB, Run, Sizes, check_memory
+from quail_lightning.unlearning.memory_plan import (
+    GIB,
+    Judging,
+    Run,
+    Sizes,
+    check_memory,
+    whole_evaluation_fits,
+)
 from quail_lightning.unlearning.optimizers import weight_dtype
 from quail_lightning.unlearning.sharding import shards
 from quail_lightning.unlearning.trainable import train_only
@@ -35,12 +42,37 @@ def check_device_memory(module: UnlearningModule, reads_logits: bool) -> None:
     capacity = device_capacity(module.trainer)
     if capacity is None:
         return
+    check_memory(sizes_of(module), run_of(module, reads_logits), capacity)
+
+
+def sizes_of(module: UnlearningModule) -> Sizes:
+    """What of a module's model decides its memory, without loading a weight."""
     model = empty_model(load_config(module.target), weight_dtype(module.weight_precision))
     train_only(model, module.trainable)
     sizes = Sizes.of(model)
     if module.saliency is not None:
         sizes = replace(sizes, trained=round(sizes.trained * (1 - module.saliency.percentile / 100)))
-    check_memory(sizes, run_of(module, reads_logits), capacity)
+    return sizes
+
+
+def judging_of(module: UnlearningModule, sharded: bool | None, bits: int) -> Judging:
+    """How the model is to be judged: on shards where that is asked for, or where nothing else fits the devices.
+
+    Args:
+        module: attached to its trainer, whose data module is set up.
+        sharded: as asked for; None: under FSDP2 on accelerators, where a whole 16-bit copy does not fit one.
+        bits: of the widest quantized copy.
+    """
+    whole = Judging(sharded=False, bits=bits)
+    if not shards(module.trainer):
+        return whole
+    if sharded is not None:
+        return replace(whole, sharded=sharded)
+    capacity = device_capacity(module.trainer)
+    run = replace(run_of(module, reads_logits=True), judging=whole)
+    if capacity is None or whole_evaluation_fits(sizes_of(module), run, capacity):
+        return whole
+    return replace(whole, sharded=True)
 
 
 def run_of(module: UnlearningModule, reads_logits: bool) -> Run:
@@ -59,6 +91,7 @@ def run_of(module: UnlearningModule, reads_logits: bool) -> Run:
         reference_head=reads_logits,
         whole_gradient=module.defer_gradient_sync,
         loss_chunk=module.loss_chunk,
+        judging=module.judging,
     )
 
 

@@ -21,6 +21,7 @@ STATES_8BIT = 2.03
 RESIDUALS_A_LAYER = 2.0  # float32 or bfloat16 vectors of the width that a layer's norms keep beside its input
 LAYER_INPUTS = 27.0  # bfloat16 vectors of the width a token that attention and projections keep
 MLP_INPUTS = 4.0  # bfloat16 vectors of the MLP's width
+BITS_OF_SCALES = 0.5  # a 4-bit weight's part of a float32 scale for 64; one for a row is nothing
 CHUNKS = 4  # of logits, in float32: the model's, the target's, their difference, the gradient
 
 
@@ -63,6 +64,21 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """What of the evaluation after an epoch decides its memory.
+
+    Attributes:
+        sharded: the 16-bit copy stays spread over all processes, and what is quantized is made weight by weight
+            from its shards; otherwise each process holds a whole one.
+        bits: of the widest quantized copy, which each process holds whole; one of 16 is spread as well where the
+            evaluation is sharded.
+    """
+
+    sharded: bool = False
+    bits: int = 8
+
+
+@dataclass(frozen=True)
 class Run:
     """What of a run decides its memory.
 
@@ -78,6 +94,7 @@ class Run:
         reference_head: a frozen copy of the head is held.
         whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
         loss_chunk: as in the module.
+        judging: the evaluation after an epoch.
     """
 
     processes: int
@@ -91,14 +108,15 @@ class Run:
     reference_head: bool = True
     whole_gradient: bool = False
     loss_chunk: int | None = None
+    judging: Judging = Judging()
 
 
 def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     """What each device holds at most, GiB by name; estimates where activations are concerned.
 
     A training step and the evaluation after an epoch take turns on what weights and optimizer leave, so only the
-    larger of the two is in the total, which comes last. The evaluation holds the 16-bit copy and beside it one
-    quantized to 8 bits.
+    larger of the two is in the total, which comes last. The evaluation holds the 16-bit copy, or its share of one,
+    and beside it a quantized one.
     """
     shares = run.processes if run.sharded else 1
     weight = weight_dtype(run.weight_precision).itemsize
@@ -124,10 +142,23 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
         "activations": _activations(sizes, run, weight, compute),
         "loss": _loss(sizes, run, head, compute),
     }
-    evaluation = {"evaluation": 3.0 * sizes.parameters}
-    larger = max(sum(step.values()), sum(evaluation.values()))
-    total = sum(held.values()) + larger
-    return {name: value / GIB for name, value in (held | step | evaluation | {"total": total}).items()}
+    evaluation = _evaluation(sizes, run, head)
+    total = sum(held.values()) + max(sum(step.values()), evaluation)
+    plan = held | step | {"evaluation": evaluation, "total": total}
+    return {name: value / GIB for name, value in plan.items()}
+
+
+def whole_evaluation_fits(sizes: Sizes, run: Run, capacity: float) -> bool:
+    """Whether each device could hold a whole 16-bit copy, and a quantized one, beside what it holds anyway.
+
+    Args:
+        sizes: of the model.
+        run: how it is trained.
+        capacity: of one device, GiB.
+    """
+    plan = memory_plan(sizes, replace(run, judging=replace(run.judging, sharded=False)))
+    held = plan["weights"] + plan["optimizer"] + plan["reference"]
+    return held + plan["evaluation"] + CONTEXT <= capacity
 
 
 def check_memory(sizes: Sizes, run: Run, capacity: float) -> None:
@@ -154,6 +185,19 @@ def check_memory(sizes: Sizes, run: Run, capacity: float) -> None:
     )
 
 
+def _evaluation(sizes: Sizes, run: Run, head: int) -> float:
+    linear, ends = sizes.parameters - 2 * head, 2 * 2 * head  # embedding and head stay in 16 bits
+    bits = run.judging.bits + BITS_OF_SCALES * (run.judging.bits < 8)
+    quantized = linear * bits / 8 + ends
+    if not run.judging.sharded:
+        return 2.0 * sizes.parameters + quantized
+    share = 2.0 * sizes.parameters / run.processes
+    gathered = ends + 2 * 2.0 * sizes.largest_layer  # a layer and the next one
+    if run.judging.bits >= 16:
+        return 2 * share + gathered
+    return share + max(gathered, quantized + 2.0 * sizes.largest_layer)
+
+
 def _activations(sizes: Sizes, run: Run, weight: int, compute: int) -> float:
     stream = weight if run.mixed else compute  # under autocast the residual stream keeps the weights' dtype
     layer = RESIDUALS_A_LAYER * 2 * stream * sizes.width
@@ -172,7 +216,7 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
     options: Mapping[str, Run] = {
         "set model.gradient_checkpointing": replace(run, gradient_checkpointing=True),
         f"shard over the {run.processes} devices (--config trainer/fsdp.yaml)": replace(
-            run, sharded=True, gradient_checkpointing=True
+            run, sharded=True, gradient_checkpointing=True, judging=replace(run.judging, sharded=True)
         ),
         "round bfloat16 weights stochastically, with 8-bit states (--config trainer/one_a100.yaml)": replace(
             run, weight_precision="bf16-stochastic", adam_states="8bit", gradient_checkpointing=True
@@ -185,6 +229,7 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
             adam_states="offloaded",
             gradient_checkpointing=True,
         ),
+        "judge shards (evaluation.sharded: true)": replace(run, judging=replace(run.judging, sharded=run.sharded)),
         "cache the reference instead of a second model (reference: CachedStates)": replace(
             run, reference_model=False, gradient_checkpointing=True
         ),

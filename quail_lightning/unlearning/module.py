@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
@@ -35,6 +34,7 @@ from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explains_memory
 from quail_lightning.unlearning.losses import request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
+from quail_lightning.unlearning.memory_plan import Judging
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table, write_saliency
 from quail_lightning.unlearning.task_vector import TaskVector
@@ -142,7 +142,8 @@ class UnlearningModule(LightningModule):
         self.measured_steps: dict[str, float] = {}
         self._masks: dict[Tensor, Tensor] = {}
         self._labels: Tensor | None = None  # generic labels of the forget windows
-        self._trained = False  # by this module; a task vector is negated once
+        self.trained = False  # by this module; a task vector is negated once
+        self.judging = Judging()  # as the evaluation says, for the memory plan and for the copies
 
     # --- before training -------------------------------------------------------------------------------
 
@@ -176,7 +177,7 @@ class UnlearningModule(LightningModule):
         self.model = model = self._load(self.start or self.target)
         # shards are gathered in the dtype that autocast wants
         with self.trainer.precision_plugin.forward_context() if is_sharded(model) else nullcontext():
-            inside(model, lambda: check_head(model))
+            check_head(model, partial(inside, model))
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         train_only(self.model, self.trainable)
@@ -229,7 +230,7 @@ class UnlearningModule(LightningModule):
     def on_fit_start(self) -> None:
         assert self.model is not None
         self.model.train()  # checkpoints are loaded in evaluation mode
-        self._trained = True
+        self.trained = True
         folder = run_folder(self.trainer)  # asked by all processes
         if self.saliency_map is not None and self.trainer.is_global_zero:
             write_saliency(self.saliency_map, folder)
@@ -253,7 +254,7 @@ class UnlearningModule(LightningModule):
                 losses |= self._optimizer_step([side], f"grad_norm_{side[0]}")
         factors = {"forget": self.weights.forget, "retain": self.weights.retain, "hinge": self.weights.hinge}
         losses["total"] = sum(factors[name] * value for name, value in losses.items() if name in factors)
-        losses["lr"] = float(self._optimizer().param_groups[0]["lr"])
+        losses["lr"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         shown = {name: value for name, value in losses.items() if name in factors}
         self.log_dict(shown, prog_bar=True, logger=False)
@@ -261,7 +262,8 @@ class UnlearningModule(LightningModule):
     def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
         """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
         assert self.model is not None
-        optimizer, sharded = self._optimizer(), is_sharded(self.model)
+        sharded = is_sharded(self.model)
+        optimizer: Any = self.optimizers()
         losses, made = dict[str, Tensor](), list[Pass]()
         processes = current_processes()
         most, scale = self.micro_batch_size, processes.count if sharded else 1  # FSDP2 takes the processes' mean
@@ -289,11 +291,6 @@ class UnlearningModule(LightningModule):
         optimizer.step()
         optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
         return losses | {norm_name: norm}
-
-    def _optimizer(self) -> LightningOptimizer:
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
-        return optimizer
 
     def _losses(self, side: Side, terms: Mapping[str, Term], batch: TokenBatch) -> dict[str, Tensor]:
         assert self.model is not None
@@ -392,7 +389,7 @@ class UnlearningModule(LightningModule):
     def export_model(self) -> PreTrainedModel:
         """A copy of the model as it is deployed; see ``exported_copy``. All processes must call."""
         assert self.model is not None
-        task_vector = self.task_vector if self._trained else None
+        task_vector = self.task_vector if self.trained else None
         return exported_copy(self.model, self.export_dtype, self.target, task_vector)
 
     def describe(self) -> dict[str, Any]:

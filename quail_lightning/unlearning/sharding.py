@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,9 +16,10 @@ from torch.nn.utils import get_total_norm
 from quail_lightning.functional.head import Head
 from quail_lightning.models.activations import Activations
 from quail_lightning.models.checkpoint import load_model
+from quail_lightning.models.lockstep import Lockstep
 from quail_lightning.models.sharded import inside, is_sharded, whole, whole_head
 from quail_lightning.models.sharded_loading import load_sharded
-from quail_lightning.processes import Processes, current_processes, sum_over_processes
+from quail_lightning.processes import current_processes, sum_over_processes
 from quail_lightning.reference import Arithmetic, Reference, Request, Side
 
 if TYPE_CHECKING:
@@ -67,45 +67,6 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     return whole(get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]))
 
 
-class Lockstep:
-    """Lets every process run a sharded model as often as it needs to, while the others keep step.
-
-    A pass of a sharded model takes all processes. Each pass is announced; who waits at the barrier answers with a
-    pass of its own, whose result nobody reads, until all wait.
-
-    Args:
-        processes: that hold the model.
-        dummy: a pass of the model.
-        device: of the announcements.
-    """
-
-    def __init__(self, processes: Processes, dummy: Callable[[], object], device: torch.device) -> None:
-        self._processes, self._dummy, self._device = processes, dummy, device
-
-    def processes(self) -> Processes:
-        """The same processes, whose barrier keeps step."""
-        return replace(self._processes, barrier=self._wait)
-
-    def announced(self, run: Callable[..., Activations]) -> Callable[..., Activations]:
-        """The same passes, each announced to those who wait."""
-
-        @functools.wraps(run)
-        def announce(*arguments: Any) -> Activations:
-            self._passing(1)
-            return run(*arguments)
-
-        return announce
-
-    def _wait(self) -> None:
-        while self._passing(0):
-            self._dummy()
-
-    def _passing(self, own: int) -> int:
-        count = torch.tensor([own], device=self._device)
-        sum_over_processes([count])
-        return int(count)
-
-
 def prepare_reference(
     reference: Reference,
     requests: Mapping[Side, Request],
@@ -131,12 +92,16 @@ def prepare_reference(
         reference.prepare(requests, target, identity, arithmetic, processes)
         return
 
-    def run(asked: PreTrainedModel, ids: Tensor, layers: tuple[int, ...]) -> Activations:
+    def run(asked: PreTrainedModel, ids: Tensor, layers: tuple[int, ...] = ()) -> Activations:
         return inside(asked, lambda: arithmetic.forward(asked, ids, layers))
+
+    def announced(*arguments: Any) -> Activations:
+        lockstep.announce()
+        return run(*arguments)
 
     def dummy() -> None:
         with torch.no_grad():
-            run(frozen, torch.zeros(1, 2, dtype=torch.long, device=arithmetic.device), ())
+            run(frozen, torch.zeros(1, 2, dtype=torch.long, device=arithmetic.device))
 
     def head(asked: PreTrainedModel) -> Head:
         return frozen_head if asked is frozen else whole_head(asked)
@@ -145,5 +110,5 @@ def prepare_reference(
     frozen = target()
     frozen_head = whole_head(frozen)
     lockstep = Lockstep(processes, dummy, arithmetic.device)
-    sharded = replace(arithmetic, forward=lockstep.announced(run), head=head, copy=lambda _: again())
+    sharded = replace(arithmetic, forward=announced, head=head, copy=lambda _: again())
     reference.prepare(requests, lambda: frozen, identity, sharded, lockstep.processes())

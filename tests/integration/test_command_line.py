@@ -135,6 +135,7 @@ def test_finetune_makes_a_model_once(quickstart, capsys):
         (["--evaluation.precisions=[nf5]"], r"no such precision.*nf5.*Did you mean nf4"),
         (["--data.corpus=nowhere", "--data.newsroom=null"], r"no corpus folder 'nowhere'"),
         (["--data.max_len=701"], r"701 tokens .* 700 positions"),
+        (["--evaluation.sharded=true"], r"a sharded evaluation needs FSDP2.*trainer/fsdp\.yaml"),
         (["--config=nosuch.yaml"], r"no config file 'nosuch\.yaml'"),
         (["--trainer.precision=bf16-true"], r"bf16-nearest"),
         (["--data.max_forget_windows=0"], r"max_forget_windows must be at least 1; got 0"),

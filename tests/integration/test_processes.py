@@ -74,6 +74,7 @@ def two(one, tmp_path_factory):
     names["PYTHONPATH"] = str(Path(__file__).parents[2])
     given = [str(folder), str(one / "checkpoints/quickstart/corpus"), str(one / "checkpoints/quickstart/target")]
     given += [json.dumps(fragment(kind)) for kind in ("ddp", "fsdp")]
+    given.append(json.dumps([*fragment("fsdp"), "--evaluation.sharded=true", NAMED + "shards"]))
     running = []
     for rank in (0, 1):
         own = {name: str(value) for name, value in (names | {"RANK": rank, "LOCAL_RANK": rank}).items()}
@@ -165,7 +166,7 @@ def test_one_of_two_processes_makes_the_models_that_one_alone_makes(one, two):
     assert said == [2, 0]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "shards"])
 def test_the_quickstarts_figures_and_model_are_those_of_one_process(kind, one, two):
     expected, found = (one / "logs/quickstart" / version for version in ("one", kind))
     assert (found / "results.json").read_bytes() == (expected / "results.json").read_bytes()

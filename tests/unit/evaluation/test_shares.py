@@ -78,6 +78,7 @@ def test_a_suite_shared_by_two_gives_the_figures_of_one(model, tokenizer):
     )
     windows = {"forget": torch.randint(2, 258, (5, 12), generator=torch.Generator().manual_seed(0))}
     suite = EvaluationSuite(batch_size=1, verbmem_new_tokens=6)
+    model.eval()  # the threads share it, and the first one done would set the other's back to training
     expected = suite.evaluate(model, tokenizer, records, windows)
     work = [0, 0]
 
@@ -85,7 +86,7 @@ def test_a_suite_shared_by_two_gives_the_figures_of_one(model, tokenizer):
         def count(name, done, total):
             work[processes.rank] += 1
 
-        with shared_among(processes):
+        with shared_among(processes, model):
             return suite.evaluate(model, tokenizer, records, windows, progress=count)
 
     for measures in together(2, run):

@@ -7,8 +7,8 @@ from torch import distributed
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
-from quail_lightning.models.sharded import inside, is_sharded, spread_like, whole, whole_head
-from quail_lightning.models.sharded_loading import load_sharded
+from quail_lightning.models.sharded import inside, is_sharded, share, spread_like, whole, whole_head
+from quail_lightning.models.sharded_loading import cast_shards, load_sharded
 
 
 @pytest.fixture
@@ -44,6 +44,36 @@ def test_weights_buffers_and_logits_are_those_of_the_whole_model(dtype, folder, 
     ids = torch.tensor([[1, 5, 9, 2]])
     with torch.no_grad():
         assert torch.equal(inside(model, lambda: model(input_ids=ids).logits), expected(input_ids=ids).logits)
+
+
+def test_a_copy_in_another_dtype_is_sharded_and_shares_nothing(folder, mesh):
+    model = load_sharded(str(folder), torch.float32, mesh, None).train()
+    model.generation_config.max_new_tokens = 11
+    copied = cast_shards(model, torch.bfloat16)
+    assert is_sharded(copied)
+    assert not copied.training
+    assert model.training
+    assert (copied.dtype, copied.config.dtype, copied.generation_config.max_new_tokens) == (
+        *[torch.bfloat16] * 2,
+        11,
+    )
+    for name, parameter in model.named_parameters():
+        found = copied.get_parameter(name)
+        assert torch.equal(whole(found), whole(parameter).bfloat16()), name
+        assert not found.requires_grad
+    assert (copied.lm_head.weight is copied.model.embed_tokens.weight) == model.config.tie_word_embeddings
+    again = cast_shards(model, torch.float32)
+    with torch.no_grad():
+        share(again.model.norm.weight).fill_(7)
+    assert torch.equal(whole(model.model.norm.weight), torch.ones(64))
+
+
+def test_a_copy_can_hold_weights_that_were_moved(folder, mesh):
+    model = load_sharded(str(folder), torch.float32, mesh, None)
+    copied = cast_shards(model, torch.float32, lambda name, weight: 2 * weight if "norm" in name else weight)
+    for name, parameter in model.named_parameters():
+        factor = 2 if "norm" in name else 1
+        assert torch.equal(whole(copied.get_parameter(name)), factor * whole(parameter)), name
 
 
 def test_a_model_stored_in_several_files_is_found_by_its_index(tmp_path, tiny_llama, mesh):

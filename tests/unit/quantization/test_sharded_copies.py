@@ -1,0 +1,126 @@
+"""Quantized copies made from shards are those of the whole model; here on a mesh of one process."""
+
+import pytest
+import torch
+from torch import distributed
+
+from quail_lightning.errors import InputError
+from quail_lightning.models.checkpoint import load_model
+from quail_lightning.models.sharded import inside, is_sharded, share, whole
+from quail_lightning.models.sharded_loading import load_sharded
+from quail_lightning.quantization import (
+    BitsAndBytes,
+    Gptq,
+    QuantizesShards,
+    Uniform,
+    Unquantized,
+    check_shards,
+    quantized_copy,
+    widest_copy,
+)
+
+PACKED = {
+    "nf4": BitsAndBytes("nf4"),
+    "nf4, its scales quantized": BitsAndBytes("nf4", double_quantization=True),
+    "fp4": BitsAndBytes("fp4"),
+    "int8": BitsAndBytes("int8"),
+}
+SIMULATED = {
+    "bf16": Unquantized(),
+    "global": Uniform(4, "global"),
+    "tensor": Uniform(3, "tensor", grid="minmax-floor"),
+    "group": Uniform(4, "group", 64, grid="minmax-round"),
+    "mixed": Uniform(4, "channel", layer_bits={"*.down_proj": 8}),
+}
+IDS = torch.tensor([[1, 5, 9, 2, 40, 3]])
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def folder(request, tmp_path, tiny_llama):
+    tiny_llama(tied=request.param).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def everything(model):
+    """Every parameter and buffer, with the scales that bitsandbytes keeps beside a weight."""
+    found = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    for name, weight in list(found.items()):
+        if (scales := getattr(weight, "SCB", None)) is not None:
+            found[f"{name}.SCB"] = scales
+        if (state := getattr(weight, "quant_state", None)) is not None:
+            found |= {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
+    return found
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_packed_copy_from_shards_is_the_whole_models_bit_for_bit(name, folder, mesh):
+    expected = PACKED[name].quantize(load_model(folder, torch.bfloat16))
+    found = quantized_copy(PACKED[name], load_sharded(folder, torch.bfloat16, mesh, None))
+    assert not is_sharded(found)
+    assert not found.training
+    tensors = everything(found)
+    assert tensors.keys() == everything(expected).keys()
+    for key, tensor in everything(expected).items():
+        assert type(tensors[key]) is type(tensor), key
+        assert tensors[key].dtype == tensor.dtype, key
+        assert torch.equal(tensors[key], tensor), key
+    assert (found.lm_head.weight is found.model.embed_tokens.weight) == found.config.tie_word_embeddings
+    with torch.no_grad():
+        assert torch.equal(found(IDS).logits, expected(IDS).logits)
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_simulated_copy_stays_sharded_and_is_the_whole_models_bit_for_bit(name, folder, mesh):
+    expected = SIMULATED[name].quantize(load_model(folder, torch.bfloat16))
+    source = load_sharded(folder, torch.bfloat16, mesh, None)
+    before = {key: share(weight).clone() for key, weight in source.named_parameters()}
+    found = quantized_copy(SIMULATED[name], source)
+    assert is_sharded(found)
+    for key, weight in expected.named_parameters():
+        assert torch.equal(whole(found.get_parameter(key)), weight), key
+        assert torch.equal(share(source.get_parameter(key)), before[key]), key
+    with torch.no_grad():
+        assert torch.equal(inside(found, lambda: found(IDS).logits), expected(IDS).logits)
+
+
+@pytest.mark.parametrize("quantizer", [BitsAndBytes("nf4"), BitsAndBytes("int8"), Uniform(4)])
+def test_shards_that_are_not_finite_are_refused_by_name(quantizer, tmp_path, tiny_llama, mesh):
+    tiny_llama().save_pretrained(tmp_path)
+    model = load_sharded(str(tmp_path), torch.bfloat16, mesh, None)
+    with torch.no_grad():
+        share(model.model.layers[1].mlp.up_proj.weight)[0, 0] = torch.nan
+        share(model.model.layers[0].self_attn.q_proj.weight)[2, 1] = torch.inf
+    with pytest.raises(
+        InputError, match=r"layers\.0\.self_attn\.q_proj\.weight, .*layers\.1\.mlp\.up_proj\.weight"
+    ):
+        quantized_copy(quantizer, model)
+
+
+def test_a_whole_model_goes_the_usual_way(tiny_llama):
+    copy = quantized_copy(Uniform(4), tiny_llama())
+    assert torch.equal(copy.lm_head.weight, tiny_llama().lm_head.weight)
+    assert not is_sharded(copy)
+
+
+def test_precisions_that_need_the_whole_model_are_refused_by_name():
+    check_shards(PACKED | SIMULATED, "evaluation.precisions")
+    calibrated = {"nf4": BitsAndBytes("nf4"), "gptq4": Gptq()}
+    assert not isinstance(calibrated["gptq4"], QuantizesShards)
+    with pytest.raises(InputError, match=r"gptq4 need the whole 16-bit model") as refused:
+        check_shards(calibrated, "best.precisions")
+    assert "best.precisions: nf4, gptq4" in str(refused.value)
+    assert "quail evaluate" in str(refused.value)
+
+
+def test_a_copy_that_is_simulated_or_calibrated_is_as_wide_as_the_model():
+    assert widest_copy([Unquantized()]) == widest_copy([]) == 0
+    assert widest_copy([Unquantized(), BitsAndBytes("nf4")]) == 4
+    assert widest_copy([BitsAndBytes("int8"), BitsAndBytes("nf4")]) == 8
+    assert widest_copy([BitsAndBytes("int8"), Uniform(3)]) == widest_copy([Gptq()]) == 16
