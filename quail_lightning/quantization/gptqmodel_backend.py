@@ -148,12 +148,13 @@ class _Progress:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Quiet, without compiling its packing extension, and with nothing left behind in process or folder.
+    """Quiet, without compiling anything, and with nothing left behind in process or folder.
 
     GPTQModel's import sets variables of the environment; packing compiles an extension, in silence and in every
-    process, unless told not to; loading a model turns torch's initializers off; a log is written where the user
-    stands; keys pressed are taken from the terminal, to pause; an error in a worker ends the whole process before
-    it can be raised, as it is here.
+    process, unless told not to; a layer that is loaded hands its unpacking to ``torch.compile``, which needs a C++
+    compiler on a CPU and minutes at the first call; loading a model turns torch's initializers off; a log is
+    written where the user stands; keys pressed are taken from the terminal, to pause; an error in a worker ends
+    the whole process before it can be raised, as it is here.
     """
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -170,6 +171,7 @@ def _undisturbed() -> Iterator[None]:
 
         try:
             with (
+                patch("gptqmodel.utils.torch.TORCH_HAS_COMPILE", False),
                 patch.object(LoopProcessor, "log_save_async", lambda self, stat: None),
                 patch.object(PauseResumeController, "_setup_keyboard_handler", lambda self: None),
                 patch.object(_DeviceWorker, "_abort_process", lambda self, exc: None),

@@ -76,14 +76,31 @@ def test_the_copy_has_packed_layers_and_nothing_else_is_changed(
 
 
 @pytest.mark.skipif(not INSTALLED, reason="the extra gptqmodel is not installed")
-def test_the_export_loads_again_with_the_same_logits(tiny_llama, tmp_path) -> None:
+def test_nothing_is_handed_to_a_compiler(tiny_llama, monkeypatch) -> None:
+    asked: list[object] = []
+
+    def compile_(function: object = None, **_: object) -> object:
+        asked.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    quantized = Gptq(4, 64, backend="gptqmodel").quantize(tiny_llama(torch.bfloat16), CALIBRATION)
+    with torch.no_grad():
+        quantized(CALIBRATION)
+    assert not asked
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the extra gptqmodel is not installed")
+def test_the_export_loads_again_with_the_same_logits(tiny_llama, tmp_path, monkeypatch) -> None:
     from gptqmodel import BACKEND, GPTQModel
+    from gptqmodel.utils import torch as gptqmodel_torch
 
     quantized = Gptq(4, 64, backend="gptqmodel").quantize(tiny_llama(torch.bfloat16), CALIBRATION)
     quantized.save_pretrained(tmp_path / "export")
     names = {path.name for path in Path(tmp_path / "export").iterdir()}
     assert names == {"config.json", "generation_config.json", "model.safetensors", "quantize_config.json"}
     train_tokenizer(["none"], 259).save_pretrained(tmp_path / "export")  # GPTQModel asks for one
+    monkeypatch.setattr(gptqmodel_torch, "TORCH_HAS_COMPILE", False)
     again = GPTQModel.load(str(tmp_path / "export"), backend=BACKEND.TORCH, device="cpu", dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(again.model(CALIBRATION).logits, quantized(CALIBRATION).logits)
