@@ -15,22 +15,24 @@ from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.terminal import transient_bars
 
 
-def quantize_with_autoawq(
-    model: PreTrainedModel, calibration: Tensor, group_size: int, zero_point: bool
-) -> PreTrainedModel:
+# outputs of a row block whose clipping AutoAWQ searches at once
+_ROWS = 64
+
+
+def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_size: int) -> PreTrainedModel:
     """A 4-bit copy with AutoAWQ's ``WQLinear_GEMM`` layers, which compute in float16.
 
     Args:
         model: unchanged.
         calibration: [windows, time] token ids; all windows go through a layer at once.
         group_size: inputs of a row that share scale and zero point.
-        zero_point: False: levels around 0.
 
     Returns:
         the copy, whose ``save_pretrained`` writes the classic AWQ format (``quant_method: awq``).
 
     Raises:
-        InputError: AutoAWQ does not know the architecture, or the weights or the group size do not fit.
+        InputError: AutoAWQ does not know the architecture, or the weights, their outputs or the group size do not
+            fit.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package's own notice that it is archived
@@ -40,13 +42,19 @@ def quantize_with_autoawq(
     refuse_indivisible(
         linears, group_size, "Set group_size in a copy of the quantizer's file to a divisor (64, 32)"
     )
+    misfits = [f"{name} ({linear.out_features})" for name, linear in linears if linear.out_features % _ROWS]
+    if misfits:
+        raise InputError(
+            f"AutoAWQ quantizes layers whose outputs are a multiple of {_ROWS}, not so for {', '.join(misfits)}",
+            remedy="Use backend: llmcompressor",
+        )
     refuse_non_finite(linears)
     kind = model.config.model_type
     if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
         raise InputError(
             "AutoAWQ does not know this architecture", given=kind, remedy="Use backend: llmcompressor"
         )
-    settings = {"zero_point": zero_point, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
+    settings = {"zero_point": True, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
     with isolate_rng(), transient_bars(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         working = copy.deepcopy(model).eval()
@@ -64,7 +72,7 @@ def quantize_with_autoawq(
         "quant_method": "awq",
         "bits": 4,
         "group_size": group_size,
-        "zero_point": zero_point,
+        "zero_point": True,
         "version": "gemm",
         "modules_to_not_convert": None,
     }

@@ -9,7 +9,9 @@ from quail_lightning.quantization import Awq, quantized_linears
 CALIBRATION = torch.randint(0, 64, (4, 32), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("options", [{"bits": 8}, {"group_size": None}, {"layer_bits": {"*": 8}}])
+@pytest.mark.parametrize(
+    "options", [{"bits": 8}, {"group_size": None}, {"layer_bits": {"*": 8}}, {"symmetric": True}]
+)
 def test_what_autoawq_cannot_do_is_refused(options: dict) -> None:
     with pytest.raises(InputError, match=r"4 bits, in groups.*backend: llmcompressor"):
         Awq(backend="autoawq", **options)
@@ -30,7 +32,7 @@ def test_calibration_is_demanded(tiny_llama, monkeypatch) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("awq") is None, reason="the extra autoawq is not installed")
 def test_the_copy_has_autoawq_s_layers_and_the_input_is_unchanged(tiny_llama) -> None:
-    model = tiny_llama()
+    model = tiny_llama(width=128)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     quantized = Awq(group_size=64, backend="autoawq").quantize(model, CALIBRATION)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
