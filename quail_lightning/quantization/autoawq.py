@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -14,13 +15,36 @@ from quail_lightning.quantization.body import quantized_linears, refuse_indivisi
 from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.terminal import transient_bars
 
-
-# outputs of a row block whose clipping AutoAWQ searches at once
+# outputs whose clipping AutoAWQ searches at once
 _ROWS = 64
 
 
+class _UnpackedLinear(torch.nn.Module):
+    """An AutoAWQ layer for a CPU, where AutoAWQ calls Triton all the same: unpacked to float16 at every pass.
+
+    The steps are those of GPTQModel's plain layer, which is what transformers can load the export with.
+    """
+
+    def __init__(self, packed: Any) -> None:
+        super().__init__()
+        self.in_features, self.out_features = packed.in_features, packed.out_features
+        self.group_size = packed.group_size  # inputs
+        for name in ("qweight", "qzeros", "scales", "bias"):
+            self.register_buffer(name, getattr(packed, name))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: [..., inputs]; returns [..., outputs] in its dtype."""
+        from awq.utils.packing_utils import dequantize_gemm
+
+        weight = dequantize_gemm(self.qweight, self.qzeros, self.scales, 4, self.group_size).to(hidden.dtype)
+        output = hidden.reshape(-1, self.in_features) @ weight
+        if self.bias is not None:
+            output = output + self.bias
+        return output.reshape(*hidden.shape[:-1], self.out_features)
+
+
 def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_size: int) -> PreTrainedModel:
-    """A 4-bit copy with AutoAWQ's ``WQLinear_GEMM`` layers, which compute in float16.
+    """A 4-bit copy with AutoAWQ's ``WQLinear_GEMM`` layers, which compute in float16; on a CPU plain ones.
 
     Args:
         model: unchanged.
@@ -77,4 +101,7 @@ def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_siz
         "modules_to_not_convert": None,
     }
     torch.nn.Module.to(quantized, model.device)
+    if model.device.type == "cpu":
+        for name, _ in linears:
+            quantized.set_submodule(name, _UnpackedLinear(quantized.get_submodule(name)))
     return quantized.train(model.training)

@@ -25,8 +25,8 @@ class Awq:
         symmetric: False, the usual AWQ layout, gives each group a zero point.
         layer_bits: mixed precision: shell-style pattern of layer names → bits (``*.down_proj: 8``).
         search_steps: candidates between no scaling and full scaling; more is slower and slightly better.
-        backend: ``autoawq`` is the archived package that the papers used: 4 bits with a group size and zero points, its own 20
-            search steps, weights clipped as well, and the classic AWQ checkpoint format.
+        backend: ``autoawq`` is the archived package that the papers used: 4 bits with a group size and zero
+            points, its own 20 search steps, weights clipped as well, and the classic AWQ checkpoint format.
 
     Raises:
         InputError: bits that cannot be packed, an option that the backend lacks, or a package is missing.

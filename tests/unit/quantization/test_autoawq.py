@@ -42,3 +42,28 @@ def test_the_copy_has_autoawq_s_layers_and_the_input_is_unchanged(tiny_llama) ->
     with torch.no_grad():
         error = quantized(CALIBRATION).logits - model(CALIBRATION).logits
         assert error.norm() < 0.3 * model(CALIBRATION).logits.norm()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("awq") is None, reason="the extra autoawq is not installed")
+def test_layers_whose_outputs_do_not_fit_are_named(tiny_llama) -> None:
+    with pytest.raises(InputError, match=r"multiple of 64.*layers\.0\.self_attn\.k_proj \(32\).*llmcompressor"):
+        Awq(group_size=64, backend="autoawq").quantize(tiny_llama(), CALIBRATION)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("awq") is None, reason="the extra autoawq is not installed")
+def test_the_copy_computes_with_the_levels_that_are_packed(tiny_llama) -> None:
+    quantized = Awq(group_size=64, backend="autoawq").quantize(tiny_llama(width=128), CALIBRATION)
+    layer = quantized.get_submodule("model.layers.1.mlp.up_proj")
+    order = [0, 2, 4, 6, 1, 3, 5, 7]  # output 8c + order[i] lies in bits 4i to 4i + 3 of word c
+
+    def levels(packed: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(packed.shape[0], packed.shape[1] * 8, dtype=torch.float64)
+        for place, output in enumerate(order):
+            found[:, output::8] = ((packed.long() >> 4 * place) & 15).double()
+        return found
+
+    spread = [tensor.repeat_interleave(64, 0) for tensor in (levels(layer.qzeros), layer.scales.double())]
+    weight = (levels(layer.qweight) - spread[0]) * spread[1]
+    hidden = torch.randn(3, 5, 128, generator=torch.Generator().manual_seed(2))
+    expected = hidden.double() @ weight
+    assert torch.allclose(layer(hidden).double(), expected, atol=2e-3 * expected.abs().max().item())
