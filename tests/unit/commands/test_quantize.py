@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,13 @@ def test_a_write_that_fails_leaves_no_folder(checkpoint: str, monkeypatch: pytes
     with pytest.raises(OSError, match="No space"):
         quantize(checkpoint, "bf16", Path("out"))
     assert not Path("out").exists()
+
+
+def test_nothing_but_the_result_is_printed_where_packages_are_imported_for_the_first_time(checkpoint: str) -> None:
+    command = [sys.executable, "-c", "from quail_lightning.cli import main; main()", "quantize", checkpoint]
+    ended = subprocess.run(
+        [*command, "--to", "gptq4-group64", "--out", "out", *SMALL], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.startswith("saved: out (gptq4-group64")
+    assert ended.stdout.count("\n") == 1
