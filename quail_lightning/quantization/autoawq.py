@@ -58,8 +58,7 @@ def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_siz
         InputError: AutoAWQ does not know the architecture, or the weights, their outputs or the group size do not
             fit.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package's own notice that it is archived
+    with warnings.catch_warnings(record=True):  # its notice that it is archived, which turns filters off
         from awq.models._config import AwqConfig
         from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     linears = quantized_linears(model)
