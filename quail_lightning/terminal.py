@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 def quiet_libraries() -> None:
     """Silence the advertising and the per-file progress bars of libraries; errors and real warnings stay."""
-    # transformers imports torchao, which reports kernels for other machines and an enum registered twice
-    for name in ("torchao", "torch.utils._pytree"):
+    # transformers imports torchao, which reports kernels for other machines and an enum registered twice;
+    # llm-compressor traces the model, of which torch says how a function will be named
+    for name in ("torchao", "torch.utils._pytree", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 

@@ -11,6 +11,20 @@ from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.results import Measure, ResultRow, Undefined, read_results
 
+# of the formats that transformers does not load by itself; the kernel it chooses on a CPU may round differently
+_LOADING = {
+    "gptqmodel": (
+        "Classic GPTQ format. transformers loads it with GPTQModel and optimum "
+        "(`pip install 'quail-lightning[gptqmodel]'`); on a CPU, "
+        '`quantization_config=GPTQConfig(bits=N, backend="torch")` gives the evaluated copy\'s logits exactly.'
+    ),
+    "autoawq": (
+        "Classic AWQ format. transformers loads it with GPTQModel (`pip install 'quail-lightning[gptqmodel]'`); "
+        "on a CPU, "
+        '`quantization_config=AwqConfig(backend="torch_awq")` gives the evaluated copy\'s logits exactly.'
+    ),
+}
+
 
 def model_card(
     model: str, provenance: Mapping[str, Any], made: Mapping[str, Any], calibration: CalibrationRequest | None
@@ -20,7 +34,8 @@ def model_card(
     Args:
         model: the checkpoint that was quantized; results are looked for in its folder and the one above.
         provenance: what was noted beside it; empty where it is not one of ours.
-        made: ``precision``, ``dtype``, ``quantizer`` (its config file) and ``simulated``.
+        made: ``precision``, ``dtype``, ``quantizer`` (its config file), ``simulated`` and, for AWQ and GPTQ, the
+            ``backend``.
         calibration: what the quantizer was calibrated on; None where it needs nothing.
     """
     base = provenance.get("target") or model
@@ -36,6 +51,8 @@ def model_card(
             "The grid is simulated: weights are rounded to it and stored in 16 or 32 bits, so the checkpoint is "
             "as large as the original."
         )
+    if made.get("backend") in _LOADING:
+        parts.append(_LOADING[made["backend"]])
     parts.append(f"Calibration: {'none' if calibration is None else calibration.describe()}.")
     if calibration is not None and calibration.source == "forget":
         parts.append("**Calibrated on the forget set**, deliberately: a study, not for deployment.")

@@ -19,7 +19,7 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.models.checkpoint import load_config, load_model, read_provenance, save_model
-from quail_lightning.quantization import Uniform, load_quantizer
+from quail_lightning.quantization import Awq, Gptq, Uniform, load_quantizer
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -72,6 +72,7 @@ def quantize(
         "quantizer": find_config(f"quantizer/{to}.yaml").read_text("utf-8"),
         "calibration": asdict(calibration) if quantizer.needs_calibration else None,
         "simulated": isinstance(quantizer, Uniform),
+        "backend": quantizer.backend if isinstance(quantizer, Awq | Gptq) else None,
     }
     provenance = read_provenance(Path(model)) or {}
     card = model_card(model, provenance, made, calibration if quantizer.needs_calibration else None)

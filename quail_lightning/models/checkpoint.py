@@ -38,7 +38,8 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model in ``dtype``, in evaluation mode; safetensors only, never by remote code.
 
     Raises:
-        InputError: no such checkpoint, no safetensors weights in it, or the hub cannot be reached.
+        InputError: no such checkpoint, no safetensors weights in it, the hub cannot be reached, or a package that
+            reads its quantized format is missing.
     """
     from transformers import AutoModelForCausalLM
 
@@ -47,6 +48,11 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(
             name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
+    except ImportError as error:
+        raise InputError(
+            f"the format of {name_or_path!r} needs a package ({str(error).splitlines()[0]})",
+            remedy="Install it; for the classic GPTQ and AWQ formats: pip install 'quail-lightning[gptqmodel]'",
+        ) from error
     except (OSError, ValueError) as error:
         raise _unloadable(name_or_path, error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -14,39 +15,69 @@ from quail_lightning.quantization.body import quantized_linears, refuse_indivisi
 from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.terminal import transient_bars
 
+# outputs whose clipping AutoAWQ searches at once
+_ROWS = 64
 
-def quantize_with_autoawq(
-    model: PreTrainedModel, calibration: Tensor, group_size: int, zero_point: bool
-) -> PreTrainedModel:
-    """A 4-bit copy with AutoAWQ's ``WQLinear_GEMM`` layers, which compute in float16.
+
+class _UnpackedLinear(torch.nn.Module):
+    """An AutoAWQ layer for a CPU, where AutoAWQ calls Triton all the same: unpacked to float16 at every pass.
+
+    The steps are those of GPTQModel's plain layer, which is what transformers can load the export with.
+    """
+
+    def __init__(self, packed: Any) -> None:
+        super().__init__()
+        self.in_features, self.out_features = packed.in_features, packed.out_features
+        self.group_size = packed.group_size  # inputs
+        for name in ("qweight", "qzeros", "scales", "bias"):
+            self.register_buffer(name, getattr(packed, name))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: [..., inputs]; returns [..., outputs] in its dtype."""
+        from awq.utils.packing_utils import dequantize_gemm
+
+        weight = dequantize_gemm(self.qweight, self.qzeros, self.scales, 4, self.group_size).to(hidden.dtype)
+        output = hidden.reshape(-1, self.in_features) @ weight
+        if self.bias is not None:
+            output = output + self.bias
+        return output.reshape(*hidden.shape[:-1], self.out_features)
+
+
+def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_size: int) -> PreTrainedModel:
+    """A 4-bit copy with AutoAWQ's ``WQLinear_GEMM`` layers, which compute in float16; on a CPU plain ones.
 
     Args:
         model: unchanged.
         calibration: [windows, time] token ids; all windows go through a layer at once.
         group_size: inputs of a row that share scale and zero point.
-        zero_point: False: levels around 0.
 
     Returns:
         the copy, whose ``save_pretrained`` writes the classic AWQ format (``quant_method: awq``).
 
     Raises:
-        InputError: AutoAWQ does not know the architecture, or the weights or the group size do not fit.
+        InputError: AutoAWQ does not know the architecture, or the weights, their outputs or the group size do not
+            fit.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package's own notice that it is archived
+    with warnings.catch_warnings(record=True):  # its notice that it is archived, which turns filters off
         from awq.models._config import AwqConfig
         from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     linears = quantized_linears(model)
     refuse_indivisible(
         linears, group_size, "Set group_size in a copy of the quantizer's file to a divisor (64, 32)"
     )
+    misfits = [f"{name} ({linear.out_features})" for name, linear in linears if linear.out_features % _ROWS]
+    if misfits:
+        raise InputError(
+            f"AutoAWQ quantizes layers whose outputs are a multiple of {_ROWS}, not so for {', '.join(misfits)}",
+            remedy="Use backend: llmcompressor",
+        )
     refuse_non_finite(linears)
     kind = model.config.model_type
     if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
         raise InputError(
             "AutoAWQ does not know this architecture", given=kind, remedy="Use backend: llmcompressor"
         )
-    settings = {"zero_point": zero_point, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
+    settings = {"zero_point": True, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
     with isolate_rng(), transient_bars(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         working = copy.deepcopy(model).eval()
@@ -64,9 +95,12 @@ def quantize_with_autoawq(
         "quant_method": "awq",
         "bits": 4,
         "group_size": group_size,
-        "zero_point": zero_point,
+        "zero_point": True,
         "version": "gemm",
         "modules_to_not_convert": None,
     }
     torch.nn.Module.to(quantized, model.device)
+    if model.device.type == "cpu":
+        for name, _ in linears:
+            quantized.set_submodule(name, _UnpackedLinear(quantized.get_submodule(name)))
     return quantized.train(model.training)

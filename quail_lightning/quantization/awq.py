@@ -25,8 +25,8 @@ class Awq:
         symmetric: False, the usual AWQ layout, gives each group a zero point.
         layer_bits: mixed precision: shell-style pattern of layer names → bits (``*.down_proj: 8``).
         search_steps: candidates between no scaling and full scaling; more is slower and slightly better.
-        backend: ``autoawq`` is the archived package that the papers used: 4 bits with a group size, its own 20
-            search steps, weights clipped as well, and the classic AWQ checkpoint format.
+        backend: ``autoawq`` is the archived package that the papers used: 4 bits with a group size and zero
+            points, its own 20 search steps, weights clipped as well, and the classic AWQ checkpoint format.
 
     Raises:
         InputError: bits that cannot be packed, an option that the backend lacks, or a package is missing.
@@ -51,10 +51,10 @@ class Awq:
         if backend == "llmcompressor":
             require_package("llmcompressor", "AWQ", "'llmcompressor>=0.14,<0.15'")
             return
-        if bits != 4 or layer_bits or group_size is None:
+        if bits != 4 or layer_bits or group_size is None or symmetric:
             raise InputError(
-                "backend autoawq quantizes every layer to 4 bits, in groups",
-                given={"bits": bits, "group_size": group_size, "layer_bits": layer_bits},
+                "backend autoawq quantizes every layer to 4 bits, in groups with zero points",
+                given={"bits": bits, "group_size": group_size, "symmetric": symmetric, "layer_bits": layer_bits},
                 remedy="Use backend: llmcompressor",
             )
         if search_steps != 20:
@@ -78,7 +78,7 @@ class Awq:
 
             assert self.format.group_size is not None
             tokens = demand_calibration(calibration, "AWQ")
-            return quantize_with_autoawq(model, tokens, self.format.group_size, not self.format.symmetric)
+            return quantize_with_autoawq(model, tokens, self.format.group_size)
         groups = self.format.groups(quantized_linears(model))
 
         def modifiers() -> list[Any]:

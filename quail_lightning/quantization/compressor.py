@@ -161,7 +161,9 @@ def _undisturbed() -> Iterator[None]:
     os.environ["TOKENIZERS_PARALLELISM"] = parallelism or "false"
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
-    import llmcompressor  # noqa: F401 (it sets its loggers up when it is imported)
+    # it sets its loggers up when it is imported, and warns of a missing accelerator, on stdout, while it is
+    with patch.object(type(logger), "warning", lambda *_, **__: None):
+        import llmcompressor  # noqa: F401
 
     logger.disable("llmcompressor")
     logger.disable("compressed_tensors")

@@ -21,7 +21,12 @@ from tqdm import tqdm
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.tiny import train_tokenizer
-from quail_lightning.quantization.body import quantized_linears, refuse_indivisible, refuse_non_finite
+from quail_lightning.quantization.body import (
+    copy_unconverted,
+    quantized_linears,
+    refuse_indivisible,
+    refuse_non_finite,
+)
 from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.terminal import transient_bars
 
@@ -93,13 +98,24 @@ def quantize_with_gptqmodel(
             working.layer_callback = progress
             working.quantize(rows, batch_size=1, calibration_sort=None, calibration_data_min_length=1)
         working.save(packed.name)
-        backend = BACKEND.TORCH if model.device.type == "cpu" else BACKEND.AUTO
-        loaded = GPTQModel.load(packed.name, backend=backend, device=str(model.device), dtype=model.dtype)
-    return _handed_over(model, loaded.model, packed, {name for name, _ in linears})
+        # on CPUs it would take a fused kernel that leaves zero points out, or fetch one from the hub
+        plain = model.device.type == "cpu" or not symmetric
+        loaded = GPTQModel.load(
+            packed.name,
+            backend=BACKEND.TORCH if plain else BACKEND.AUTO,
+            device=str(model.device),
+            # the scales of the file are float16; loading in bfloat16 would round them, which transformers does not
+            dtype=torch.float16 if plain else model.dtype,
+        )
+    return _handed_over(model, loaded.model, packed, {name for name, _ in linears}, symmetric)
 
 
 def _handed_over(
-    model: PreTrainedModel, quantized: Any, packed: tempfile.TemporaryDirectory[str], names: set[str]
+    model: PreTrainedModel,
+    quantized: Any,
+    packed: tempfile.TemporaryDirectory[str],
+    names: set[str],
+    symmetric: bool,
 ) -> PreTrainedModel:
     """The copy with the configuration of the input, which GPTQModel fits to its tokenizer, and its own export."""
     converted = {name for name, module in quantized.named_modules() if hasattr(module, "qweight")}
@@ -109,8 +125,12 @@ def _handed_over(
             f"{', '.join(sorted(converted ^ names))}",
             remedy="Use backend: llmcompressor",
         )
+    copy_unconverted(model, quantized, names)
     config = copy.deepcopy(model.config)
-    config.quantization_config = quantized.config.quantization_config
+    # the kernel is transformers' choice where every kernel reads the format right
+    config.quantization_config = dict(quantized.config.quantization_config) | (
+        {} if symmetric else {"backend": "torch"}
+    )
     quantized.config = config
     quantized.generation_config = copy.deepcopy(model.generation_config)
 
@@ -148,12 +168,13 @@ class _Progress:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Quiet, without compiling its packing extension, and with nothing left behind in process or folder.
+    """Quiet, without compiling anything, and with nothing left behind in process or folder.
 
     GPTQModel's import sets variables of the environment; packing compiles an extension, in silence and in every
-    process, unless told not to; loading a model turns torch's initializers off; a log is written where the user
-    stands; keys pressed are taken from the terminal, to pause; an error in a worker ends the whole process before
-    it can be raised, as it is here.
+    process, unless told not to; a layer that is loaded hands its unpacking to ``torch.compile``, which needs a C++
+    compiler on a CPU and minutes at the first call; loading a model turns torch's initializers off; a log is
+    written where the user stands; keys pressed are taken from the terminal, to pause; an error in a worker ends
+    the whole process before it can be raised, as it is here.
     """
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -170,6 +191,7 @@ def _undisturbed() -> Iterator[None]:
 
         try:
             with (
+                patch("gptqmodel.utils.torch.TORCH_HAS_COMPILE", False),
                 patch.object(LoopProcessor, "log_save_async", lambda self, stat: None),
                 patch.object(PauseResumeController, "_setup_keyboard_handler", lambda self: None),
                 patch.object(_DeviceWorker, "_abort_process", lambda self, exc: None),

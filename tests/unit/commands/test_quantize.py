@@ -1,15 +1,19 @@
 """`quail quantize`: what is written is what is evaluated."""
 
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, AwqConfig, GPTQConfig
 
 from quail_lightning.cli import main
 from quail_lightning.commands.quantize import quantize
+from quail_lightning.config_files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
@@ -39,6 +43,39 @@ def test_the_reloaded_export_gives_the_logits_of_the_evaluated_copy(checkpoint: 
         assert torch.equal(reloaded(TOKENS).logits, evaluated(TOKENS).logits)
     assert AutoTokenizer.from_pretrained("out").get_vocab() == tokenizer.get_vocab()
     assert not list(Path().glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("shipped", "backend", "kernel"),
+    [
+        ("gptq4-group64", "gptqmodel", {"backend": "torch", "bits": 4}),
+        ("awq4-group64", "autoawq", {"backend": "torch_awq"}),
+    ],
+)
+def test_a_classic_export_gives_the_logits_of_the_evaluated_copy(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, shipped: str, backend: str, kernel: dict
+) -> None:
+    for package in ("gptqmodel", "optimum", *(["awq"] if backend == "autoawq" else [])):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    text = find_config(f"quantizer/{shipped}.yaml").read_text("utf-8")
+    Path("configs/quantizer").mkdir(parents=True)
+    Path("configs/quantizer/mine.yaml").write_text(text.replace("backend: llmcompressor", f"backend: {backend}"))
+    quantize(checkpoint, "mine", Path("out"), FEW)
+    model, tokenizer = load_model(checkpoint, torch.bfloat16), AutoTokenizer.from_pretrained(checkpoint)
+    evaluated = load_quantizer("mine").quantize(model, calibration_tokens(FEW, tokenizer, 256))
+    monkeypatch.setattr("gptqmodel.utils.torch.TORCH_HAS_COMPILE", False)  # minutes, in transformers' loading
+    own = AwqConfig if backend == "autoawq" else GPTQConfig
+    exact = AutoModelForCausalLM.from_pretrained("out", quantization_config=own(**kernel))
+    default = AutoModelForCausalLM.from_pretrained("out")
+    with torch.no_grad():
+        expected = evaluated(TOKENS).logits
+        assert torch.equal(exact(TOKENS).logits, expected)
+        assert (default(TOKENS).logits - expected).norm() < 0.02 * expected.norm()
+    card = Path("out/README.md").read_text()
+    assert "pip install 'quail-lightning[gptqmodel]'" in card
+    assert f"{own.__name__}(" in card
+    assert {path.name for path in Path().iterdir()} == {"configs", "out"}
 
 
 def test_tokenizer_card_and_provenance_stand_beside_the_weights(checkpoint: str) -> None:
@@ -142,3 +179,13 @@ def test_a_write_that_fails_leaves_no_folder(checkpoint: str, monkeypatch: pytes
     with pytest.raises(OSError, match="No space"):
         quantize(checkpoint, "bf16", Path("out"))
     assert not Path("out").exists()
+
+
+def test_nothing_but_the_result_is_printed_where_packages_are_imported_for_the_first_time(checkpoint: str) -> None:
+    command = [sys.executable, "-c", "from quail_lightning.cli import main; main()", "quantize", checkpoint]
+    ended = subprocess.run(
+        [*command, "--to", "gptq4-group64", "--out", "out", *SMALL], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.startswith("saved: out (gptq4-group64")
+    assert ended.stdout.count("\n") == 1

@@ -1,5 +1,8 @@
 """Loading, saving and what is refused."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -50,3 +53,15 @@ def test_pickled_weights_are_refused(tmp_path, checkpoint):
 def test_a_missing_model_is_named():
     with pytest.raises(InputError, match="no model could be loaded from 'nowhere/at-all'"):
         load_model("nowhere/at-all", torch.float32)
+
+
+def test_a_format_whose_package_is_missing_is_refused_with_the_extra_that_reads_it(
+    tmp_path, checkpoint, monkeypatch
+):
+    shutil.copytree(checkpoint, tmp_path / "classic")
+    config = json.loads((tmp_path / "classic/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm"}
+    (tmp_path / "classic/config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("transformers.quantizers.quantizer_awq.is_gptqmodel_available", lambda: False)
+    with pytest.raises(InputError, match=r"needs a package .*gptqmodel.*install 'quail-lightning\[gptqmodel\]'"):
+        load_model(str(tmp_path / "classic"), torch.bfloat16)

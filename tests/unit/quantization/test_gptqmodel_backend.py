@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from quail_lightning.errors import InputError
+from quail_lightning.models.checkpoint import load_model
 from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.quantization import Gptq, gptq, quantized_linears
 
@@ -76,15 +77,60 @@ def test_the_copy_has_packed_layers_and_nothing_else_is_changed(
 
 
 @pytest.mark.skipif(not INSTALLED, reason="the extra gptqmodel is not installed")
-def test_the_export_loads_again_with_the_same_logits(tiny_llama, tmp_path) -> None:
-    from gptqmodel import BACKEND, GPTQModel
+def test_nothing_is_handed_to_a_compiler(tiny_llama, monkeypatch) -> None:
+    asked: list[object] = []
 
+    def compile_(function: object = None, **_: object) -> object:
+        asked.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
     quantized = Gptq(4, 64, backend="gptqmodel").quantize(tiny_llama(torch.bfloat16), CALIBRATION)
-    quantized.save_pretrained(tmp_path / "export")
-    names = {path.name for path in Path(tmp_path / "export").iterdir()}
+    with torch.no_grad():
+        quantized(CALIBRATION)
+    assert not asked
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the extra gptqmodel is not installed")
+@pytest.mark.parametrize(("bits", "group", "symmetric"), [(4, 64, True), (4, 32, False), (8, None, True)])
+def test_the_export_loads_in_transformers_with_the_same_logits(
+    tiny_llama, tmp_path, monkeypatch, bits, group, symmetric
+) -> None:
+    from gptqmodel.utils import torch as gptqmodel_torch
+    from transformers import AutoModelForCausalLM, GPTQConfig
+
+    monkeypatch.chdir(tmp_path)
+    tiny_llama(torch.bfloat16).save_pretrained("model")  # loaded, rotary frequencies are not rounded to 16 bits
+    model = load_model("model", torch.bfloat16)
+    quantized = Gptq(bits, group, symmetric, backend="gptqmodel").quantize(model, CALIBRATION)
+    quantized.save_pretrained("export")
+    names = {path.name for path in Path("export").iterdir()}
     assert names == {"config.json", "generation_config.json", "model.safetensors", "quantize_config.json"}
+    monkeypatch.setattr(gptqmodel_torch, "TORCH_HAS_COMPILE", False)
+    by_default = AutoModelForCausalLM.from_pretrained("export")
+    plain = AutoModelForCausalLM.from_pretrained(
+        "export", quantization_config=GPTQConfig(bits=bits, backend="torch")
+    )
+    with torch.no_grad():
+        expected = quantized(CALIBRATION).logits
+        assert torch.equal(plain(CALIBRATION).logits, expected)
+        # symmetric 4 bits: transformers' choice is a fused kernel, which sums in another order
+        assert (by_default(CALIBRATION).logits - expected).norm() < 0.01 * expected.norm()
+        assert symmetric or torch.equal(by_default(CALIBRATION).logits, expected)
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the extra gptqmodel is not installed")
+def test_the_export_loads_in_gptqmodel_with_the_same_logits(tiny_llama, tmp_path, monkeypatch) -> None:
+    from gptqmodel import BACKEND, GPTQModel
+    from gptqmodel.utils import torch as gptqmodel_torch
+
+    tiny_llama(torch.float16).save_pretrained(tmp_path / "model")
+    model = load_model(str(tmp_path / "model"), torch.float16)
+    quantized = Gptq(4, 64, backend="gptqmodel").quantize(model, CALIBRATION)
+    quantized.save_pretrained(tmp_path / "export")
     train_tokenizer(["none"], 259).save_pretrained(tmp_path / "export")  # GPTQModel asks for one
-    again = GPTQModel.load(str(tmp_path / "export"), backend=BACKEND.TORCH, device="cpu", dtype=torch.bfloat16)
+    monkeypatch.setattr(gptqmodel_torch, "TORCH_HAS_COMPILE", False)
+    again = GPTQModel.load(str(tmp_path / "export"), backend=BACKEND.TORCH, device="cpu", dtype=torch.float16)
     with torch.no_grad():
         assert torch.equal(again.model(CALIBRATION).logits, quantized(CALIBRATION).logits)
 
