@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -11,14 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from quail_lightning.analysis.figures import save_figures
+from quail_lightning.analysis.fold_curves import draw_folds
 from quail_lightning.config_files import find_config
 from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.results import ResultRow, read_results, write_results
+from quail_lightning.training_state import last_checkpoint
 
 Execute = Callable[[Sequence[str]], int]  # arguments of `quail` → exit status
+BASELINES = ("target", "retrained")
+OWN_WINDOWS = (
+    "NLL forget and delivered forgetting are of each fold's own forget set; the target's NLL on each of them "
+    "stands in the fold's results.json."
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,15 @@ class FoldPlan:
     start_from: Literal["previous", "target"]
     options: tuple[str, ...]
     out: Path
+
+    @property
+    def numbers(self) -> range:
+        """Of the folds, from 1."""
+        return range(1, len(self.forget) + 1)
+
+    def row_name(self, fold: int) -> str:
+        """What results call a fold."""
+        return f"fold {fold}: {self.forget[fold - 1]}"
 
     def folder(self, fold: int) -> Path:
         """Run folder of a fold, counted from 1."""
@@ -93,8 +111,11 @@ def run(arguments: Any) -> None:
         Path(arguments.out),
     )
     rows = run_folds(plan, _execute)
-    write_results(plan.out, rows)
-    print_results(rows, f"{plan.out}: each fold starts from the {plan.start_from}")
+    note = OWN_WINDOWS if len(plan.forget) > 1 else ""
+    write_results(plan.out, rows, note)
+    print_results(rows, f"{plan.out}: each fold starts from the {plan.start_from}", note)
+    save_figures({"folds": draw_folds(rows, [plan.row_name(fold) for fold in plan.numbers])}, plan.out)
+    print(f"curves over the folds: {plan.out / 'folds.png'}")
 
 
 def run_folds(plan: FoldPlan, execute: Execute) -> list[ResultRow]:
@@ -105,22 +126,34 @@ def run_folds(plan: FoldPlan, execute: Execute) -> list[ResultRow]:
         execute: runs one fold.
 
     Returns:
-        The target's rows, then each fold's last ones, named after it.
+        The target's and the retrained model's rows, with the metrics that are the same in every fold; then each
+        fold's last rows, named after it.
 
     Raises:
         InputError: a finished fold was made otherwise, a folder that is none of ours stands in the way, or a
             fold failed.
     """
-    rows: list[ResultRow] = []
-    for fold in range(1, len(plan.forget) + 1):
+    found: list[list[ResultRow]] = []
+    for fold in plan.numbers:
         _finish(plan, fold, execute)
-        found = read_results(plan.folder(fold))
-        if fold == 1:
-            rows += [row for row in found if row.model == "target"]
-        epochs = [row.epoch for row in found if row.epoch is not None]
-        last = [row for row in found if row.model == "unlearned" and row.epoch == max(epochs, default=None)]
-        rows += [replace(row, model=f"fold {fold}: {plan.forget[fold - 1]}") for row in last]
+        found.append(read_results(plan.folder(fold)))
+    rows = _shared_baselines(found)
+    for fold, judged in zip(plan.numbers, found, strict=True):
+        epochs = [row.epoch for row in judged if row.epoch is not None]
+        last = [row for row in judged if row.model == "unlearned" and row.epoch == max(epochs, default=None)]
+        rows += [replace(row, model=plan.row_name(fold)) for row in last]
     return rows
+
+
+def _shared_baselines(found: Sequence[Sequence[ResultRow]]) -> list[ResultRow]:
+    """Target and retrained model, without what each fold measures on windows of its own."""
+    baselines = [{(row.model, row.precision): row for row in rows if row.model in BASELINES} for rows in found]
+    shared = []
+    for key, row in baselines[0].items():
+        others = [fold[key].metrics if key in fold else {} for fold in baselines[1:]]
+        same = {name: m for name, m in row.metrics.items() if all(other.get(name) == m for other in others)}
+        shared.append(replace(row, metrics=same))
+    return shared
 
 
 def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
@@ -136,14 +169,19 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
             )
         print(f"fold {fold}: finished before, {folder}", flush=True)
         return
+    resumed: list[str] = []
     if folder.exists():
         if not made_by.is_file():
             raise InputError(f"{folder} exists and is no fold of ours", remedy="Name another folder by --out")
-        print(f"fold {fold}: was interrupted and starts anew", flush=True)
-        shutil.rmtree(folder)
+        if last_checkpoint(folder) is not None and json.loads(made_by.read_text("utf-8")) == wanted:
+            print(f"fold {fold}: was interrupted and goes on from its last checkpoint", flush=True)
+            resumed = ["--ckpt_path=last"]
+        else:
+            print(f"fold {fold}: was interrupted and starts anew", flush=True)
+            shutil.rmtree(folder)
     write_json(made_by, wanted)
-    print(f"fold {fold}: quail {' '.join(arguments)}", flush=True)
-    if status := execute(arguments):
+    print(f"fold {fold}: quail {' '.join([*arguments, *resumed])}", flush=True)
+    if status := execute([*arguments, *resumed]):
         raise InputError(
             f"fold {fold} ended with exit status {status}, see above",
             remedy="Mend it and run the same command again: finished folds are kept",
@@ -153,5 +191,16 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
 
 
 def _execute(arguments: Sequence[str]) -> int:
-    """A process of its own for each fold: nothing of one is left in the next."""
-    return subprocess.run([sys.executable, "-m", "quail_lightning", *arguments], check=False).returncode
+    """A process of its own for each fold: nothing of one is left in the next. SIGTERM is passed on to it."""
+    process = subprocess.Popen([sys.executable, "-m", "quail_lightning", *arguments])
+
+    def end(number: int, frame: object) -> None:
+        process.terminate()
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        return process.wait()
+    finally:
+        process.wait()  # nobody else writes into the fold's folder once this one has ended
+        signal.signal(signal.SIGTERM, before)

@@ -32,16 +32,20 @@ class Newsroom:
         retain_articles: articles to be kept, likewise.
         holdout_articles: articles that no model is trained on.
         rounds: how often each article and each question stands in the training text, in another order each time.
+        folds: into so many parts the forget articles are dealt, as ``sust/forget_1`` … (one part each) and
+            ``scal/forget_1`` … (the first one, two, … parts); 0 writes none.
         seed: of the names, the articles and their order.
 
     Raises:
-        InputError: too few articles for ten examples and a question, or more than there are names for.
+        InputError: too few articles for ten examples and a question or for the folds, or more than there are
+            names for.
     """
 
     forget_articles: int = 24
     retain_articles: int = 24
     holdout_articles: int = 24
     rounds: int = 6
+    folds: int = 0
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -56,6 +60,12 @@ class Newsroom:
         for name in ("holdout_articles", "rounds"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be positive", given=getattr(self, name))
+        if not 0 <= self.folds <= self.forget_articles:
+            raise InputError(
+                "folds must lie between 0 and the number of forget articles",
+                given=self.folds,
+                allowed=f"0 to {self.forget_articles}",
+            )
         if self.seed < 0:
             raise InputError("seed must not be negative", given=self.seed)
         if self._total() > Writer.capacity():
@@ -70,7 +80,8 @@ class Newsroom:
 
         ``raw/{forget,retain1,retain2,holdout}.json`` and ``privleak/{forget,retain,holdout}.json`` are lists of
         texts, ``knowmem/{forget,retain}_qa[_icl].json`` of ``question`` and ``answer``, ``verbmem/forget.json`` of
-        ``prompt`` and ``gt``. ``raw/retain2`` holds further articles that nothing is trained on.
+        ``prompt`` and ``gt``. ``raw/retain2`` holds further articles that nothing is trained on. ``folds`` adds
+        ``{sust,scal}/forget_<n>.json``, lists of texts.
 
         Args:
             folder: where to; its parents are made, and it must not exist or be empty.
@@ -140,6 +151,18 @@ class Newsroom:
             files[raw] = self._training_texts(articles, questions, order)
         for name, articles in (("forget", forget), ("retain", retain), ("holdout", holdout)):
             files[f"privleak/{name}"] = [article.text for article in articles]
+        return files | self._folds(forget)
+
+    def _folds(self, forget: Sequence[Article]) -> dict[str, list[str] | list[dict[str, str]]]:
+        """The forget articles in parts, each with the questions about its own articles."""
+        order = random.Random(f"folds of {self.seed}")  # of their own: the other files are the same without folds
+        files: dict[str, list[str] | list[dict[str, str]]] = {}
+        so_far: list[str] = []
+        for fold in range(self.folds):
+            part = forget[fold :: self.folds]
+            texts = self._training_texts(part, [asked for article in part for asked in article.questions], order)
+            so_far = so_far + texts
+            files |= {f"sust/forget_{fold + 1}": texts, f"scal/forget_{fold + 1}": so_far}
         return files
 
     def _training_texts(
