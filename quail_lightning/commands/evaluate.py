@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.benchmark_log import read_log
+from quail_lightning.evaluation.benchmark_log import holds_log, read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
 from quail_lightning.evaluation.checkpoints import CheckpointJudge, Judged, load_precisions
 from quail_lightning.evaluation.privleak import privleak_measure, published_auc_retrain
@@ -187,7 +187,7 @@ def _figures(measures: Any, scores: LogScores | None) -> dict[str, Any]:
 
 def _log_scores(folder: Path) -> LogScores | None:
     """What the log beside the finished metrics yields; None where the benchmark is none of MUSE's kind."""
-    return score_log(read_log(folder), None) if any(folder.glob("*/log.json")) else None
+    return score_log(read_log(folder), None) if holds_log(folder) else None
 
 
 def _device(name: str) -> torch.device:

@@ -126,15 +126,18 @@ class RwkuDataModule(LightningDataModule):
             texts = self._steps_texts(self.tokenizer)
             steps = token_windows(texts, self.tokenizer, self.max_len)[: self.max_forget_windows]
             self.trained = Windows(steps, self.windows.retain)
-        about = ", ".join(self.subjects)
-        self._records = EvaluationRecords(
-            probes=self._probes(self.tokenizer), note=f"RWKU, {len(self.subjects)} of 200 subjects: {about}."
-        )
+        self._records = self.read_records()
 
     def evaluation_records(self) -> EvaluationRecords:
         """The records that the evaluation reads, read once by ``setup``."""
         assert self._records is not None
         return self._records
+
+    def read_records(self) -> EvaluationRecords:
+        """The probes alone, without the training corpora, in the chat template of the tokenizer if it has one."""
+        tokenizer = named_tokenizer(self.tokenizer_name) if self.tokenizer is None else self.tokenizer
+        about = f"RWKU, {len(self.subjects)} of 200 subjects: {', '.join(self.subjects)}."
+        return EvaluationRecords(probes=self._probes(tokenizer), note=about)
 
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         assert self.trained is not None

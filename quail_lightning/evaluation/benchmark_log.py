@@ -38,12 +38,17 @@ class BenchmarkLog:
     """One model's log, filled in part by part. A part that is not there was not run.
 
     Attributes:
-        responses: metric (``verbmem_forget``, ...) → its responses.
+        responses: metric (``verbmem_forget``, ``rwku_fb``, ...) → its responses.
         membership: split → attack scores of each text; None where there is none.
     """
 
     responses: dict[str, tuple[Response, ...]] = field(default_factory=dict)
     membership: Mapping[str, tuple[Mapping[str, float], ...]] | None = None
+
+
+def holds_log(folder: Path) -> bool:
+    """Whether ``read_log`` finds one of its four parts."""
+    return any((folder / part / "log.json").is_file() for part in (*RESPONSE_PARTS, MEMBERSHIP_PART))
 
 
 def read_log(folder: Path) -> BenchmarkLog:
@@ -69,11 +74,14 @@ def read_log(folder: Path) -> BenchmarkLog:
 
 
 def write_log(folder: Path, log: BenchmarkLog) -> None:
-    """Write the parts that the log has, in the layout that ``read_log`` takes; each file whole or not at all."""
+    """Write the parts that the log has, in the layout that ``read_log`` takes; each file whole or not at all.
+
+    Responses to what MUSE does not ask (RWKU's probes) go to ``<metric>/log.json``, in the same form.
+    """
     names = {metric: part for part, metric in RESPONSE_PARTS.items()}
     for metric, responses in log.responses.items():
         rows = [{"prompt": row.prompt, "gt": row.truth, "response": row.response} for row in responses]
-        write_json(folder / names[metric] / "log.json", rows)
+        write_json(folder / names.get(metric, metric) / "log.json", rows)
     if log.membership is not None:
         content = {split: [dict(row) for row in rows] for split, rows in log.membership.items()}
         write_json(folder / MEMBERSHIP_PART / "log.json", content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ class Judged:
 
     Attributes:
         measures: of all parts.
-        folder: where they are kept, with the log.
+        folder: their log, in MUSE's layout.
         reused: parts that had been finished before.
     """
 
@@ -107,6 +107,7 @@ class CheckpointJudge:
     root: Path
     device: torch.device
     calibration: CalibrationRequest
+    _cut: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def check(self, model: str, records: EvaluationRecords, precisions: Sequence[Precision]) -> None:
         """Refuse what the model cannot be judged with, before a weight is loaded."""
@@ -129,11 +130,12 @@ class CheckpointJudge:
         loaded: dict[torch.dtype, PreTrainedModel] = {}
         judged = {}
         for precision in precisions:
-            store = FinishedMetrics(self.root, self._about(digests, precision))
+            store = FinishedMetrics(self.root, self._about(model, digests, precision))
             measures: dict[str, Measure] = {}
-            open_parts, reused = [], []
+            open_parts, reused, folders = [], [], {}
             for part, only in parts(records):
-                if (known := store.read(part, only)) is not None:
+                if (found := self._finished(store, part, only)) is not None:
+                    known, folders[part] = found
                     measures |= known
                     reused.append(part)
                 else:
@@ -152,29 +154,47 @@ class CheckpointJudge:
                     def show(metric: str, done: int, total: int, name: str = precision.name) -> None:
                         progress(f"{name} · {metric}", done, total)
 
-                    found = self.suite.evaluate(copy, tokenizer, only, {}, None, show, log)
-                    store.write(part, only, found, log)
-                    measures |= found
+                    measured = self.suite.evaluate(copy, tokenizer, only, {}, None, show, log)
+                    settings = self.suite.deciding(part)
+                    store.write(part, only, settings, measured, log)
+                    folders[part] = store.part_folder(part, only, settings)
+                    measures |= measured
                 del copy
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-            judged[precision.name] = Judged(measures, store.folder, tuple(reused))
+            judged[precision.name] = Judged(measures, store.gather(folders), tuple(reused))
         return judged
 
-    def _calibration_tokens(self, model: str) -> Tensor:
-        return calibration_tokens(self.calibration, load_tokenizer(model), positions(load_config(model)))
+    def _finished(
+        self, store: FinishedMetrics, part: str, only: EvaluationRecords
+    ) -> tuple[dict[str, Measure], Path] | None:
+        """Measures of a part and where they lie. All attacks hold the reported one."""
+        for suite in (self.suite, replace(self.suite, attacks="all")):
+            settings = suite.deciding(part)
+            if (known := store.read(part, only, settings)) is not None:
+                return known, store.part_folder(part, only, settings)
+        return None
 
-    def _about(self, digests: Mapping[str, str], precision: Precision) -> dict[str, Any]:
-        # batch sizes are left out: they change nothing in float32, and only near ties at 16 bits
-        settings = replace(self.suite, batch_size=None)
-        calibrated = asdict(self.calibration) if precision.quantizer.needs_calibration else None
+    def _calibration_tokens(self, model: str) -> Tensor:
+        """Cut once for all precisions of a model."""
+        if model not in self._cut:
+            limit = positions(load_config(model))
+            self._cut[model] = calibration_tokens(self.calibration, load_tokenizer(model), limit)
+        return self._cut[model]
+
+    def _about(self, model: str, digests: Mapping[str, str], precision: Precision) -> dict[str, Any]:
+        calibrated: dict[str, Any] = {}
+        if precision.quantizer.needs_calibration:
+            shown = (
+                self._calibration_tokens(model).numpy().tobytes()
+            )  # a file's text may change, its name need not
+            calibrated = {"calibration": asdict(self.calibration) | {"sha256": hashlib.sha256(shown).hexdigest()}}
         return {
             "model": dict(digests),
             "precision": precision.config,
             "quantizer": yaml.safe_load(find_config(f"quantizer/{precision.config}.yaml").read_text("utf-8")),
             "benchmark": self.benchmark,
-            "suite": asdict(settings),
-        } | ({} if calibrated is None else {"calibration": calibrated})
+        } | calibrated
 
 
 def checkpoint_digests(model: str) -> dict[str, str]:

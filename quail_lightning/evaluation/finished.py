@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.data.questions import EvaluationRecords
-from quail_lightning.durable import write_json
+from quail_lightning.durable import replace_text, write_json
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, write_log
 from quail_lightning.results import Estimate, Measure, Undefined
 
-VERSION = 1  # raised when a metric's definition changes, which makes all that is stored stale
+VERSION = 2  # raised when a metric's definition changes, which makes all that is stored stale
+MEASURES = "measures.json"
 
 
 def parts(records: EvaluationRecords) -> Iterator[tuple[str, EvaluationRecords]]:
@@ -32,44 +33,75 @@ def digest(content: Any) -> str:
 
 @dataclass(frozen=True)
 class FinishedMetrics:
-    """What was measured of one model at one precision under one protocol.
+    """What was measured of one model at one precision.
 
-    ``<root>/<key>/`` holds ``about.json``, ``<part>.json`` for each finished part, and the responses and
-    per-text scores in MUSE's log layout. The key is made of everything in ``about`` that decides a result: the
-    digests of weights and tokenizer, the quantizer's settings, protocol and limits. Each part also holds the
-    digest of its records; one made of other records is not taken for finished, nor is a damaged one.
+    ``<root>/parts/<key>/`` holds one finished part: ``measures.json``, the responses and per-text scores in MUSE's
+    log layout, and ``about.json``. The key is made of everything that decides the part's figures and of nothing
+    else: ``about`` (digests of weights and tokenizer, the quantizer's settings), the part's records and those
+    settings of the suite that it depends on. So another choice of attacks leaves the responses finished. A damaged
+    part is not taken for finished.
+
+    ``<root>/<key>/`` brings the logs of the parts of one evaluation together, as ``--from-log`` takes them.
 
     Attributes:
         root: of all evaluations.
-        about: JSON; what decides the results.
+        about: JSON; what decides the figures of every part.
     """
 
     root: Path
     about: Mapping[str, Any]
 
-    @property
-    def folder(self) -> Path:
-        """Where this model's results lie."""
-        return self.root / digest([VERSION, self.about])[:16]
+    def part_folder(self, part: str, records: EvaluationRecords, settings: Mapping[str, Any]) -> Path:
+        """Where a part lies, or is to lie.
 
-    def read(self, part: str, records: EvaluationRecords) -> dict[str, Measure] | None:
+        Args:
+            part: its name, see ``parts``.
+            records: its own.
+            settings: of the suite, those that decide this part's figures.
+        """
+        key = digest([VERSION, self.about, part, settings, repr(records)])[:16]
+        return self.root / "parts" / key
+
+    def read(
+        self, part: str, records: EvaluationRecords, settings: Mapping[str, Any]
+    ) -> dict[str, Measure] | None:
         """The part's measures with their per-record scores; None where it is yet to be run."""
         try:
-            content = json.loads((self.folder / f"{part}.json").read_text("utf-8"))
-            if content["records"] != digest(repr(records)):
-                return None
-            return {name: _measure(row) for name, row in content["measures"].items()}
+            content = json.loads((self.part_folder(part, records, settings) / MEASURES).read_text("utf-8"))
+            return {name: _measure(row) for name, row in content.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def write(
-        self, part: str, records: EvaluationRecords, measures: Mapping[str, Measure], log: BenchmarkLog
+        self,
+        part: str,
+        records: EvaluationRecords,
+        settings: Mapping[str, Any],
+        measures: Mapping[str, Measure],
+        log: BenchmarkLog,
     ) -> None:
-        """Keep a finished part. Its own file comes last, so that what it vouches for is there."""
-        write_json(self.folder / "about.json", dict(self.about))
-        write_log(self.folder, log)
-        rows = {name: _as_json(measure) for name, measure in measures.items()}
-        write_json(self.folder / f"{part}.json", {"records": digest(repr(records)), "measures": rows})
+        """Keep a finished part. Its measures come last, so that what they vouch for is there."""
+        folder = self.part_folder(part, records, settings)
+        described = {"part": part, "settings": settings, "records_sha256": digest(repr(records))}
+        write_json(folder / "about.json", dict(self.about) | described)
+        write_log(folder, log)
+        write_json(folder / MEASURES, {name: _as_json(measure) for name, measure in measures.items()})
+
+    def gather(self, folders: Mapping[str, Path]) -> Path:
+        """One folder with the logs of several parts.
+
+        Args:
+            folders: part → where it lies.
+        """
+        names = {part: folder.name for part, folder in folders.items()}
+        gathered = self.root / digest(names)[:16]
+        for folder in folders.values():
+            for path in folder.glob("*/log.json"):
+                copy = gathered / path.parent.name / path.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                replace_text(copy, path.read_text("utf-8"))
+        write_json(gathered / "about.json", dict(self.about) | {"parts": names})
+        return gathered
 
 
 def _measure(row: Mapping[str, Any]) -> Measure:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from quail_lightning.data.questions import EvaluationRecords, LabelledTexts
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import rwku
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.classification import classification_measures, label_scores
 from quail_lightning.evaluation.encoding import encode
 from quail_lightning.evaluation.generation import check_lengths, generate
@@ -60,6 +61,7 @@ def further_measures(
     max_prompts: int | None,
     max_texts: int | None,
     step: Step,
+    log: BenchmarkLog | None = None,
 ) -> dict[str, Measure]:
     """Classification and probes; a part that is None is absent.
 
@@ -71,14 +73,18 @@ def further_measures(
         max_prompts: the first so many probes of each kind; None: all.
         max_texts: the first so many texts of each labelled set; None: all.
         step: metric's name → progress.
+        log: takes in the probes' responses.
     """
     measures: dict[str, Measure] = {}
     for name, probes in (records.probes or {}).items():
         chosen = probes[:max_prompts]
         prompts = [probe.prompt for probe in chosen]
         responses = generate(model, tokenizer, prompts, rwku.NEW_TOKENS, batch_size, step(name))
-        answered = zip(chosen, map(rwku.truncate_answer, responses), strict=True)
-        measures[name] = bootstrap_mean([100 * rwku.rougeL_recall(probe.answer, said) for probe, said in answered])
+        answers = map(rwku.truncate_answer, responses)
+        said = tuple(Response(p.answer, answer, p.prompt) for p, answer in zip(chosen, answers, strict=True))
+        measures[name] = bootstrap_mean([100 * rwku.rougeL_recall(row.truth, row.response) for row in said])
+        if log is not None:
+            log.responses[name] = said
     for name, texts in _labelled(records, max_texts).items():
         scores = label_scores(model, tokenizer, texts, batch_size, step(f"label_accuracy_{name}"))
         measures |= classification_measures(name, scores, texts.labels)

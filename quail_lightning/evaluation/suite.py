@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -27,6 +28,20 @@ from quail_lightning.results import Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DECIDING: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "verbatim": ("protocol", "verbmem_new_tokens", "max_prompts"),
+        "forget_questions": ("knowmem_new_tokens", "max_prompts"),
+        "retain_questions": ("knowmem_new_tokens", "max_prompts"),
+        "membership": ("attacks", "max_texts"),
+        "forget_labels": ("max_texts",),
+        "retain_labels": ("max_texts",),
+        "probes": ("max_prompts",),
+    }
+)
+"""Kind of records → options of the suite that decide its figures. Batch sizes decide none: they change nothing in
+float32, and only near ties at 16 bits."""
 
 SuiteProgress = Callable[[str, int, int], None]  # (metric, done, total)
 
@@ -66,6 +81,10 @@ class EvaluationSuite:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1", given=value)
+
+    def deciding(self, part: str) -> dict[str, Any]:
+        """Those options that decide the figures of one kind of records (a field of ``EvaluationRecords``)."""
+        return {name: getattr(self, name) for name in DECIDING[part]}
 
     def check(
         self,
@@ -189,7 +208,7 @@ class EvaluationSuite:
             key = f"nll_{name}"
             measures[key] = bootstrap_mean(window_nlls(model, tokens, self.batch_size, step(key)).numpy())
         measures |= further_measures(
-            model, tokenizer, records, self.batch_size, self.max_prompts, self.max_texts, step
+            model, tokenizer, records, self.batch_size, self.max_prompts, self.max_texts, step, log
         )
         if self.utility is not None:
             measures |= self.utility.measures(model, tokenizer, self.batch_size, step)

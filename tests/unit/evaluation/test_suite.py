@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.likelihood import token_log_likelihoods
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.evaluation.rescoring import score_log
-from quail_lightning.evaluation.suite import EvaluationSuite
+from quail_lightning.evaluation.suite import DECIDING, EvaluationSuite
 from quail_lightning.results import Estimate
 
 ASKED = QuestionSet((Question("Who?", "Ann"), Question("Where is it?", "Rome")), (Question("When?", "1999"),))
@@ -196,3 +196,11 @@ def test_an_empty_response_scores_0_and_counts(
     result = SUITE.evaluate(model, tokenizer, EvaluationRecords(forget_questions=ASKED), {})
     assert isinstance(result["knowmem_forget"], Estimate)
     assert result["knowmem_forget"].scores == (0.0, 0.0)
+
+
+def test_every_option_decides_a_kind_of_records_and_every_kind_is_known() -> None:
+    kinds = {field.name for field in fields(EvaluationRecords)} - {"note"}
+    assert set(DECIDING) == kinds
+    options = {field.name for field in fields(EvaluationSuite)} - {"batch_size", "utility"}
+    assert {name for names in DECIDING.values() for name in names} == options
+    assert EvaluationSuite(max_texts=3).deciding("membership") == {"attacks": "reported", "max_texts": 3}
