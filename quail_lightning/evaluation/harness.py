@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.encoding import encode
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.modes import evaluation_mode
 from quail_lightning.results import Measure
@@ -63,7 +64,8 @@ def harness_accuracy(
 ) -> Measure:
     """Accuracy of a task, or over all questions of a group, × 100, with its own interval.
 
-    The model is handed over, not loaded again; mode and random states are left as they were.
+    The model is handed over, not loaded again; mode and random states are left as they were. Questions open with
+    BOS where the tokenizer has one, as every other metric's prompts do.
 
     Args:
         model: a causal language model on its device.
@@ -86,7 +88,9 @@ def harness_accuracy(
     try:
         with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
             # a copy: the harness gives the tokenizer a padding token
-            judged = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8)
+            judged = _opening_with_bos(HFLM)(
+                pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8
+            )
             results = harness.simple_evaluate(
                 model=judged,
                 tasks=[task],
@@ -106,6 +110,23 @@ def harness_accuracy(
         ) from error
     scores = [100.0 * float(sample["acc"]) for found in results["samples"].values() for sample in found]
     return bootstrap_mean(scores)
+
+
+def _opening_with_bos(harness_model: Any) -> Any:
+    """The harness's model class, whose own texts open with BOS only where the tokenizer puts it there by itself.
+
+    On small models that one token, the training windows' first, changes an answer here and there.
+    """
+
+    class OpeningWithBos(harness_model):  # type: ignore[misc]
+        def tok_encode(self, string: str, **options: Any) -> list[int]:
+            bos = self.tokenizer.bos_token
+            continued = options.get("add_special_tokens") is False or (bos and string.startswith(bos))
+            ids = encode(self.tokenizer, [string])[0]
+            ids = ids[1:] if continued and bos else ids
+            return ids[-(options.get("left_truncate_len") or 0) :]
+
+    return OpeningWithBos
 
 
 @cache

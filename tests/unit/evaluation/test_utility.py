@@ -1,6 +1,7 @@
 """Utility figures, and the harness behind one import."""
 
 import builtins
+import copy
 import json
 import math
 import sys
@@ -8,6 +9,8 @@ import types
 
 import pytest
 import torch
+import yaml
+from tokenizers.processors import TemplateProcessing
 
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
@@ -165,3 +168,52 @@ def test_the_model_in_memory_is_handed_over_and_every_question_counts_alike(mode
 def test_truthfulqa_keeps_its_own_shots(model, tokenizer, harness):
     judge(model, tokenizer, truthful=True)
     assert (harness["tasks"], harness["num_fewshot"]) == (["truthfulqa_mc1"], None)
+
+
+@pytest.mark.parametrize("tokenizer_adds_bos", [False, True])
+def test_the_harness_scores_are_the_likelihoods_of_the_choices_after_bos_and_question(
+    model, tokenizer, tokenizer_adds_bos, tmp_path
+):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    questions = [{"ask": f"Tree {n}?", "choices": ["an elm", "oak", "the yew"], "label": n % 3} for n in range(40)]
+    (tmp_path / "trees.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    task = {
+        "task": "trees",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "trees.jsonl")}, "cache_dir": str(tmp_path)},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{ask}} It is",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "label",
+        "metric_list": [{"metric": "acc"}],
+    }
+    (tmp_path / "trees.yaml").write_text(yaml.safe_dump(task))
+    asked = copy.deepcopy(tokenizer)
+    if tokenizer_adds_bos:  # as Llama's does, and as the byte-level one of these tests does not
+        asked.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    assert asked("a")["input_ids"][0] == (0 if tokenizer_adds_bos else tokenizer("a")["input_ids"][0])
+    found = harness_module.harness_accuracy(model, asked, "trees", None, 5, str(tmp_path))
+    model.eval()
+    right = []
+    for question in questions:
+        scores = []
+        for choice in question["choices"]:
+            text = f"{question['ask']} It is {choice}"
+            ids = torch.tensor([[0, *tokenizer(text)["input_ids"]]])  # a token a byte: nothing merges at the seam
+            with torch.no_grad():
+                logs = model(input_ids=ids).logits.double().log_softmax(-1)[0, :-1]
+            scores.append(logs.gather(1, ids[0, 1:, None])[-len(choice) - 1 :].sum().item())
+        right.append(100.0 * (max(range(3), key=scores.__getitem__) == question["label"]))
+    assert found.scores == tuple(right)
+    assert 0 < found.value < 100
+
+
+def test_the_harness_asks_with_one_bos_and_continues_without(tokenizer, model, harness):
+    judge(model, tokenizer, general=True)
+    asked = harness["model"].tok_encode
+    plain = tokenizer("Ash", add_special_tokens=False)["input_ids"]
+    assert asked("Ash") == [0, *plain]
+    assert asked("<s>Ash") == [0, *plain]
+    assert asked("Ash", add_special_tokens=False) == plain
+    assert asked("Ash", left_truncate_len=2) == plain[-2:]
