@@ -118,7 +118,7 @@ def _opening_with_bos(harness_model: Any) -> Any:
     On small models that one token, the training windows' first, changes an answer here and there.
     """
 
-    class OpeningWithBos(harness_model):  # type: ignore[misc]
+    class OpeningWithBos(harness_model):
         def tok_encode(self, string: str, **options: Any) -> list[int]:
             bos = self.tokenizer.bos_token
             continued = options.get("add_special_tokens") is False or (bos and string.startswith(bos))

@@ -11,7 +11,8 @@ from rich.text import Text
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.results import Measure, ResultRow, Undefined
 
-NARROWEST = 112  # columns that the wider table needs; a narrower terminal wraps rather than cutting figures off
+NARROWEST = 112  # columns of titles and notes; a narrower terminal wraps rather than cutting figures off
+WIDEST = 10_000  # columns that no table needs
 SURVIVAL = tuple(name for name in METRICS if name.startswith(("recovery", "delivered")))
 APART = {
     "what it says of the labels": tuple(name for name in METRICS if name.startswith("label_")),
@@ -48,9 +49,12 @@ def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
 def print_results(rows: Sequence[ResultRow], title: str, note: str = "") -> None:
     """Print the tables, at their full width also where the output is no terminal."""
     console = Console()
-    if console.width < NARROWEST:
-        console = Console(width=NARROWEST)
-    for table in results_tables(rows, title):
+    tables = results_tables(rows, title)
+    unlimited = console.options.update(width=WIDEST)
+    needed = max(console.measure(table, options=unlimited).maximum for table in tables)
+    if console.width < max(needed, NARROWEST):
+        console = Console(width=max(needed, NARROWEST))
+    for table in tables:
         console.print(table)
     if note:
         console.print(note, markup=False)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from quail_lightning.cli import main
-from quail_lightning.commands.folds import FoldPlan, run_folds
+from quail_lightning.commands.folds import BASELINES, FoldPlan, run_folds
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.errors import InputError
 from quail_lightning.results import Estimate, ResultRow, write_results
@@ -122,3 +122,43 @@ def test_options_of_the_wrong_form_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["folds", "--config", "folds/news_sust.yaml", "--options", "data.corpus", "FOLDER"])
     assert "section.key=value" in capsys.readouterr().err
+
+
+def test_an_interrupted_fold_goes_on_from_its_checkpoint_and_other_arguments_start_it_anew(tmp_path, fits):
+    def interrupted(arguments):
+        (tmp_path / "s/fold_1/checkpoints/step-00000004").mkdir(parents=True)
+        return 1
+
+    seen = []
+
+    def go_on(arguments):
+        seen.append((arguments[-1], (tmp_path / "s/fold_1/checkpoints").exists()))
+        return 1
+
+    for options in ((), ("model.alpha=2",)):
+        for execute in (interrupted, go_on):
+            with pytest.raises(InputError, match="fold 1 ended"):
+                run_folds(plan(tmp_path, options=options), execute)
+    assert seen[0] == ("--ckpt_path=last", True)
+    assert seen[1] == ("--ckpt_path=last", True)
+    with pytest.raises(InputError, match="fold 1 ended"):
+        run_folds(plan(tmp_path, options=("model.alpha=3",)), go_on)
+    last, kept = seen[2]
+    assert last.startswith("--trainer.logger")
+    assert not kept, "other arguments do not go on from it"
+
+
+def test_baselines_show_only_what_every_fold_measures_alike(tmp_path, fits):
+    def fit(arguments):
+        status = fits(arguments)
+        fold = len(fits.calls)
+        same, own = Estimate(9.0, 1, 8.0, 10.0), Estimate(float(fold), 1, 0.0, 0.0)
+        rows = [ResultRow(name, "bf16", {"verbmem_forget": same, "nll_forget": own}) for name in BASELINES]
+        rows.append(ResultRow("unlearned", "bf16", {"nll_forget": own}, 1))
+        write_results(tmp_path / f"s/fold_{fold}", rows)
+        return status
+
+    rows = run_folds(plan(tmp_path), fit)
+    assert [row.model for row in rows[:2]] == list(BASELINES)
+    assert all(set(row.metrics) == {"verbmem_forget"} for row in rows[:2])
+    assert [row.metrics["nll_forget"].value for row in rows[2:]] == [1.0, 2.0, 3.0]

@@ -195,3 +195,21 @@ def test_a_folder_that_holds_something_is_not_touched(tmp_path: Path) -> None:
 def test_numbers_that_make_no_corpus_are_refused(values: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Newsroom(**values)
+
+
+def test_folds_deal_the_forget_articles_out_and_leave_the_other_files_as_they_are(tmp_path: Path) -> None:
+    Newsroom(7, 6, 2, rounds=2).write(tmp_path / "plain")
+    Newsroom(7, 6, 2, rounds=2, folds=3).write(tmp_path / "folds")
+    plain, dealt = contents(tmp_path / "plain"), contents(tmp_path / "folds")
+    assert {name: dealt[name] for name in plain} == plain
+    parts = [json.loads(dealt[f"sust/forget_{fold}.json"]) for fold in (1, 2, 3)]
+    articles = json.loads(plain["privleak/forget.json"])
+    owners = [[fold for fold, part in enumerate(parts) if part.count(article) == 2] for article in articles]
+    assert sorted(owner for (owner,) in owners) == [0, 0, 0, 1, 1, 2, 2]
+    asked = [{line for text in part for line in text.split("\n") if line.startswith("Question")} for part in parts]
+    assert [len(questions) for questions in asked] == [6, 4, 4]
+    assert not asked[0] & asked[1]
+    for fold in (1, 2, 3):
+        assert json.loads(dealt[f"scal/forget_{fold}.json"]) == [text for part in parts[:fold] for text in part]
+    with pytest.raises(InputError, match=r"folds must lie between 0.*got 8.*0 to 7"):
+        Newsroom(7, 6, 2, folds=8)

@@ -1,5 +1,6 @@
 """What the terminal shows."""
 
+from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.evaluation.table import print_results, results_tables
 from quail_lightning.results import Estimate, ResultRow, Undefined
 
@@ -64,3 +65,12 @@ def test_labels_and_utility_stand_in_tables_of_their_own():
     rows = [ResultRow("target", "bf16", metrics | {"utility_fluency": Estimate(5.0, 3, 4.0, 6.0)})]
     titles = [(str(table.title), len(table.columns)) for table in results_tables(rows, "t")]
     assert titles == [("t", 3), ("what it says of the labels", 3), ("what it is still good for", 3)]
+
+
+def test_no_figure_is_cut_off_beside_a_long_name(capsys):
+    name = "checkpoints/a-folder-with-a-long-name/run-of-the-twenty-first/model"
+    metrics = {key: Estimate(-12.34, 3, -56.7, 56.7) for key in METRICS if not key.startswith("label")}
+    print_results([ResultRow(name, "uniform4-group64", metrics)], "t")
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert "-12.3 ±56.7" in line(text, name)
