@@ -127,7 +127,9 @@ class QuailCLI(LightningCLI):
                 print(f"The {name} {folder} is not there yet: training it on {sets}.", flush=True)
                 with isolate_rng():  # unlearning must not depend on whether its target was made or found
                     finetune(recipe, self.datamodule, sets, folder, hardware, alone=True)
-            while not is_made(recipe, self.datamodule, sets, folder):  # torchrun starts all processes at once
+            elif not is_made(recipe, self.datamodule, sets, folder):  # torchrun starts all processes at once
+                print(f"Waiting for the first process to make {folder}, on a disk that all see.", flush=True)
+            while not is_made(recipe, self.datamodule, sets, folder):
                 time.sleep(WAIT)
 
 

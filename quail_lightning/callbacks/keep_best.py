@@ -40,7 +40,8 @@ class KeepBest(Callback):
 
     The windows hold nothing of a reported prompt; ``shortfall`` makes one number of their NLLs, which decides.
     Delivered forgetting and the completions of the windows' first halves are noted beside it. The best model so
-    far lies in ``best-epoch-<n>`` in the run's folder, the figures of all epochs in ``validation.json``.
+    far lies in ``best-epoch-<n>`` in the run's folder, the figures of all epochs in ``validation.json``. An epoch
+    that ``trainer.max_steps`` cuts short is not considered.
 
     Args:
         enabled: False does nothing.
@@ -76,6 +77,9 @@ class KeepBest(Callback):
             raise InputError(
                 "the best model is chosen by precisions that need no calibration", given=", ".join(calibrated)
             )
+        if not enabled:
+            self.quantizers = {}  # what is never made counts in no plan
+        self._sixteen_bits = ""
         self.windows: dict[str, Tensor] = {}
         self.prompts: dict[str, ValidationPrompts] = {}
         self._tokenizer: Any = None
@@ -86,6 +90,7 @@ class KeepBest(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Choose the windows; refuse a run that has none."""
         if self.enabled and stage == "fit":
+            self._sixteen_bits = SIXTEEN_BITS[pl_module.export_dtype]
             if pl_module.judging.sharded:
                 check_shards(self.quantizers, "best.precisions")
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -116,7 +121,8 @@ class KeepBest(Callback):
         self._take_up(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._consider(trainer, pl_module, trainer.current_epoch + 1)
+        if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            self._consider(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._take_up(trainer, pl_module)  # resumed after the last epoch, no training started
@@ -127,8 +133,15 @@ class KeepBest(Callback):
         if not self.enabled or trainer.ckpt_path is None:
             return
         if (folder / HISTORY).is_file():
-            history = json.loads((folder / HISTORY).read_text("utf-8"))["epochs"]
-            self._history = [entry for entry in history if entry["epoch"] <= trainer.current_epoch]
+            content = json.loads((folder / HISTORY).read_text("utf-8"))
+            if content["settings"] != self._settings():
+                raise InputError(
+                    f"the best model of {folder} was chosen by other figures",
+                    given=self._settings(),
+                    allowed=content["settings"],
+                    remedy="Resume with the same best section",
+                )
+            self._history = [entry for entry in content["epochs"] if entry["epoch"] <= trainer.current_epoch]
         judged = trainer.strategy.broadcast([entry["epoch"] for entry in self._history])
         if trainer.current_epoch and trainer.current_epoch not in judged:
             self._consider(trainer, pl_module, trainer.current_epoch)
@@ -160,7 +173,7 @@ class KeepBest(Callback):
         """Note the epoch's figures, and save its model where it is given as the best so far."""
         noted = {
             "verbatim": {precision: dict(values.verbatim) for precision, values in found.items()},
-            "delivered": delivered(found, self._target, SIXTEEN_BITS[pl_module.export_dtype]),
+            "delivered": delivered(found, self._target, self._sixteen_bits),
         }
         self._history.append({"epoch": epoch, "shortfall": score, "nll": _nlls(found)} | noted)
         out = folder / f"best-epoch-{epoch}"
@@ -172,13 +185,23 @@ class KeepBest(Callback):
                 if other != out:
                     shutil.rmtree(other)
             rank_zero_info(f"best so far: epoch {epoch}, shortfall {score:.4g} nats a token: {out}")
-        content = {"goal": self._goal, "target": _nlls(self._target)}
+        content = {"settings": self._settings(), "goal": self._goal, "target": _nlls(self._target)}
         replace_text(folder / HISTORY, json.dumps(content | {"epochs": self._history}, indent=2) + "\n")
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "precisions": list(self.quantizers),
+            "retrained": self.retrained,
+            "forget_nll": self.forget_nll,
+            "windows": {name: len(rows) for name, rows in self.windows.items()},
+            "max_prompts": self.max_prompts,
+        }
 
     def _judge(self, model: PreTrainedModel) -> dict[str, Likelihoods]:
         found = {}
         for name, quantizer in self.quantizers.items():
-            found[name] = self._nlls(quantized_copy(quantizer, model))
+            # the model was made to be judged: at 16 bits it needs no copy
+            found[name] = self._nlls(model if name == self._sixteen_bits else quantized_copy(quantizer, model))
             release_memory()
         return found
 

@@ -22,6 +22,7 @@ from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
 from quail_lightning.evaluation.encoding import positions
+from quail_lightning.evaluation.finished import digest
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
@@ -117,7 +118,7 @@ class QuantizedEvaluation(Callback):
         self.check_run_folder(trainer)
         self._put_sixteen_bits_first(SIXTEEN_BITS[pl_module.export_dtype])
         self.check_sharded(trainer)
-        pl_module.judging = self._judging(pl_module)
+        pl_module.judging = self._judging(trainer, pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
             raise InputError(
@@ -161,9 +162,10 @@ class QuantizedEvaluation(Callback):
         check_shards(self.quantizers, "evaluation.precisions")
         self.suite.check_shards()
 
-    def _judging(self, pl_module: Any) -> Judging:
-        """How the model lies on the devices while it is judged."""
-        judging = judging_of(pl_module, self.sharded, widest_copy(self.quantizers.values()))
+    def _judging(self, trainer: Trainer, pl_module: Any) -> Judging:
+        """How the model lies on the devices while it is judged, by this callback or by one that keeps the best."""
+        made = [q for each in trainer.callbacks for q in getattr(each, "quantizers", {}).values()]  # type: ignore[attr-defined]
+        judging = judging_of(pl_module, self.sharded, widest_copy(made))
         if judging.sharded:
             self._check_shards()
         return judging
@@ -209,8 +211,10 @@ class QuantizedEvaluation(Callback):
         if is_due and self._judged_epoch != finished and finished:
             self._judge_unlearned(trainer, pl_module, finished)
 
-    def _settings(self) -> dict[str, object]:
+    def _settings(self, trainer: Trainer) -> dict[str, object]:
+        records = trainer.datamodule.evaluation_records()  # type: ignore[attr-defined]
         return {
+            "records_sha256": digest(repr(records)),
             "precisions": sorted(self.quantizers),
             "calibration": self.calibration.describe(),
             "retrained": self.retrained,
@@ -223,7 +227,7 @@ class QuantizedEvaluation(Callback):
         self._auc_retrain = published_auc_retrain(pl_module.target)
         folder = run_folder(trainer)
         if trainer.ckpt_path is not None and trainer.state.fn == "fit":
-            self.rows = read_scores(folder, self._settings())
+            self.rows = read_scores(folder, self._settings(trainer))
         if self.rows:
             for row in self.rows:
                 auc = row.metrics.get("membership_auc")
@@ -243,7 +247,7 @@ class QuantizedEvaluation(Callback):
             judged = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
             self.rows = judged + self.rows  # the target, judged last, is shown first
         if trainer.state.fn == "fit" and trainer.is_global_zero:
-            write_scores(folder, self.rows, self._settings())
+            write_scores(folder, self.rows, self._settings(trainer))
 
     def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():
@@ -269,7 +273,7 @@ class QuantizedEvaluation(Callback):
             if calibrated := self._calibrated():
                 note += f" Calibration of {', '.join(calibrated)}: {self.calibration.describe()}."
             write_results(folder, self.rows, note)
-            write_scores(folder, self.rows, self._settings())
+            write_scores(folder, self.rows, self._settings(trainer))
             print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 
     def _judge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -17,13 +18,15 @@ from quail_lightning.analysis.fold_curves import draw_folds
 from quail_lightning.config_files import find_config
 from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import weights_digest
-from quail_lightning.results import ResultRow, read_results, write_results
+from quail_lightning.results import Estimate, Measure, ResultRow, read_results, write_results
 from quail_lightning.training_state import last_checkpoint
 
 Execute = Callable[[Sequence[str]], int]  # arguments of `quail` → exit status
 BASELINES = ("target", "retrained")
+SAME = 0.005  # relative; a forget set of one's own makes more of a difference
 OWN_WINDOWS = (
     "NLL forget and delivered forgetting are of each fold's own forget set; the target's NLL on each of them "
     "stands in the fold's results.json."
@@ -111,7 +114,7 @@ def run(arguments: Any) -> None:
         Path(arguments.out),
     )
     rows = run_folds(plan, _execute)
-    note = OWN_WINDOWS if len(plan.forget) > 1 else ""
+    note = _note(plan, rows)
     write_results(plan.out, rows, note)
     print_results(rows, f"{plan.out}: each fold starts from the {plan.start_from}", note)
     save_figures({"folds": draw_folds(rows, [plan.row_name(fold) for fold in plan.numbers])}, plan.out)
@@ -151,9 +154,28 @@ def _shared_baselines(found: Sequence[Sequence[ResultRow]]) -> list[ResultRow]:
     shared = []
     for key, row in baselines[0].items():
         others = [fold[key].metrics if key in fold else {} for fold in baselines[1:]]
-        same = {name: m for name, m in row.metrics.items() if all(other.get(name) == m for other in others)}
+        same = {n: m for n, m in row.metrics.items() if all(_is_same(m, other.get(n)) for other in others)}
         shared.append(replace(row, metrics=same))
     return shared
+
+
+def _is_same(one: Measure, other: Measure | None) -> bool:
+    """Up to what another batch size rounds otherwise."""
+    if isinstance(one, Estimate) and isinstance(other, Estimate):
+        return one.n == other.n and math.isclose(one.value, other.value, rel_tol=SAME)
+    return one == other
+
+
+def _note(plan: FoldPlan, rows: Sequence[ResultRow]) -> str:
+    """What the table leaves out, and why."""
+    if len(plan.forget) == 1:
+        return ""
+    shown = {name for row in rows if row.model in BASELINES for name in row.metrics}
+    judged = [row for row in read_results(plan.folder(1)) if row.model in BASELINES]
+    missing = {name: None for row in judged for name in row.metrics if name not in shown and name in METRICS}
+    if others := [METRICS[name].heading for name in missing if name != "nll_forget"]:
+        return f"{OWN_WINDOWS} Likewise of the target and the retrained model: {', '.join(others)}."
+    return OWN_WINDOWS
 
 
 def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
@@ -184,7 +206,8 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
     if status := execute([*arguments, *resumed]):
         raise InputError(
             f"fold {fold} ended with exit status {status}, see above",
-            remedy="Mend it and run the same command again: finished folds are kept",
+            remedy="Mend it and run the same command again: finished folds are kept, and this one goes on from "
+            f"its last checkpoint. To start it anew, remove {folder}",
         )
     if not plan.model(fold).is_dir():
         raise InputError(f"fold {fold} left no model", remedy="Folds need export.enabled and export.folder=model")

@@ -26,8 +26,8 @@ def records_from_windows(
         retain: likewise, of the retain set.
         holdout: likewise, of texts that no model was trained on; None leaves the membership attack out.
         tokenizer: the one that cut them.
-        held_back: forget windows of which nothing is reported, evenly spread, so that a model can be chosen by
-            them.
+        held_back: forget windows from which neither prompts nor membership texts are cut, evenly spread, so that
+            a model can be chosen by them. Their NLLs are reported like all windows'.
 
     Raises:
         InputError: no forget window would be left.

@@ -14,7 +14,7 @@ from quail_lightning.durable import replace_text, write_json
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, write_log
 from quail_lightning.results import Estimate, Measure, Undefined
 
-VERSION = 2  # raised when a metric's definition changes, which makes all that is stored stale
+VERSION = 3  # raised when a metric's definition changes, which makes all that is stored stale
 MEASURES = "measures.json"
 
 
@@ -67,8 +67,11 @@ class FinishedMetrics:
     ) -> dict[str, Measure] | None:
         """The part's measures with their per-record scores; None where it is yet to be run."""
         try:
-            content = json.loads((self.part_folder(part, records, settings) / MEASURES).read_text("utf-8"))
-            return {name: _measure(row) for name, row in content.items()}
+            folder = self.part_folder(part, records, settings)
+            content = json.loads((folder / MEASURES).read_text("utf-8"))
+            if not all((folder / name / "log.json").is_file() for name in content["logs"]):
+                return None
+            return {name: _measure(row) for name, row in content["measures"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -85,7 +88,9 @@ class FinishedMetrics:
         described = {"part": part, "settings": settings, "records_sha256": digest(repr(records))}
         write_json(folder / "about.json", dict(self.about) | described)
         write_log(folder, log)
-        write_json(folder / MEASURES, {name: _as_json(measure) for name, measure in measures.items()})
+        logs = sorted(path.parent.name for path in folder.glob("*/log.json"))
+        kept = {name: _as_json(measure) for name, measure in measures.items()}
+        write_json(folder / MEASURES, {"logs": logs, "measures": kept})
 
     def gather(self, folders: Mapping[str, Path]) -> Path:
         """One folder with the logs of several parts.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from inspect import signature
 from typing import TYPE_CHECKING
 
-from quail_lightning.errors import InputError, RunError
+from quail_lightning.errors import InputError
 from quail_lightning.evaluation.batching import generation_rows
 from quail_lightning.evaluation.encoding import decode, encode, positions
 from quail_lightning.evaluation.modes import evaluation_mode
 from quail_lightning.evaluation.sampling import Sampling, completed, generators
 from quail_lightning.evaluation.shares import current_shares
-from quail_lightning.evaluation.short_memory import explained_memory
+from quail_lightning.evaluation.short_memory import Progress, explained_memory, in_batches
 from quail_lightning.models.sharded import is_sharded
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from quail_lightning.evaluation.decoding import Decoding
 
-Progress = Callable[[int, int], None]  # (done, total)
 SHORTER = "the new ones: evaluation.suite.verbmem_new_tokens, .knowmem_new_tokens"
 SHORTEST_PREFIX = 8  # tokens; a shorter one costs more to keep than to compute again
 
@@ -77,25 +76,16 @@ def generate(
     completions = [""] * len(encoded)
     with evaluation_mode(model):
         prefix = prefix_cache(model, _shared_prefix(encoded)) if how.layers and order else None
-        start = 0
-        while start < len(order):
-            chosen = order[start : start + rows]
+
+        def run(chosen: list[int]) -> None:
             drawing = None if how.sampling is None else generators(how.sampling, chosen)
             widest = max(len(encoded[index]) for index in chosen) + max_new_tokens
-            try:
-                with explained_memory(len(chosen), "prompts", widest, SHORTER):
-                    new = continuations(model, [encoded[index] for index in chosen], how, prefix, drawing)
-            except RunError:
-                # of a sharded model the others are in the middle of this pass
-                if len(chosen) == 1 or batch_size is not None or is_sharded(model):
-                    raise
-                rows = len(chosen) // 2
-                continue
+            with explained_memory(len(chosen), "prompts", widest, SHORTER):
+                new = continuations(model, [encoded[index] for index in chosen], how, prefix, drawing)
             for index, tokens in zip(chosen, new, strict=True):
                 completions[index] = decode(tokenizer, tokens)
-            start += len(chosen)
-            if progress is not None:
-                progress(start, len(order))
+
+        in_batches(order, lambda _: rows, run, batch_size is None and not is_sharded(model), progress)
     return shares.merged(order, completions)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,15 @@ from quail_lightning.evaluation.batching import likelihood_rows
 from quail_lightning.evaluation.encoding import encode, positions
 from quail_lightning.evaluation.modes import evaluation_mode
 from quail_lightning.evaluation.shares import current_shares
-from quail_lightning.evaluation.short_memory import explained_memory
+from quail_lightning.evaluation.short_memory import Progress, explained_memory, in_batches
 from quail_lightning.functional.head import Head
 from quail_lightning.functional.token_likelihood import token_log_likelihood
 from quail_lightning.models.activations import check_head, output_head
-from quail_lightning.models.sharded import inside
+from quail_lightning.models.sharded import inside, is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[int, int], None]  # (done, total)
 CHUNK = 512  # tokens whose logits are held in float32 at once: 66 MB at 32,000 words, 260 MB at 128,000
 CPU_CHUNK, CPU_WORDS = 512, 1024  # likewise on a CPU, of so many words at a time: 2 MB, which stay in its caches
 
@@ -105,19 +104,20 @@ def token_log_likelihoods(
     fitting = batch_size or likelihood_rows(model, max(map(len, encoded), default=1))
     order = shares.own(order, shares.rows(batch_size, fitting, len(encoded)))
     with evaluation_mode(model):
-        apart, start = _head_apart(model), 0
-        while start < len(order):
-            size = batch_size or likelihood_rows(model, len(encoded[order[start]]))
-            chosen = order[start : start + size]
+        apart = _head_apart(model)
+
+        def run(chosen: list[int]) -> None:
             rows = [torch.tensor(encoded[index], dtype=torch.long) for index in chosen]
             if len(rows[0]) > 1:
                 with explained_memory(len(rows), "texts", len(rows[0]), "shorter texts"):
                     found = _forward(model, rows, apart)
                 for index, values in zip(chosen, found, strict=True):
                     results[index] = values
-            start += len(chosen)
-            if progress is not None:
-                progress(start, len(order))
+
+        def size(start: int) -> int:
+            return batch_size or likelihood_rows(model, len(encoded[order[start]]))
+
+        in_batches(order, size, run, batch_size is None and not is_sharded(model), progress)
     return shares.merged(order, results)
 
 
@@ -146,14 +146,14 @@ def window_nlls(
     order = shares.own(range(len(windows)), size)
     with evaluation_mode(model):
         apart = _head_apart(model)
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
+
+        def run(chosen: list[int]) -> None:
             with explained_memory(len(chosen), "windows", windows.shape[1], "data.max_len"):
                 found = _forward(model, list(windows[chosen]), apart)
             for number, values in zip(chosen, found, strict=True):
                 means[number] = -float(values.double().mean())
-            if progress is not None:
-                progress(start + len(chosen), len(order))
+
+        in_batches(order, lambda _: size, run, batch_size is None and not is_sharded(model), progress)
     return torch.tensor(shares.merged(order, means), dtype=torch.float64)
 
 

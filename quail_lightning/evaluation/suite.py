@@ -139,7 +139,7 @@ class EvaluationSuite:
             raise InputError(
                 "the LM Evaluation Harness runs a model that lies whole on a device; the evaluation is sharded",
                 given="evaluation.suite.utility: general or truthful",
-                remedy="Measure them on the saved model, by `quail evaluate`",
+                remedy="Measure them on the saved model where it fits one device: `quail test` with --model.start",
             )
 
     def evaluate(

@@ -208,7 +208,7 @@ def _activations(sizes: Sizes, run: Run, weight: int, compute: int) -> float:
 
 
 def _loss(sizes: Sizes, run: Run, head: int, compute: int) -> float:
-    chunk = run.loss_chunk or chunk_tokens(sizes.vocabulary, sizes.width, "cuda")
+    chunk = min(run.tokens, run.loss_chunk or chunk_tokens(sizes.vocabulary, sizes.width, "cuda"))
     return CHUNKS * chunk * sizes.vocabulary * 4 + head * (compute + 4)
 
 

@@ -14,6 +14,7 @@ from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.rouge import rougeL_f1
 from quail_lightning.models.checkpoint import load_model, read_provenance
 from quail_lightning.objectives import GradientAscent, GradientDescent
+from quail_lightning.quantization import Unquantized
 from quail_lightning.training_state import last_checkpoint
 from quail_lightning.unlearning import UnlearningModule
 
@@ -32,13 +33,14 @@ def _work_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def fit(folder, corpus_folder, checkpoint, epochs, ckpt_path=None, **options):
+def fit(folder, corpus_folder, checkpoint, epochs, ckpt_path=None, max_steps=-1, **options):
     best = KeepBest(True, ["bf16", "uniform4-tensor"], **{"forget_nll": 0.1} | options)
     terms = GradientAscent(), GradientDescent()
     module = UnlearningModule(checkpoint, *terms, learning_rate=1e-4, schedule="joint")
     data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, schedule="joint")
     trainer = Trainer(
         max_epochs=epochs,
+        max_steps=max_steps,
         accelerator="cpu",
         precision="32-true",
         logger=False,
@@ -90,6 +92,28 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
     (tmp_path / "validation.json").unlink()  # as if killed in the last epoch's validation
     again, *_ = fit(tmp_path, corpus_folder, checkpoint, 3, ckpt_path=last_checkpoint(tmp_path).folder)
     assert again["epochs"][-1] == found["epochs"][-1]
+
+
+def test_an_epoch_cut_short_is_not_considered(tmp_path, corpus_folder, checkpoint):
+    data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, schedule="joint")
+    data.setup("fit")
+    steps = len(data.train_dataloader())
+    assert steps > 1
+    found, *_ = fit(tmp_path, corpus_folder, checkpoint, 3, max_steps=steps + 1, forget_nll=9.0)
+    assert [entry["epoch"] for entry in found["epochs"]] == [1]
+    assert [path.name for path in tmp_path.glob("best-epoch-*")] == ["best-epoch-1"]
+
+
+def test_a_run_goes_on_only_with_the_figures_that_its_best_was_chosen_by(tmp_path, corpus_folder, checkpoint):
+    fit(tmp_path, corpus_folder, checkpoint, 1)
+    with pytest.raises(InputError, match=r"chosen by other figures.*Resume with the same best section"):
+        fit(tmp_path, corpus_folder, checkpoint, 2, last_checkpoint(tmp_path).folder, forget_nll=9.0)
+
+
+def test_sixteen_bits_are_judged_without_another_copy(tmp_path, corpus_folder, checkpoint, monkeypatch):
+    monkeypatch.setattr(Unquantized, "quantize", lambda *_: pytest.fail("a second 16-bit copy"))
+    found, *_ = fit(tmp_path, corpus_folder, checkpoint, 1)
+    assert "bf16" in found["epochs"][0]["nll"]
 
 
 def test_without_a_goal_nothing_says_what_is_best():

@@ -49,6 +49,14 @@ def test_other_settings_other_records_other_models_and_damage_are_not_taken_for_
         assert store.read("verbatim", RECORDS, SETTINGS) is None
 
 
+def test_a_part_without_its_log_is_not_taken_for_finished(tmp_path: Path) -> None:
+    store = FinishedMetrics(tmp_path, {"model": "m"})
+    store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
+    (log,) = store.part_folder("verbatim", RECORDS, SETTINGS).glob("*/log.json")
+    log.unlink()
+    assert store.read("verbatim", RECORDS, SETTINGS) is None
+
+
 def test_a_part_of_other_settings_is_kept_beside_the_first(tmp_path: Path) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
     other = {"verbmem_forget": Estimate(7.0, 1, 7.0, 7.0, (7.0,))}

@@ -79,3 +79,19 @@ def test_other_errors_pass_unchanged(model: Any) -> None:
     shorten(model, RuntimeError("shape"))
     with pytest.raises(RuntimeError, match=r"^shape$"):
         window_nlls(model, WINDOWS)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["accelerator", "CPU"])
+def test_likelihoods_go_on_with_smaller_batches_where_they_chose_them(
+    error: Exception, model: Any, tokenizer: Any
+) -> None:
+    expected = window_nlls(model, WINDOWS), token_log_likelihoods(model, tokenizer, PROMPTS)
+    shorten(model, error, 60)  # two windows
+    assert torch.allclose(window_nlls(model, WINDOWS), expected[0], rtol=1e-5)
+    shorten(model, error, 8)
+    done: list[int] = []
+    found = token_log_likelihoods(model, tokenizer, PROMPTS, progress=lambda now, _: done.append(now))
+    assert done[-1] == 4
+    assert len(done) > 2
+    for one, other in zip(found, expected[1], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)

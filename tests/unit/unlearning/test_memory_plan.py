@@ -114,6 +114,7 @@ def test_a_smaller_loss_chunk_leaves_logits_of_so_many_tokens_out():
     large, small = (plan(8, True, 4096, loss_chunk=chunk)["loss"] for chunk in (2048, 512))
     # four float32 copies of a chunk's logits; the head's own gradient stays
     assert (large - small) * GIB == pytest.approx(4 * 4 * 32000 * (2048 - 512))
+    assert plan(8, True, 4096, loss_chunk=10**6) == plan(8, True, 4096, loss_chunk=4096), "no more than there are"
 
 
 @pytest.mark.parametrize(
