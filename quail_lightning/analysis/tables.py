@@ -88,10 +88,11 @@ def _delivery_table(found: Comparison, questions: Questions) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for used in questions.formats:
         total = total_delivery(found.within("quantized"), used.name)
+        buckets = total.buckets
         ratios = (total.norm_ratio, total.cosine, total.signal_to_noise, total.expected_signal_to_noise)
         table.add_row(
             used.name,
-            *map(_percent, (total.overlap, total.expected, total.own_grids, total.along)),
+            *map(_percent, (buckets.overlap, buckets.expected, buckets.own_grids, total.along)),
             *("–" if ratio is None else f"{ratio:.3g}" for ratio in ratios),
         )
     table.caption = (

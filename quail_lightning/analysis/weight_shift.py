@@ -113,9 +113,9 @@ def _deliveries(tensors: Iterable[TensorComparison], questions: Questions) -> li
 
 def _delivery(delivery: Delivery) -> dict[str, Any]:
     return {
-        "overlap": delivery.overlap,
-        "expected_overlap": delivery.expected,
-        "overlap_on_own_grids": delivery.own_grids,
+        "overlap": delivery.buckets.overlap,
+        "expected_overlap": delivery.buckets.expected,
+        "overlap_on_own_grids": delivery.buckets.own_grids,
         "along_the_update": delivery.along,
         "norm_ratio": delivery.norm_ratio,
         "cosine": delivery.cosine,

@@ -126,7 +126,7 @@ class BucketOverlap(Callback):
         for used in self.questions.formats:
             total = total_delivery(quantized, used.name)
             scalars |= {
-                f"{used.name}/overlap": total.overlap,
+                f"{used.name}/overlap": total.buckets.overlap,
                 f"{used.name}/along_the_update": total.along,
                 f"{used.name}/norm_ratio": total.norm_ratio,
                 f"{used.name}/cosine": total.cosine,

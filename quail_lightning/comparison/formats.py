@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quail_lightning.comparison.bounds import Bounds
-from quail_lightning.comparison.result import Delivery
+from quail_lightning.comparison.result import Delivery, Overlap
 from quail_lightning.errors import InputError
 from quail_lightning.functional.affine_grid import fit_grid
 from quail_lightning.functional.code_books import BLOCK, CodeName, fit_code
@@ -101,10 +101,12 @@ class Format:
         crossing = torch.where(width > 0, within / width, size.sign()).sum().item()
         arrived = on_model.value(own) - on_reference.value(index)
         return Delivery(
-            count=moved.numel(),
-            same=int((index == on_reference.index(model)).sum()),
-            own=int((index == own).sum()),
-            crossing=crossing,
+            Overlap(
+                moved.numel(),
+                same=int((index == on_reference.index(model)).sum()),
+                own=int((index == own).sum()),
+                crossing=crossing,
+            ),
             product=_dot(moved, arrived),
             delivered=_dot(arrived, arrived),
             intended=_dot(moved, moved),

@@ -112,8 +112,7 @@ class Overlap:
     step_sum: float = 0.0
 
     def __iadd__(self, other: Overlap) -> Overlap:
-        for name in vars(self):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        _add(self, other)
         return self
 
     @property
@@ -147,10 +146,8 @@ class Delivery:
     """What a deployment format leaves of the update: D = Q(w′) − Q(w), each on its own grid, against δ.
 
     Attributes:
-        count: weights.
-        same: whose indices on the reference's grid are equal.
-        own: whose indices are equal, each model on its own grid.
-        crossing: Σ min(1, |δ|/Δ) with Δ the width of the weight's own bucket.
+        buckets: the overlap of the format's indices, Δ being each weight's own bucket's width; without ``itself``
+            and ``step_sum``.
         product, delivered, intended: Σ δ·D, Σ D², Σ δ².
         noise: Σ Δ·min(|δ|, Δ), the expected Σ (D − δ)² for |δ| far below Δ.
         sum_abs: Σ |δ|.
@@ -158,10 +155,7 @@ class Delivery:
         snr_expected_squares: the same for the expected ratio.
     """
 
-    count: int = 0
-    same: int = 0
-    own: int = 0
-    crossing: float = 0.0
+    buckets: Overlap = field(default_factory=Overlap)
     product: float = 0.0
     delivered: float = 0.0
     intended: float = 0.0
@@ -171,8 +165,7 @@ class Delivery:
     snr_expected_squares: float = 0.0
 
     def __iadd__(self, other: Delivery) -> Delivery:
-        for name in vars(self):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        _add(self, other)
         return self
 
     def set_signal_to_noise(self, inputs: int) -> None:
@@ -181,26 +174,12 @@ class Delivery:
         To an input aligned with a row's δ the update says Σ|δ| over the row; what the grid adds to it is
         noise of variance Σ(D − δ)². Expected: √(n·|δ|/Δ) for n inputs, where |δ| is far below Δ.
         """
-        signal = inputs * (self.sum_abs / self.count) ** 2
-        found = (self.delivered - 2 * self.product + self.intended) / self.count
-        self.snr_squares = self.count * (signal / found if found > 0 else math.inf if signal else 0.0)
-        expected = self.noise / self.count
-        self.snr_expected_squares = self.count * (signal / expected if expected > 0 else 0.0)
-
-    @property
-    def overlap(self) -> float:
-        """Share of equal indices on the reference's grid."""
-        return self.same / self.count
-
-    @property
-    def own_grids(self) -> float:
-        """Share of equal indices, each model on its own grid."""
-        return self.own / self.count
-
-    @property
-    def expected(self) -> float:
-        """E[1 − min(1, |δ|/Δ)]."""
-        return 1 - self.crossing / self.count
+        count = self.buckets.count
+        signal = inputs * (self.sum_abs / count) ** 2
+        found = (self.delivered - 2 * self.product + self.intended) / count
+        self.snr_squares = count * (signal / found if found > 0 else math.inf if signal else 0.0)
+        expected = self.noise / count
+        self.snr_expected_squares = count * (signal / expected if expected > 0 else 0.0)
 
     @property
     def norm_ratio(self) -> float | None:
@@ -224,12 +203,20 @@ class Delivery:
 
         None where the format adds no noise at all.
         """
-        return math.sqrt(self.snr_squares / self.count) if math.isfinite(self.snr_squares) else None
+        return math.sqrt(self.snr_squares / self.buckets.count) if math.isfinite(self.snr_squares) else None
 
     @property
     def expected_signal_to_noise(self) -> float:
         """√(n·|δ|/Δ), averaged likewise."""
-        return math.sqrt(self.snr_expected_squares / self.count)
+        return math.sqrt(self.snr_expected_squares / self.buckets.count)
+
+
+def _add(total: object, part: object) -> None:
+    """Every attribute of ``part`` to that of ``total``."""
+    for name, value in vars(part).items():
+        sum_of_both = getattr(total, name)
+        sum_of_both += value
+        setattr(total, name, sum_of_both)
 
 
 @dataclass

@@ -52,7 +52,7 @@ def test_delivered_shift_is_that_of_the_quantized_models(found, models, name):
     moved = np.concatenate([(after[n] - before[n]).ravel() for n in before])
     arrived = np.concatenate([(unlearned[n] - quantized[n]).ravel() for n in before])
     total = total_delivery(found.within("quantized"), name)
-    assert total.count == moved.size
+    assert total.buckets.count == moved.size
     assert total.norm_ratio == pytest.approx(np.linalg.norm(arrived) / np.linalg.norm(moved), rel=1e-4)
     assert total.along == pytest.approx(moved @ arrived / (moved @ moved), rel=1e-3)
     cosine = moved @ arrived / np.linalg.norm(moved) / np.linalg.norm(arrived)
@@ -69,10 +69,12 @@ def test_overlap_and_signal_to_noise_by_their_formulas(found, models, name):
     blocks, other = w.reshape(-1, size), v.reshape(-1, size)
     index, moved = np.clip(np.round(blocks / step), -8, 7), other - blocks
     found_here = tensor.deliveries[name]
-    assert found_here.overlap == pytest.approx((index == np.clip(np.round(other / step), -8, 7)).mean(), abs=3e-5)
+    assert found_here.buckets.overlap == pytest.approx(
+        (index == np.clip(np.round(other / step), -8, 7)).mean(), abs=3e-5
+    )
     own = np.clip(np.round(other / own_step), -8, 7)
-    assert found_here.own_grids == pytest.approx((index == own).mean(), abs=3e-5)
-    assert found_here.expected == pytest.approx(1 - np.minimum(1, np.abs(moved) / step).mean(), rel=1e-5)
+    assert found_here.buckets.own_grids == pytest.approx((index == own).mean(), abs=3e-5)
+    assert found_here.buckets.expected == pytest.approx(1 - np.minimum(1, np.abs(moved) / step).mean(), rel=1e-5)
     noise = np.sqrt(((own * own_step - index * step - moved) ** 2).mean())
     inputs = w.shape[1]
     signal = np.sqrt(inputs) * np.abs(moved).mean()
