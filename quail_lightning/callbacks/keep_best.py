@@ -24,6 +24,7 @@ from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
 from quail_lightning.models.checkpoint import load_config, save_model
 from quail_lightning.models.release import release_memory
+from quail_lightning.models.sharded import is_sharded
 from quail_lightning.processes import current_processes
 from quail_lightning.quantization import check_shards, load_quantizer, quantized_copy
 from quail_lightning.run_folder import run_folder
@@ -134,11 +135,11 @@ class KeepBest(Callback):
             return
         if (folder / HISTORY).is_file():
             content = json.loads((folder / HISTORY).read_text("utf-8"))
-            if content["settings"] != self._settings():
+            if content.get("settings") != self._settings():
                 raise InputError(
                     f"the best model of {folder} was chosen by other figures",
                     given=self._settings(),
-                    allowed=content["settings"],
+                    allowed=content.get("settings"),
                     remedy="Resume with the same best section",
                 )
             self._history = [entry for entry in content["epochs"] if entry["epoch"] <= trainer.current_epoch]
@@ -151,14 +152,18 @@ class KeepBest(Callback):
             return
         folder = run_folder(trainer)  # this and the copy are asked for by all processes
         with isolate_rng():
-            found = self._judge(judged_copy(pl_module))
-            release_memory()
+            judged = judged_copy(pl_module)
+            found = self._judge(judged)
             score = shortfall(found, self._target, self._goal)
             best = min((entry["shortfall"] for entry in self._history), default=float("inf"))
             is_best = trainer.strategy.broadcast(score < best)  # by the first process, which keeps the history
-            model = saved_copy(pl_module) if is_best else None
+            best_model = None
+            if is_best:
+                best_model = saved_copy(pl_module) if is_sharded(judged) else judged
             if trainer.is_global_zero:
-                self._keep(folder, model, found, score, pl_module, epoch)
+                self._keep(folder, best_model, found, score, pl_module, epoch)
+        del judged, best_model
+        release_memory()
         trainer.strategy.barrier()
 
     def _keep(

@@ -153,9 +153,8 @@ class TrainingCheckpoint(Callback):
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if self._saved_inside != _trained_batches(
-            trainer
-        ):  # max_steps: only from inside can the epoch be gone on with
+        # of an epoch that max_steps ended, only a checkpoint from inside can be gone on from
+        if self._saved_inside != _trained_batches(trainer):
             self._save(trainer, {})
         self._in_step = False
         if self._is_any_told_to_stop(trainer):
