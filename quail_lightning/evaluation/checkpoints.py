@@ -185,9 +185,8 @@ class CheckpointJudge:
     def _about(self, model: str, digests: Mapping[str, str], precision: Precision) -> dict[str, Any]:
         calibrated: dict[str, Any] = {}
         if precision.quantizer.needs_calibration:
-            shown = (
-                self._calibration_tokens(model).numpy().tobytes()
-            )  # a file's text may change, its name need not
+            # a file's text may change, its name need not
+            shown = self._calibration_tokens(model).numpy().tobytes()
             calibrated = {"calibration": asdict(self.calibration) | {"sha256": hashlib.sha256(shown).hexdigest()}}
         return {
             "model": dict(digests),
