@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,6 +12,17 @@ import torch
 
 from quail_lightning.durable import publish
 from quail_lightning.errors import InputError
+from quail_lightning.models.config_sizes import check_sizes
+from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
+from quail_lightning.models.integrity import (
+    check_checkpoint,
+    refuse_adapter,
+    refuse_incomplete,
+    refuse_non_finite,
+)
+from quail_lightning.models.saving import savable_generation
+from quail_lightning.models.weight_files import shards
+from quail_lightning.readable import check_json_objects, check_readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -28,25 +38,57 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     """
     from transformers import AutoConfig
 
+    if is_folder := Path(name_or_path).is_dir():
+        folder = Path(name_or_path)
+        if not (folder / "config.json").exists():
+            refuse_adapter(folder)  # says more than that there is no config
+        check_json_objects(folder, ("config.json", "generation_config.json"))
     try:
-        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as error:
+        # what a config's values make the library raise is no matter of types; without a folder, only these are
+        if not is_folder and not isinstance(error, (OSError, ValueError)):
+            raise
         raise _unloadable(name_or_path, error) from error
+    check_sizes(config, name_or_path)
+    return config
+
+
+def check_whole(name_or_path: str, dtype: torch.dtype) -> None:
+    """Refuse a folder that does not hold a whole model, before a weight is loaded; of a hub name, its config alone.
+
+    Raises:
+        InputError: see ``check_checkpoint``.
+    """
+    config = load_config(name_or_path)
+    if Path(name_or_path).is_dir():
+        check_checkpoint(Path(name_or_path), config, dtype)
 
 
 def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model in ``dtype``, in evaluation mode; safetensors only, never by remote code.
 
+    Nothing that is not whole is given back: of a folder the files' headers are looked at first, then the files'
+    digests where ``provenance.json`` notes what they were; of any checkpoint the library's loading report and the
+    values decide.
+
     Raises:
-        InputError: no such checkpoint, no safetensors weights in it, the hub cannot be reached, or a package that
-            reads its quantized format is missing.
+        InputError: no such checkpoint, no safetensors weights in it, the hub cannot be reached, a package that
+            reads its quantized format is missing; or it is not whole, see ``check_checkpoint``.
     """
     from transformers import AutoModelForCausalLM
 
+    check_whole(name_or_path, dtype)
+    check_unchanged(name_or_path)
     try:
         # dtype here and not .to(dtype) later: .to() would round the rotary frequencies as well
-        return AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name_or_path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below by name
         )
     except ImportError as error:
         raise InputError(
@@ -55,12 +97,18 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
         ) from error
     except (OSError, ValueError) as error:
         raise _unloadable(name_or_path, error) from error
+    refuse_incomplete(name_or_path, report)
+    refuse_non_finite(name_or_path, model, dtype)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def save_model(
     model: PreTrainedModel, tokenizer: Any, folder: Path, provenance: Mapping[str, Any], card: str | None = None
 ) -> None:
     """Write model, tokenizer and ``provenance.json`` to a folder that does not exist yet, whole or not at all.
+
+    The digests of the weight files are noted with the provenance, so that later damage is seen.
 
     Args:
         model: as it is to be loaded again.
@@ -77,9 +125,11 @@ def save_model(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(partial)
+    with savable_generation(model):
+        model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2, default=str) + "\n", "utf-8")
+    noted = {**provenance, DIGESTS: file_digests(partial, shards(partial))}
+    (partial / PROVENANCE).write_text(json.dumps(noted, indent=2, default=str) + "\n", "utf-8")
     if card is not None:
         (partial / "README.md").write_text(card, "utf-8")
     publish(partial, folder)
@@ -87,20 +137,40 @@ def save_model(
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
     """What ``save_model`` noted beside the weights; None where the checkpoint is not one of ours."""
+    check_json_objects(folder, (PROVENANCE,))
     path = folder / PROVENANCE
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 def weights_digest(name_or_path: str) -> dict[str, str]:
-    """What tells a checkpoint from any other: the SHA-256 of each weight file; of a hub name, its commit."""
+    """What tells a checkpoint from any other: the SHA-256 of each weight file; of a hub name, its commit.
+
+    The files are those that are loaded: all that the index names, wherever they lie below the folder. Each is read
+    once in a process. Here, and so wherever a digest is taken or a model loaded, it is compared with what
+    ``save_model`` noted; a folder of another program notes none.
+
+    Raises:
+        InputError: a file is missing, or not what was saved.
+    """
     folder = Path(name_or_path)
     if not folder.is_dir():
         return {name_or_path: str(getattr(load_config(name_or_path), "_commit_hash", None))}
-    digests = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    files = shards(folder)
+    for path in files:
+        check_readable(path)
+    digests = file_digests(folder, files)
+    refuse_changed(folder, digests, read_provenance(folder) or {})
     return digests
+
+
+def check_unchanged(name_or_path: str) -> None:
+    """Refuse weights that are not those that were saved; what is no checkpoint of ours is not read for it.
+
+    Raises:
+        InputError: naming the files.
+    """
+    if Path(name_or_path).is_dir() and DIGESTS in (read_provenance(Path(name_or_path)) or {}):
+        weights_digest(name_or_path)
 
 
 def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:
@@ -126,7 +196,7 @@ def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:
 
 def _unloadable(name_or_path: str, error: Exception) -> InputError:
     return InputError(
-        f"no model could be loaded from {name_or_path!r} ({str(error).splitlines()[0]})",
+        f"no model could be loaded from {name_or_path!r} ({' '.join(str(error).split())[:300]})",
         allowed="a folder in Hugging Face format with safetensors weights, or a name on the hub",
         remedy="`quail finetune` makes a target and a retrained model",
     )

@@ -12,11 +12,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
+from quail_lightning.functional.finite import is_finite
 from quail_lightning.models.sharded import whole
 from quail_lightning.models.sharded_loading import empty_model, restore_buffers
 from quail_lightning.quantization.body import (
     copy_unconverted,
-    is_finite,
     quantized_linears,
     refuse_broken,
     refuse_non_finite,

@@ -19,7 +19,7 @@ from quail_lightning.reference.building import Source, evaluating
 from quail_lightning.reference.kinds import Kind
 from quail_lightning.reference.layout import Shard, files_of, origin, windows_per_shard
 from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes
-from quail_lightning.reference.room import Room, size_text
+from quail_lightning.reference.room import Room
 from quail_lightning.reference.store import HEAD, Store, read_head, remove_abandoned, write_head, write_shard
 
 if TYPE_CHECKING:

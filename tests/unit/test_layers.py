@@ -28,7 +28,8 @@ LAYERS = [
         "processes",
         "training_state",
     },
-    {"errors", "durable", "out_of_memory"},
+    {"readable"},
+    {"errors", "durable", "disk_room", "out_of_memory"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

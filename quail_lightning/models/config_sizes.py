@@ -1,0 +1,51 @@
+"""Sizes in a checkpoint's config that no model has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quail_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+POSITIVE = (
+    "vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers num_attention_heads "
+    "num_key_value_heads head_dim max_position_embeddings num_experts_per_tok"
+).split()
+NOT_NEGATIVE = ("num_experts", "num_local_experts")  # mixtures' dense variants have none
+
+
+def check_sizes(config: PreTrainedConfig, name: str) -> None:
+    """See that the sizes of a language model's config can be those of a model; what is not set is not looked at.
+
+    Args:
+        config: as the library has read it, each architecture's own names mapped to the common ones.
+        name: of the checkpoint.
+
+    Raises:
+        InputError: naming the size.
+    """
+    text = config.get_text_config()
+    for fields, least in ((POSITIVE, 1), (NOT_NEGATIVE, 0)):
+        for field in fields:
+            found = getattr(text, field, None)
+            values = found if isinstance(found, (list, tuple)) else [found]  # some architectures give one a layer
+            if wrong := [value for value in values if isinstance(value, (int, float)) and value < least]:
+                raise InputError(
+                    f"the config of {name!r} says {field} {wrong[0]}", allowed=f"at least {least}", remedy=_REMEDY
+                )
+    for field, whole, what in (
+        ("num_key_value_heads", "num_attention_heads", "divide"),
+        ("num_experts_per_tok", "num_experts", "be at most"),
+    ):
+        part, all_of = getattr(text, field, None), getattr(text, whole, None)
+        if not (isinstance(part, int) and isinstance(all_of, int) and all_of):
+            continue
+        if (all_of % part) if what == "divide" else (part > all_of):
+            raise InputError(
+                f"the config of {name!r} says {field} {part}, which must {what} its {whole}, {all_of}", remedy=_REMEDY
+            )
+
+
+_REMEDY = "Copy or download config.json again"
