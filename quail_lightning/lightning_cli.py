@@ -110,8 +110,11 @@ class QuailCLI(LightningCLI):
             checks.append(partial(export.check, self.trainer))
         _all_at_once(checks)
         recipe = self._get(self.config_init, "prepare")
+        retrained = None if self.subcommand == "validate" else evaluation.retrained
         if recipe is not None:
-            self._prepare(recipe, None if self.subcommand == "validate" else evaluation.retrained)
+            self._prepare(recipe, retrained)
+        # here and not in setup, before which callbacks build the architecture and read the files
+        self.model.check_whole(self.trainer, *filter(None, [retrained]))
 
     def _prepare(self, recipe: FinetuneRecipe, retrained: str | None) -> None:
         """Make the target and the retrained model where they are missing, by the code path of `quail finetune`."""

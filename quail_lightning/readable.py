@@ -1,4 +1,4 @@
-"""Files as they may lie in a folder that somebody copied: refused by name where they are not what they are called."""
+"""Files of a folder that somebody copied: refused by name where they are not what they are called."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_readable(path: Path) -> None:
     """See that a file can be read; it is not read, so that a pipe does not block.
 
     Raises:
-        InputError: it is missing, no regular file, empty, or the pointer that Git LFS leaves in place of a large file.
+        InputError: it is missing, no regular file, empty, or a pointer of Git LFS.
     """
     try:
         found = path.stat()

@@ -26,6 +26,7 @@ from quail_lightning.models.checkpoint import (
     save_model,
     weights_digest,
 )
+from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.terminal import progress_bars
 
@@ -146,6 +147,8 @@ def finetune(
     if out.exists() and _is_reusable(out, provenance):
         return False
     model, tokenizer = _start(recipe, data)
+    dtype = getattr(torch, recipe.export_dtype)
+    try_saving(model, tokenizer, out, weight_bytes(model, dtype))
     windows = data.cut_windows(tokenizer)
     chosen = torch.cat(windows) if sets == "forget+retain" else windows.retain
     loader = DataLoader(
@@ -172,8 +175,8 @@ def finetune(
     if trainer.is_global_zero:
         # the cast that load_model would make too: parameters only, never the rotary frequencies
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(getattr(torch, recipe.export_dtype))
-        model.config.dtype = getattr(torch, recipe.export_dtype)
+            parameter.data = parameter.data.to(dtype)
+        model.config.dtype = dtype
         made = {"finished_epochs": trainer.current_epoch, "steps": trainer.global_step}
         save_model(model.eval(), tokenizer, out, provenance | made | {"hardware": asdict(hardware)})
     trainer.strategy.barrier()

@@ -18,8 +18,11 @@ from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.models.checkpoint import load_config, load_model, read_provenance, save_model
-from quail_lightning.quantization import Awq, Gptq, Uniform, load_quantizer
+from quail_lightning.models.checkpoint import check_whole, load_config, load_model, read_provenance, save_model
+from quail_lightning.models.empty import empty_model, stored_generation_config
+from quail_lightning.models.saving import try_saving, weight_bytes
+from quail_lightning.quantization import Awq, Gptq, Quantizer, Uniform, load_quantizer
+from quail_lightning.quantization.body import quantized_linears
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -55,7 +58,11 @@ def quantize(
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
+    check_whole(model, getattr(torch, dtype))
     tokenizer = load_tokenizer(model)
+    empty = empty_model(config, getattr(torch, dtype))
+    empty.generation_config = stored_generation_config(model, empty)
+    try_saving(empty, tokenizer, out, _stored_bytes(empty, quantizer))
     tokens = None
     if quantizer.needs_calibration:
         sets = None if data is None or calibration.source == "general" else _windows(data, tokenizer)
@@ -112,6 +119,15 @@ def run(arguments: Any) -> None:
         arguments.dtype,
         arguments.device,
     )
+
+
+def _stored_bytes(model: Any, quantizer: Quantizer) -> float:
+    """What the quantized copy's weights take on the disk, without scales."""
+    whole = weight_bytes(model, model.dtype)
+    if isinstance(quantizer, Uniform) or quantizer.bits >= 16:
+        return whole
+    body = sum(linear.weight.numel() for _, linear in quantized_linears(model))
+    return whole - body * (model.dtype.itemsize - quantizer.bits / 8)
 
 
 def _windows(data: MuseDataModule, tokenizer: Any) -> Mapping[str, Tensor]:

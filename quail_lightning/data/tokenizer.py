@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from quail_lightning.errors import InputError
+from quail_lightning.readable import check_json_objects, check_readable
+
+OBJECTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+TEXTS = ("tokenizer.model", "merges.txt", "vocab.txt")
 
 
 def load_tokenizer(name_or_path: str) -> Any:
     """The tokenizer of a checkpoint, from a folder or the hub; never by remote code.
 
     Raises:
-        InputError: none is there, or the hub cannot be reached.
+        InputError: none is there, a file of it is damaged, or the hub cannot be reached.
     """
     from transformers import AutoTokenizer
 
+    if is_folder := (folder := Path(name_or_path)).is_dir():
+        check_json_objects(folder, OBJECTS)
+        for path in (folder / name for name in TEXTS):
+            if path.exists() or path.is_symlink():
+                check_readable(path)
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # a file that is valid JSON and no tokenizer makes the library raise anything, even a bare Exception
+        if not is_folder and not isinstance(error, (OSError, ValueError)):
+            raise
         raise InputError(
             f"no tokenizer could be loaded from {name_or_path!r} ({str(error).splitlines()[0]})",
             allowed="a folder with tokenizer.json, or a name on the hub",

@@ -21,7 +21,7 @@ from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.finished import FinishedMetrics, parts
 from quail_lightning.evaluation.suite import EvaluationSuite
-from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
+from quail_lightning.models.checkpoint import check_whole, load_config, load_model, weights_digest
 from quail_lightning.quantization import Quantizer, load_quantizer
 from quail_lightning.results import Measure
 
@@ -110,7 +110,8 @@ class CheckpointJudge:
     _cut: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def check(self, model: str, records: EvaluationRecords, precisions: Sequence[Precision]) -> None:
-        """Refuse what the model cannot be judged with, before a weight is loaded."""
+        """Refuse a model that is not whole, or cannot be judged with this, before a weight is loaded."""
+        check_whole(model, torch.bfloat16)
         self.suite.check(records, {}, load_tokenizer(model), load_config(model))
         if any(precision.quantizer.needs_calibration for precision in precisions):
             self._calibration_tokens(model)

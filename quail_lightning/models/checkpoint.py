@@ -17,9 +17,9 @@ from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
 from quail_lightning.models.integrity import (
     check_checkpoint,
     refuse_adapter,
-    refuse_incomplete,
-    refuse_non_finite,
 )
+from quail_lightning.models.loading_report import refuse_incomplete
+from quail_lightning.models.non_finite import refuse_non_finite
 from quail_lightning.models.saving import savable_generation
 from quail_lightning.models.weight_files import shards
 from quail_lightning.readable import check_json_objects, check_readable
@@ -54,15 +54,25 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     return config
 
 
-def check_whole(name_or_path: str, dtype: torch.dtype) -> None:
-    """Refuse a folder that does not hold a whole model, before a weight is loaded; of a hub name, its config alone.
+def check_whole(name_or_path: str, dtype: torch.dtype, share: float = 1.0) -> None:
+    """Refuse a folder that does not hold a whole model, before a weight is loaded; of a hub name, its config.
+
+    Of a checkpoint that notes its files' digests they are taken, once in a process: whoever asks needs the digest or
+    the weights next, which costs as much.
+
+    Args:
+        name_or_path: of the checkpoint.
+        dtype: that it is to be loaded in.
+        share: of its weights that this process is to hold.
 
     Raises:
-        InputError: see ``check_checkpoint``.
+        InputError: see ``check_checkpoint``; or files that are not those that were saved.
     """
-    config = load_config(name_or_path)
-    if Path(name_or_path).is_dir():
-        check_checkpoint(Path(name_or_path), config, dtype)
+    config, folder = load_config(name_or_path), Path(name_or_path)
+    if folder.is_dir():
+        check_checkpoint(folder, config, dtype, share)
+        if DIGESTS in (read_provenance(folder) or {}):
+            weights_digest(name_or_path)
 
 
 def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -79,10 +89,9 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     check_whole(name_or_path, dtype)
-    check_unchanged(name_or_path)
     try:
         # dtype here and not .to(dtype) later: .to() would round the rotary frequencies as well
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name_or_path,
             dtype=dtype,
             use_safetensors=True,
@@ -97,10 +106,10 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
         ) from error
     except (OSError, ValueError) as error:
         raise _unloadable(name_or_path, error) from error
-    refuse_incomplete(name_or_path, report)
+    model: PreTrainedModel = loaded[0]
+    refuse_incomplete(name_or_path, loaded[1])
     refuse_non_finite(name_or_path, model, dtype)
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
 
 
 def save_model(
@@ -161,16 +170,6 @@ def weights_digest(name_or_path: str) -> dict[str, str]:
     digests = file_digests(folder, files)
     refuse_changed(folder, digests, read_provenance(folder) or {})
     return digests
-
-
-def check_unchanged(name_or_path: str) -> None:
-    """Refuse weights that are not those that were saved; what is no checkpoint of ours is not read for it.
-
-    Raises:
-        InputError: naming the files.
-    """
-    if Path(name_or_path).is_dir() and DIGESTS in (read_provenance(Path(name_or_path)) or {}):
-        weights_digest(name_or_path)
 
 
 def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:

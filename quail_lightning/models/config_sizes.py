@@ -10,10 +10,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 POSITIVE = (
-    "vocab_size hidden_size intermediate_size moe_intermediate_size num_hidden_layers num_attention_heads "
-    "num_key_value_heads head_dim max_position_embeddings num_experts_per_tok"
-).split()
-NOT_NEGATIVE = ("num_experts", "num_local_experts")  # mixtures' dense variants have none
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+NOT_NEGATIVE = ("num_experts", "num_experts_per_tok")  # mixtures' dense variants have none
+REMEDY = "Copy or download config.json again"
 
 
 def check_sizes(config: PreTrainedConfig, name: str) -> None:
@@ -33,19 +41,16 @@ def check_sizes(config: PreTrainedConfig, name: str) -> None:
             values = found if isinstance(found, (list, tuple)) else [found]  # some architectures give one a layer
             if wrong := [value for value in values if isinstance(value, (int, float)) and value < least]:
                 raise InputError(
-                    f"the config of {name!r} says {field} {wrong[0]}", allowed=f"at least {least}", remedy=_REMEDY
+                    f"the config of {name!r} says {field} {wrong[0]}", allowed=f"at least {least}", remedy=REMEDY
                 )
-    for field, whole, what in (
-        ("num_key_value_heads", "num_attention_heads", "divide"),
-        ("num_experts_per_tok", "num_experts", "be at most"),
-    ):
-        part, all_of = getattr(text, field, None), getattr(text, whole, None)
-        if not (isinstance(part, int) and isinstance(all_of, int) and all_of):
-            continue
-        if (all_of % part) if what == "divide" else (part > all_of):
-            raise InputError(
-                f"the config of {name!r} says {field} {part}, which must {what} its {whole}, {all_of}", remedy=_REMEDY
-            )
-
-
-_REMEDY = "Copy or download config.json again"
+    heads, groups = getattr(text, "num_attention_heads", None), getattr(text, "num_key_value_heads", None)
+    if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+        raise InputError(
+            f"the config of {name!r} says num_key_value_heads {groups}, which does not divide its {heads} heads",
+            remedy=REMEDY,
+        )
+    experts, used = getattr(text, "num_experts", None), getattr(text, "num_experts_per_tok", None)
+    if isinstance(experts, int) and isinstance(used, int) and used > experts > 0:
+        raise InputError(
+            f"the config of {name!r} says num_experts_per_tok {used}, and has {experts} experts", remedy=REMEDY
+        )

@@ -16,7 +16,7 @@ _known: dict[tuple[str, int, int, int], str] = {}
 
 
 def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Name below the folder → SHA-256. A file that has not changed is read once in a process, however often asked."""
+    """Name below the folder → SHA-256. An unchanged file is read once in a process."""
     return {path.relative_to(folder).as_posix(): _digest(path) for path in sorted(files)}
 
 

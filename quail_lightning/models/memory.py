@@ -33,5 +33,5 @@ def check_main_memory(need: float, what: str) -> None:
     if need > (there := main_memory()):
         raise InputError(
             f"{what} needs {size_text(round(need))}, and the memory of this machine is {size_text(there)}",
-            remedy="Use a machine with more memory, or a smaller model; if it should be small, its sizes are wrong",
+            remedy="Use a machine with more memory or a smaller model; where it should be small, see its sizes",
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quail_lightning.disk_room import free_room, size_text
+from quail_lightning.disk_room import refuse_too_little_room
 from quail_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,12 +35,7 @@ def try_saving(model: PreTrainedModel, tokenizer: Any, folder: Path, weights: fl
     """
     trial = _trial_folder(folder)
     try:
-        need, free = weights + MARGIN, free_room(trial)
-        if need > free:
-            raise InputError(
-                f"the model takes {size_text(round(need))} and the disk of {folder} has {size_text(free)} free",
-                remedy="Make room, or save to another disk",
-            )
+        refuse_too_little_room("the saved model", weights + MARGIN, folder, "Make room, or save to another disk")
         with savable_generation(model):
             model.save_pretrained(trial, state_dict={})
         tokenizer.save_pretrained(trial)

@@ -139,9 +139,9 @@ def shards(folder: Path) -> list[Path]:
         return [single]
     if not index.exists():
         raise InputError(
-            f"{folder} is no checkpoint in Hugging Face format: neither {SINGLE} nor {INDEX} is in it",
-            remedy="`quail fit` and `quail finetune` write such folders; pickled weights are not read: save them anew "
-            "as safetensors",
+            f"{folder} is no checkpoint in Hugging Face format: there are no safetensors weights in it, "
+            f"neither {SINGLE} nor {INDEX}",
+            remedy="`quail fit` and `quail finetune` write such folders; save pickled weights anew as safetensors",
         )
     content = read_json(index)
     placed = content.get("weight_map") if isinstance(content, dict) else None
@@ -163,7 +163,7 @@ def _header(file: Path) -> dict[str, StoredTensor]:
     check_readable(file)
     try:
         with safe_open(file, framework="pt"):
-            pass  # the library's own rules: the header's length, offsets without gaps, nothing behind the last tensor
+            pass  # the library's own rules: offsets without gaps, nothing behind the last tensor, ...
     except (SafetensorError, OSError) as error:
         raise damaged(file, _explained(file, str(error).splitlines()[0])) from error
     with file.open("rb") as content:

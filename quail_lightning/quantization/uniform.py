@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from quail_lightning.errors import InputError
-from quail_lightning.functional.finite import is_finite
 from quail_lightning.functional.affine_grid import Granularity, Grid, GridKind, fit_grid
+from quail_lightning.functional.finite import is_finite
 from quail_lightning.models.sharded import own_rows, share, whole
 from quail_lightning.models.sharded_loading import cast_shards
 from quail_lightning.quantization.body import (

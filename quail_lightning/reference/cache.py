@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from quail_lightning.batch import TokenBatch
+from quail_lightning.disk_room import size_text
 from quail_lightning.functional.head import Head
 from quail_lightning.reference import manifest as vouched
 from quail_lightning.reference.building import Source, evaluating

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from quail_lightning.disk_room import bytes_in, free_room, nearest_existing, size_text
+from quail_lightning.disk_room import bytes_in, nearest_existing, refuse_too_little_room, size_text
 from quail_lightning.errors import InputError
 from quail_lightning.reference.kinds import Kind, Products, States
 from quail_lightning.reference.protocol import Request, Side, Sizes
@@ -63,9 +63,6 @@ class Room(NamedTuple):
         existing = nearest_existing(folder)
         if not existing.is_dir():
             raise InputError("the folder of the reference cache lies at or below a file", given=str(existing))
-        need, free = self.in_all(), free_room(existing)
-        if need <= free + bytes_in(replaced):
-            return
         remedies = [
             "Name a folder on another disk (model.reference.init_args.folder), or remove caches that are no "
             f"longer needed (all in {folder} take {size_text(bytes_in(folder))})"
@@ -74,7 +71,5 @@ class Room(NamedTuple):
             smaller = size_text(self._replace(kind=States()).in_all())
             remedies.append(f"Or quail_lightning.reference.CachedStates: the same logits from {smaller}")
         remedies.append("Or quail_lightning.reference.LiveReference: a second model in memory, nothing on disk")
-        raise InputError(
-            f"the reference cache needs {size_text(need)} and the disk of {folder} has {size_text(free)} free",
-            remedy=". ".join(remedies),
-        )
+        own = bytes_in(replaced)
+        refuse_too_little_room("the reference cache", self.in_all(), folder, ". ".join(remedies), own)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import check_fits, load_config
+from quail_lightning.models.empty import empty_model, stored_generation_config
+from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.objectives import GradientDescent, MeasuredStep, Term
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.unlearning.adversary import LatentAdversary
@@ -18,6 +22,9 @@ from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.optimizers import AdamStates
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.trainable import Trainable, matching_names
+
+if TYPE_CHECKING:
+    from quail_lightning.unlearning.module import UnlearningModule
 
 PRECISIONS = ("bf16-mixed", "32-true")
 """Supported ``trainer.precision``."""
@@ -164,6 +171,23 @@ def check_checkpoints(checkpoints: Iterable[str], tokenizer: Any, max_len: int) 
         check_fits(load_config(checkpoint), tokenizer, max_len)
 
 
+def check_export(module: UnlearningModule, folder: Path, copies: int = 1) -> None:
+    """Try to save a module's model, before it is trained, everything but the weights.
+
+    Args:
+        module: attached to its trainer.
+        folder: where the model is to be saved.
+        copies: how many will lie there at once.
+
+    Raises:
+        InputError: see ``try_saving``.
+    """
+    start = module.start or module.target
+    model = empty_model(load_config(start), module.export_dtype)
+    model.generation_config = stored_generation_config(start, model)
+    try_saving(model, load_tokenizer(module.target), folder, copies * weight_bytes(model, module.export_dtype))
+
+
 def check_retain_set(windows: Tensor) -> None:
     """Refuse a retain term without retain windows.
 
@@ -196,8 +220,5 @@ def check_names(trainable: Trainable, checkpoint: str) -> None:
     """
     if isinstance(trainable, str):
         return
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(checkpoint), trust_remote_code=False)
+    model = empty_model(load_config(checkpoint), torch.float32)
     matching_names([name for name, _ in model.named_parameters()], trainable)

@@ -28,8 +28,8 @@ LAYERS = [
         "processes",
         "training_state",
     },
-    {"readable"},
-    {"errors", "durable", "disk_room", "out_of_memory"},
+    {"readable", "disk_room"},
+    {"errors", "durable", "out_of_memory"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
