@@ -20,6 +20,7 @@ from quail_lightning.resuming import chosen_checkpoint, resume_logger
 from quail_lightning.run_record import add_start
 from quail_lightning.terminal import progress_bars
 from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.checks import check_whole_models
 
 DEFAULT_SEED = 42
 WAIT = 1.0  # seconds between two looks for what another process makes
@@ -114,7 +115,7 @@ class QuailCLI(LightningCLI):
         if recipe is not None:
             self._prepare(recipe, retrained)
         # here and not in setup, before which callbacks build the architecture and read the files
-        self.model.check_whole(self.trainer, *filter(None, [retrained]))
+        check_whole_models(self.model, self.trainer, *filter(None, [retrained]))
 
     def _prepare(self, recipe: FinetuneRecipe, retrained: str | None) -> None:
         """Make the target and the retrained model where they are missing, by the code path of `quail finetune`."""

@@ -57,8 +57,8 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
 def check_whole(name_or_path: str, dtype: torch.dtype, share: float = 1.0) -> None:
     """Refuse a folder that does not hold a whole model, before a weight is loaded; of a hub name, its config.
 
-    Of a checkpoint that notes its files' digests they are taken, once in a process: whoever asks needs the digest or
-    the weights next, which costs as much.
+    Of a checkpoint that notes its files' digests they are taken, once in a process: whoever asks needs the digest
+    or the weights next, which costs as much.
 
     Args:
         name_or_path: of the checkpoint.

@@ -20,7 +20,7 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel
 
 
 def stored_generation_config(name_or_path: str, model: PreTrainedModel) -> GenerationConfig:
-    """A checkpoint's own, which its architecture does not bring; where it has none, the one that its config makes."""
+    """A checkpoint's own, which an empty model has not; where there is none, the one that its config makes."""
     from transformers import GenerationConfig
 
     try:

@@ -17,7 +17,7 @@ from quail_lightning.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.models.activations import Activations, activations, check_head
-from quail_lightning.models.checkpoint import check_whole, load_config, weights_digest
+from quail_lightning.models.checkpoint import load_config, weights_digest
 from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
 from quail_lightning.objectives import MeasuredStep, Term, term_weights
 from quail_lightning.objectives.term import layer_number
@@ -152,17 +152,11 @@ class UnlearningModule(LightningModule):
         checks.check_precision(trainer.precision)
         checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge, self.adam_states)
 
-    def check_whole(self, trainer: Trainer, *others: str) -> None:
-        """Refuse checkpoints that are not whole, before any weight is loaded: target, start and ``others``."""
-        share = 1 / trainer.world_size if sharding.shards(trainer) else 1.0
-        for checkpoint in dict.fromkeys((self.target, self.start or self.target, *others)):
-            check_whole(checkpoint, weight_dtype(self.weight_precision), share)
-
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, before any weight is loaded."""
         self.check_trainer(self.trainer)
-        self.check_whole(self.trainer)
         self.tokenizer = load_tokenizer(self.target)
+        checks.check_whole_models(self, self.trainer)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         checks.check_checkpoints({self.target, self.start or self.target}, self.tokenizer, data.max_len)
         if stage == "fit":
