@@ -12,7 +12,7 @@ import torch
 
 from quail_lightning.durable import publish
 from quail_lightning.errors import InputError
-from quail_lightning.models.config_sizes import check_sizes
+from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
 from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
 from quail_lightning.models.integrity import (
     check_checkpoint,
@@ -22,12 +22,12 @@ from quail_lightning.models.loading_report import refuse_incomplete
 from quail_lightning.models.non_finite import refuse_non_finite
 from quail_lightning.models.saving import savable_generation
 from quail_lightning.models.weight_files import shards
-from quail_lightning.readable import check_json_objects, check_readable
+from quail_lightning.readable import check_json_objects, check_readable, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-PROVENANCE = "provenance.json"
+CONFIG, PROVENANCE = "config.json", "provenance.json"
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:
@@ -40,9 +40,11 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
 
     if is_folder := Path(name_or_path).is_dir():
         folder = Path(name_or_path)
-        if not (folder / "config.json").exists():
+        if not (folder / CONFIG).exists():
             refuse_adapter(folder)  # says more than that there is no config
-        check_json_objects(folder, ("config.json", "generation_config.json"))
+        check_json_objects(folder, (CONFIG, "generation_config.json"))
+        if (folder / CONFIG).exists():
+            check_stored_sizes(read_json(folder / CONFIG), name_or_path)
     try:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from quail_lightning.errors import InputError
 
@@ -24,6 +25,17 @@ NOT_NEGATIVE = ("num_experts", "num_experts_per_tok")  # mixtures' dense variant
 REMEDY = "Copy or download config.json again"
 
 
+def check_stored_sizes(config: Mapping[str, Any], name: str) -> None:
+    """The same of a config as it is stored, before the library divides by a size.
+
+    Raises:
+        InputError: naming the size.
+    """
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            _refuse_smaller(1, {field: part.get(field) for field in POSITIVE}, name)
+
+
 def check_sizes(config: PreTrainedConfig, name: str) -> None:
     """See that the sizes of a language model's config can be those of a model; what is not set is not looked at.
 
@@ -35,14 +47,8 @@ def check_sizes(config: PreTrainedConfig, name: str) -> None:
         InputError: naming the size.
     """
     text = config.get_text_config()
-    for fields, least in ((POSITIVE, 1), (NOT_NEGATIVE, 0)):
-        for field in fields:
-            found = getattr(text, field, None)
-            values = found if isinstance(found, (list, tuple)) else [found]  # some architectures give one a layer
-            if wrong := [value for value in values if isinstance(value, (int, float)) and value < least]:
-                raise InputError(
-                    f"the config of {name!r} says {field} {wrong[0]}", allowed=f"at least {least}", remedy=REMEDY
-                )
+    _refuse_smaller(1, {field: getattr(text, field, None) for field in POSITIVE}, name)
+    _refuse_smaller(0, {field: getattr(text, field, None) for field in NOT_NEGATIVE}, name)
     heads, groups = getattr(text, "num_attention_heads", None), getattr(text, "num_key_value_heads", None)
     if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
         raise InputError(
@@ -54,3 +60,12 @@ def check_sizes(config: PreTrainedConfig, name: str) -> None:
         raise InputError(
             f"the config of {name!r} says num_experts_per_tok {used}, and has {experts} experts", remedy=REMEDY
         )
+
+
+def _refuse_smaller(least: int, sizes: Mapping[str, Any], name: str) -> None:
+    for field, found in sizes.items():
+        values = found if isinstance(found, Sequence) else [found]  # some architectures give one a layer
+        if wrong := [value for value in values if isinstance(value, (int, float)) and value < least]:
+            raise InputError(
+                f"the config of {name!r} says {field} {wrong[0]}", allowed=f"at least {least}", remedy=REMEDY
+            )
