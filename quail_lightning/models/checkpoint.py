@@ -18,10 +18,11 @@ from quail_lightning.models.integrity import (
     check_checkpoint,
     refuse_adapter,
 )
-from quail_lightning.models.loading_report import refuse_incomplete
+from quail_lightning.models.loading_report import gaps, not_whole, refuse_incomplete, some
 from quail_lightning.models.non_finite import refuse_non_finite
 from quail_lightning.models.saving import savable_generation
-from quail_lightning.models.weight_files import shards
+from quail_lightning.models.weight_files import WeightFiles, shards
+from quail_lightning.out_of_memory import first_line, is_out_of_memory
 from quail_lightning.readable import check_json_objects, check_readable, read_json
 
 if TYPE_CHECKING:
@@ -108,6 +109,12 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
         ) from error
     except (OSError, ValueError) as error:
         raise _unloadable(name_or_path, error) from error
+    except RuntimeError as error:
+        # what is missing of a quantized layer or of a mixture's experts ends loading before it can be reported
+        if is_out_of_memory(error):
+            raise
+        lacking = gaps(WeightFiles(name_or_path).stored)
+        raise not_whole(name_or_path, f"{some(lacking)} missing" if lacking else first_line(error)) from error
     model: PreTrainedModel = loaded[0]
     refuse_incomplete(name_or_path, loaded[1])
     refuse_non_finite(name_or_path, model, dtype)

