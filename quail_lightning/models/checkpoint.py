@@ -114,7 +114,8 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
         if is_out_of_memory(error):
             raise
         lacking = gaps(WeightFiles(name_or_path).stored)
-        raise not_whole(name_or_path, f"{some(lacking)} missing" if lacking else first_line(error)) from error
+        what = f"{some(lacking)} missing" if lacking else f"tensors cannot be filled ({first_line(error)})"
+        raise not_whole(name_or_path, what) from error
     model: PreTrainedModel = loaded[0]
     refuse_incomplete(name_or_path, loaded[1])
     refuse_non_finite(name_or_path, model, dtype)
