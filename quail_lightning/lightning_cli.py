@@ -10,12 +10,14 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
 from quail_lightning.errors import InputError
+from quail_lightning.models.arithmetic import device_type, emulation_notice, training_precision
 from quail_lightning.resuming import chosen_checkpoint, resume_logger
 from quail_lightning.run_record import add_start
 from quail_lightning.terminal import progress_bars
@@ -65,8 +67,13 @@ class QuailCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_data_seed)
 
     def before_instantiate_classes(self) -> None:
-        """A run that is resumed goes on in its own folder."""
+        """Choose the arithmetic where none is given; a run that is resumed goes on in its own folder."""
         section = self.config[self.subcommand]
+        device = device_type(section.trainer.accelerator)
+        if section.trainer.precision is None:
+            section.trainer.precision = training_precision(device)
+        elif notice := emulation_notice(section.trainer.precision, device):
+            rank_zero_info(notice)
         if section.ckpt_path is None:
             return
         if self.subcommand != "fit":

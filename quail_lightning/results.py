@@ -62,16 +62,22 @@ class ResultRow:
     epoch: int | None = None
 
 
-def write_results(folder: Path, rows: Sequence[ResultRow], note: str = "") -> None:
+def write_results(
+    folder: Path, rows: Sequence[ResultRow], note: str = "", arithmetic: Mapping[str, str] | None = None
+) -> None:
     """Write ``results.json`` and ``results.csv`` (one line a figure), each whole or not at all.
 
     Args:
         folder: the run's folder; its parents are made.
         rows: all rows so far.
         note: where the records depart from the benchmark's.
+        arithmetic: stage (``training``, ``evaluation``) → in what it was computed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"note": note, "rows": [_as_json(row) for row in rows]}
+    content: dict[str, object] = {"note": note}
+    if arithmetic is not None:
+        content["arithmetic"] = dict(arithmetic)
+    content["rows"] = [_as_json(row) for row in rows]
     replace_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     lines = io.StringIO()
     writer = csv.DictWriter(lines, CSV_COLUMNS, restval="")

@@ -26,7 +26,7 @@ from quail_lightning.models.checkpoint import load_config, save_model
 from quail_lightning.models.release import release_memory
 from quail_lightning.models.sharded import is_sharded
 from quail_lightning.processes import current_processes
-from quail_lightning.quantization import check_shards, load_quantizer, quantized_copy
+from quail_lightning.quantization import check_shards, computing, load_quantizer, quantized_copy
 from quail_lightning.run_folder import run_folder
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy, saved_copy
 
@@ -212,7 +212,7 @@ class KeepBest(Callback):
 
     def _nlls(self, model: PreTrainedModel) -> Likelihoods:
         given = {name: rows for name, rows in self.windows.items() if len(rows)}
-        with shared_among(current_processes(), model):
+        with computing(model), shared_among(current_processes(), model):
             nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
             said = {
                 name: asked.score(model, self._tokenizer, self.batch_size) for name, asked in self.prompts.items()

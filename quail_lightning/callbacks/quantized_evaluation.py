@@ -26,6 +26,7 @@ from quail_lightning.evaluation.finished import digest
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.release import release_memory
 from quail_lightning.processes import current_processes
@@ -89,6 +90,7 @@ class QuantizedEvaluation(Callback):
         self.sharded = sharded
         self.rows: list[ResultRow] = []
         self._sixteen_bits = "bf16"
+        self._arithmetic = ""
         self._auc_retrain: float | None = None
         self._judged_epoch: int | None = None
         self._calibration_tokens: Tensor | None = None
@@ -117,6 +119,7 @@ class QuantizedEvaluation(Callback):
             return
         self.check_run_folder(trainer)
         self._put_sixteen_bits_first(SIXTEEN_BITS[pl_module.export_dtype])
+        self._arithmetic = arithmetic_name(pl_module.export_dtype, trainer.strategy.root_device)
         self.check_sharded(trainer)
         pl_module.judging = self._judging(trainer, pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -220,6 +223,7 @@ class QuantizedEvaluation(Callback):
             "retrained": self.retrained,
             "suite": asdict(self.suite),
             "max_windows": self.max_windows,
+            "arithmetic": self._arithmetic,
         }
 
     def _judge_baselines(self, trainer: Trainer, pl_module: Any) -> None:
@@ -272,7 +276,8 @@ class QuantizedEvaluation(Callback):
             note = trainer.datamodule.evaluation_records().note  # type: ignore[attr-defined]
             if calibrated := self._calibrated():
                 note += f" Calibration of {', '.join(calibrated)}: {self.calibration.describe()}."
-            write_results(folder, self.rows, note)
+            trained = {} if epoch is None else {"training": str(trainer.precision)}
+            write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic})
             write_scores(folder, self.rows, self._settings(trainer))
             print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 

@@ -134,6 +134,7 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
             content.append(about | against | _figures(measures, _log_scores(found.folder)))
     note = _note(arguments, records, any("privleak" in row.metrics for row in rows))
     print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note)
+    arithmetic = judge.arithmetic(sixteen)
     if arguments.json is not None:
         run_as: dict[str, Any] = {
             "benchmark": benchmark.name,
@@ -142,10 +143,11 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
             "partial": arguments.limit is not None,
             "limit": arguments.limit,
             "note": note,
+            "arithmetic": arithmetic,
         }
         write_json(Path(arguments.json), run_as | {"rows": content})
     if arguments.out is not None:
-        write_results(Path(arguments.out), rows, note)
+        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic})
 
 
 def _auc_retrain(model: str, benchmark: Benchmark, protocol: Protocol, retrained: Judged | None) -> float | None:

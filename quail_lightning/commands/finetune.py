@@ -12,12 +12,14 @@ from typing import Any, Literal, Protocol
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.data.sets import Documents, Windows
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import FinetuningModule, Optimization
+from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
 from quail_lightning.models.checkpoint import (
     check_fits,
     load_config,
@@ -80,7 +82,8 @@ class FinetuneRecipe:
         base: checkpoint to start from, a folder or a hub name; or
         tiny: a small model from scratch. Exactly one of the two.
         optimization: epochs, learning rate, ...; the defaults are MUSE's.
-        precision: Lightning's name of the arithmetic; the weights are float32 in any case.
+        precision: Lightning's name of the arithmetic; the weights are float32 in any case. None: what the device
+            multiplies natively. It is noted beside the model then, and does not tell one model from another.
         export_dtype: dtype of the saved weights.
         seed: of the initial weights and of the windows' order.
     """
@@ -88,7 +91,7 @@ class FinetuneRecipe:
     base: str | None = None
     tiny: TinyModel | None = None
     optimization: Optimization = field(default_factory=Optimization)
-    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    precision: Precision | None = None
     export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 42
 
@@ -145,6 +148,10 @@ def finetune(
     provenance = _provenance(recipe, data, sets)  # of what is read now, whatever changes on disk while training
     if out.exists() and _is_reusable(out, provenance):
         return False
+    device = device_type(hardware.accelerator)
+    precision = recipe.precision or training_precision(device)
+    if notice := emulation_notice(precision, device):
+        rank_zero_info(notice)
     model, tokenizer = _start(recipe, data)
     windows = data.cut_windows(tokenizer)
     chosen = torch.cat(windows) if sets == "forget+retain" else windows.retain
@@ -156,7 +163,7 @@ def finetune(
     )
     trainer = Trainer(
         max_epochs=recipe.optimization.epochs,
-        precision=recipe.precision,
+        precision=precision,
         gradient_clip_val=recipe.optimization.clip_norm,
         callbacks=progress_bars({}),
         logger=False,
@@ -175,7 +182,12 @@ def finetune(
             parameter.data = parameter.data.to(getattr(torch, recipe.export_dtype))
         model.config.dtype = getattr(torch, recipe.export_dtype)
         made = {"finished_epochs": trainer.current_epoch, "steps": trainer.global_step}
-        save_model(model.eval(), tokenizer, out, provenance | made | {"hardware": asdict(hardware)})
+        save_model(
+            model.eval(),
+            tokenizer,
+            out,
+            provenance | made | {"hardware": asdict(hardware) | {"precision": precision}},
+        )
     trainer.strategy.barrier()
     return True
 

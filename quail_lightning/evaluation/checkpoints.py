@@ -21,6 +21,7 @@ from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.finished import FinishedMetrics, parts
 from quail_lightning.evaluation.suite import EvaluationSuite
+from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
 from quail_lightning.quantization import Quantizer, load_quantizer
 from quail_lightning.results import Measure
@@ -182,6 +183,10 @@ class CheckpointJudge:
             self._cut[model] = calibration_tokens(self.calibration, load_tokenizer(model), limit)
         return self._cut[model]
 
+    def arithmetic(self, precision: Precision) -> str:
+        """In what a model is computed at a precision here."""
+        return arithmetic_name(precision.dtype, self.device)
+
     def _about(self, model: str, digests: Mapping[str, str], precision: Precision) -> dict[str, Any]:
         calibrated: dict[str, Any] = {}
         if precision.quantizer.needs_calibration:
@@ -191,6 +196,7 @@ class CheckpointJudge:
         return {
             "model": dict(digests),
             "precision": precision.config,
+            "arithmetic": self.arithmetic(precision),
             "quantizer": yaml.safe_load(find_config(f"quantizer/{precision.config}.yaml").read_text("utf-8")),
             "benchmark": self.benchmark,
         } | calibrated

@@ -3,6 +3,7 @@
 from quail_lightning.quantization.awq import Awq
 from quail_lightning.quantization.bitsandbytes import BitsAndBytes
 from quail_lightning.quantization.body import quantized_linears
+from quail_lightning.quantization.computing import computing
 from quail_lightning.quantization.gptq import Gptq
 from quail_lightning.quantization.named import available_precisions, load_quantizer
 from quail_lightning.quantization.protocol import Quantizer, QuantizesShards, quantized_copy
@@ -22,6 +23,7 @@ __all__ = [
     "Unquantized",
     "available_precisions",
     "check_shards",
+    "computing",
     "load_quantizer",
     "quantized_copy",
     "quantized_linears",

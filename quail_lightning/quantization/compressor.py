@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from quail_lightning.errors import InputError
+from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
 from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.terminal import transient_bars
@@ -80,6 +81,7 @@ def compress(
         from llmcompressor import oneshot
 
         working = copy.deepcopy(model).eval().requires_grad_(False)
+        _cast(working, compute_dtype(model.dtype, model.device))
         # oneshot reads the config of the folder that the model names; what it names now may be gone, or the hub
         model.config.save_pretrained(folder)
         working.config._name_or_path = folder
@@ -91,10 +93,18 @@ def compress(
             _forget_session()
         compressor = ModelCompressor.from_pretrained_model(working)
         compressor.compress_model(working)
+        _cast(working, model.dtype)
         compressor.update_config(folder)
         packing = json.loads((Path(folder) / "config.json").read_text("utf-8"))["quantization_config"]
         remove_dispatch(working)  # calibration leaves one behind; parameters are plain tensors after it
         return _assembled(model, working, packing, {name for name, _ in linears})
+
+
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Weights, norms and scales in ``dtype``, in place; packed integers and buffers stay as they are."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def _assembled(
@@ -128,19 +138,24 @@ def _assembled(
 
 def _unpack_quietly(quantized: Any) -> None:
     """Let the first forward pass only unpack; compressed-tensors' own hook prints bars and moves the model."""
-    from compressed_tensors.compressors.base import decompress_module
-    from compressed_tensors.quantization.utils import is_module_quantized
-
     quantized.ct_decompress_hook.remove()
     del quantized.ct_decompress_hook
 
-    def unpack(module: nn.Module, _: Any) -> None:
-        for part in list(module.modules()):
-            if is_module_quantized(part):
-                decompress_module(part)
+    def unpack_first(module: PreTrainedModel, _: Any) -> None:
+        unpack(module)
         handle.remove()
 
-    handle = quantized.register_forward_pre_hook(unpack)
+    handle = quantized.register_forward_pre_hook(unpack_first)
+
+
+def unpack(quantized: PreTrainedModel) -> None:
+    """Unpack compressed-tensors' layers in place, as their first forward pass does; others stay as they are."""
+    packed = [part for part in quantized.modules() if getattr(part, "quantization_status", None) == "compressed"]
+    if packed:
+        from compressed_tensors.compressors.base import decompress_module
+
+        for part in packed:
+            decompress_module(part)
 
 
 def _forget_session() -> None:

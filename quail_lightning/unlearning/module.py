@@ -17,6 +17,7 @@ from quail_lightning.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.models.activations import Activations, activations, check_head
+from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config, weights_digest
 from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
 from quail_lightning.objectives import MeasuredStep, Term, term_weights
@@ -195,6 +196,7 @@ class UnlearningModule(LightningModule):
                 "weights": str(weight_dtype(self.weight_precision)),
                 "precision": str(self.trainer.precision),
                 "device": self._root_device().type,
+                "products": str(self._head_dtype()),
             }
             arithmetic = Arithmetic(self._forward, self._head_dtype(), micro, self._root_device())
             target, again = self._target_model, partial(self._load, self.target)
@@ -326,7 +328,9 @@ class UnlearningModule(LightningModule):
 
     def _head_dtype(self) -> torch.dtype:
         """Of the head's product."""
-        return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else weight_dtype(self.weight_precision)
+        if self.trainer.precision == "bf16-mixed":
+            return torch.bfloat16
+        return compute_dtype(weight_dtype(self.weight_precision), self._root_device())
 
     # --- what the preparations need --------------------------------------------------------------------
 
@@ -390,7 +394,7 @@ class UnlearningModule(LightningModule):
         """A copy of the model as it is deployed; see ``exported_copy``. All processes must call."""
         assert self.model is not None
         task_vector = self.task_vector if self.trained else None
-        return exported_copy(self.model, self.export_dtype, self.target, task_vector)
+        return exported_copy(self.model, self.export_dtype, partial(self._load, self.target), task_vector)
 
     def describe(self) -> dict[str, Any]:
         """What made this model, for the provenance beside the saved weights."""
