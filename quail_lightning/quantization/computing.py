@@ -51,6 +51,7 @@ def _dequantized(layer: Any) -> Iterator[None]:
     """A 4-bit layer of bitsandbytes with its weight in float32; the library unpacks it again at every pass."""
     from bitsandbytes.functional import dequantize_4bit
 
+    layer.state_dict()  # puts what an earlier pass on a CPU may have reordered back in order
     state = layer.weight.quant_state
     stored, state.dtype = state.dtype, torch.float32
     weight = dequantize_4bit(layer.weight.data, state)

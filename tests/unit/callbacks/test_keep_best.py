@@ -14,7 +14,7 @@ from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.rouge import rougeL_f1
 from quail_lightning.models.checkpoint import load_model, read_provenance
 from quail_lightning.objectives import GradientAscent, GradientDescent
-from quail_lightning.quantization import Unquantized
+from quail_lightning.quantization import Unquantized, computing
 from quail_lightning.training_state import last_checkpoint
 from quail_lightning.unlearning import UnlearningModule
 
@@ -75,7 +75,9 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
     assert kept.name == f"best-epoch-{best}"
     assert read_provenance(kept)["finished_epochs"] == best
     # the figures are those of the model that was kept, on windows without a reported prompt
-    nll = window_nlls(load_model(str(kept), torch.bfloat16), windows["forget"], 3).mean()
+    model = load_model(str(kept), torch.bfloat16)
+    with computing(model):
+        nll = window_nlls(model, windows["forget"], 3).mean()
     assert found["epochs"][best - 1]["nll"]["bf16"]["forget"] == pytest.approx(float(nll), rel=1e-6)
     prompts = " ".join(f"{record.prompt} {record.truth}" for record in data.evaluation_records().verbatim)
     for window in windows["forget"]:

@@ -15,6 +15,7 @@ from quail_lightning.quantization import (
     Uniform,
     Unquantized,
     check_shards,
+    computing,
     quantized_copy,
     widest_copy,
 )
@@ -86,7 +87,7 @@ def test_a_simulated_copy_stays_sharded_and_is_the_whole_models_bit_for_bit(name
     for key, weight in expected.named_parameters():
         assert torch.equal(whole(found.get_parameter(key)), weight), key
         assert torch.equal(share(source.get_parameter(key)), before[key]), key
-    with torch.no_grad():
+    with torch.no_grad(), computing(expected):
         assert torch.equal(inside(found, lambda: found(IDS).logits), expected(IDS).logits)
 
 
