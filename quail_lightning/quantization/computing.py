@@ -51,8 +51,8 @@ def _dequantized(layer: Any) -> Iterator[None]:
     """A 4-bit layer of bitsandbytes with its weight in float32; the library unpacks it again at every pass."""
     from bitsandbytes.functional import dequantize_4bit
 
-    layer.state_dict()  # puts what an earlier pass on a CPU may have reordered back in order
     state = layer.weight.quant_state
+    assert not getattr(state, "packing_format_for_cpu", False), "reordered by a pass in bfloat16, beyond recall"
     stored, state.dtype = state.dtype, torch.float32
     weight = dequantize_4bit(layer.weight.data, state)
     state.dtype = stored

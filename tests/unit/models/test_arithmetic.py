@@ -59,10 +59,13 @@ def test_where_torch_says_nothing_a_product_is_timed_once(faster, monkeypatch):
     assert timed == [1]
 
 
-def test_emulated_products_are_told_from_fast_ones_by_their_time():
-    assert arithmetic._is_as_fast_as_float32(torch.float32, torch.device("cpu"))
-    # no CPU in use multiplies float64 integers; complex128 takes four products of twice the width
-    assert not arithmetic._is_as_fast_as_float32(torch.int64, torch.device("cpu"))
+@pytest.mark.parametrize(("seconds", "faster"), [(0.01, True), (0.02, True), (0.3, False)])
+def test_emulated_products_are_told_from_fast_ones_by_their_time(seconds, faster, monkeypatch):
+    # a product in bfloat16 takes so long and one in float32 0.01 s, but for the first of each
+    passed = [9.0, *[seconds] * 3, 9.0, *[0.01] * 3]
+    ticks = iter([tick for taken in passed for tick in (0.0, taken)])
+    monkeypatch.setattr(arithmetic.time, "perf_counter", lambda: next(ticks))
+    assert arithmetic._is_as_fast_as_float32(torch.bfloat16, torch.device("cpu")) == faster
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])

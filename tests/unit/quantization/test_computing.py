@@ -32,6 +32,7 @@ def test_logits_in_float32_agree_within_rounding_and_storage_is_as_before(precis
     with torch.no_grad(), computing(model):
         narrow = model(IDS).logits
     assert narrow.dtype == (torch.float16 if precision == "fp16" else torch.bfloat16)
+    model = copy_at(precision, tiny_llama)  # a pass in bfloat16 reorders bitsandbytes' weights on some CPUs
     before = everything(model)
     monkeypatch.setenv(OVERRIDE, "float32")
     with torch.no_grad(), computing(model):
