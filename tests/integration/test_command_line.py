@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from quail_lightning.cli import main
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.data import Newsroom
+from quail_lightning.models.arithmetic import arithmetic_name, training_precision
 from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.results import read_results
 
@@ -260,4 +262,22 @@ def test_installed_package_brings_its_configs(tmp_path):
 
 def test_results_json_is_strict_json(quickstart):
     text = (quickstart / "logs/quickstart/version_0/results.json").read_text()
-    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    content = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    chosen = training_precision("cpu")
+    assert content["arithmetic"] == {"training": chosen, "evaluation": arithmetic_name(torch.bfloat16, "cpu")}
+
+
+def test_the_arithmetic_is_chosen_once_and_written_down(quickstart):
+    config = yaml.safe_load((quickstart / "logs/quickstart/version_0/config.yaml").read_text())
+    assert config["trainer"]["precision"] == training_precision("cpu")
+    for name in ("target", "retrained"):
+        provenance = read_provenance(quickstart / "checkpoints/quickstart" / name)
+        assert provenance["recipe"]["precision"] is None
+        assert provenance["hardware"]["precision"] == training_precision("cpu")
+
+
+def test_emulated_products_are_kept_where_they_are_asked_for_with_a_line(quickstart, capfd, monkeypatch):
+    monkeypatch.setenv("QUAIL_ARITHMETIC", "float32")
+    options = ["--trainer.fast_dev_run=true", "--trainer.precision=bf16-mixed"]
+    run("validate", "--config", "quickstart.yaml", *SMALL[:-2], *options, "--trainer.accelerator=cpu")
+    assert "no instructions for bfloat16 products" in capfd.readouterr().err
