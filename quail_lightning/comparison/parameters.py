@@ -9,6 +9,7 @@ import torch
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.activations import decoder_layers
+from quail_lightning.models.sharded_loading import empty_model
 from quail_lightning.quantization import quantized_linears
 
 if TYPE_CHECKING:
@@ -54,14 +55,7 @@ def roles_from_config(config: Any) -> dict[str, Role]:
     Raises:
         InputError: no causal language model, or one without linear layers.
     """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        raise InputError(f"no causal language model: {str(error).splitlines()[0]}") from error
-    return parameter_roles(model)
+    return parameter_roles(empty_model(config, torch.float32))
 
 
 def compared_parameters(

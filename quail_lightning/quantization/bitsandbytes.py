@@ -17,10 +17,9 @@ from quail_lightning.models.sharded_loading import empty_model, restore_buffers
 from quail_lightning.quantization.body import (
     copy_unconverted,
     is_finite,
-    quantized_linears,
     refuse_broken,
-    refuse_non_finite,
 )
+from quail_lightning.quantization.body_weights import dense_names
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 
@@ -73,14 +72,16 @@ class BitsAndBytes:
         """``channel`` (output row) for int8, else ``block64``: 64 weights consecutive in memory."""
         return "channel" if self.format == "int8" else "block64"
 
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """See ``Quantizer.targets``: linear and Conv1D layers; stacked experts stay in 16 bits."""
+        return dense_names(model)
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
-        linears = quantized_linears(model)
-        refuse_non_finite(linears)
-        names = {name for name, _ in linears}
-        full_precision = [
-            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in names
-        ]
+        weights = self.targets(model)
+        refuse_broken([name for name in weights if not is_finite(model.get_parameter(name).detach())])
+        names = {name.removesuffix(".weight") for name in weights}
+        full_precision = _others(model, names)
         with _quiet():
             quantized: PreTrainedModel = type(model).from_pretrained(
                 None,
@@ -98,11 +99,10 @@ class BitsAndBytes:
     def quantize_shards(self, model: PreTrainedModel) -> PreTrainedModel:
         """See ``QuantizesShards``; each process is given the whole copy, in 4 or 8 bits, on its device."""
         from transformers.integrations import replace_with_bnb_linear
+        from transformers.pytorch_utils import Conv1D
 
-        names = {name for name, _ in quantized_linears(model)}
-        full_precision = [
-            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in names
-        ]
+        names = {name.removesuffix(".weight") for name in self.targets(model)}
+        full_precision = _others(model, names)
         quantized = empty_model(copy.deepcopy(model.config), model.dtype)
         with _quiet():
             replace_with_bnb_linear(quantized, full_precision, self._config(model, full_precision))
@@ -114,9 +114,10 @@ class BitsAndBytes:
             if owner not in names or leaf != "weight":
                 setattr(layer, leaf, nn.Parameter(weight.clone(), requires_grad=False))
             elif is_finite(weight):
-                setattr(layer, leaf, _packed(weight, getattr(layer, leaf)))
+                packed = _packed(weight.T if layer.source_cls is Conv1D else weight, getattr(layer, leaf))
+                setattr(layer, leaf, packed)
             else:
-                broken.append(owner)
+                broken.append(name)
         refuse_broken(broken)
         quantized.tie_weights()
         restore_buffers(quantized, model.device)
@@ -147,6 +148,17 @@ class BitsAndBytes:
             bnb_4bit_compute_dtype=model.dtype,
             llm_int8_skip_modules=full_precision,
         )
+
+
+def _others(model: PreTrainedModel, names: set[str]) -> list[str]:
+    """What bitsandbytes would convert as well: the head, and the towers of a multimodal model."""
+    from transformers.pytorch_utils import Conv1D
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name not in names
+    ]
 
 
 def _converted_layers(quantized: PreTrainedModel) -> set[str]:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
 from quail_lightning.quantization.protocol import PreTrainedModel
+from quail_lightning.quantization.smoothing import Method, refuse_changed_logits
 from quail_lightning.terminal import transient_bars
 
 
@@ -52,7 +53,11 @@ def demand_calibration(calibration: Tensor | None, method: str) -> Tensor:
 
 
 def compress(
-    model: PreTrainedModel, modifiers: Callable[[], list[Any]], calibration: Tensor | None, method: str
+    model: PreTrainedModel,
+    modifiers: Callable[[], list[Any]],
+    calibration: Tensor | None,
+    method: str,
+    smoothing: Method | None = None,
 ) -> PreTrainedModel:
     """A packed copy of a model.
 
@@ -61,20 +66,21 @@ def compress(
         modifiers: makes llm-compressor's recipe; called after its import.
         calibration: [windows, time] token ids; the windows are shown one at a time.
         method: named in errors.
+        smoothing: what moves factors between layers before they are quantized, which is checked.
 
     Returns:
         the copy, on the model's device, in its dtype and mode.
 
     Raises:
-        InputError: calibration is missing, weights that are not finite, or other layers than the linear ones of
-            the body were quantized.
+        InputError: calibration is missing, weights that are not finite, smoothing that changes the model, or
+            other layers than the linear ones of the body were quantized.
     """
     tokens = demand_calibration(calibration, method)
     from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
 
     linears = quantized_linears(model)
     refuse_non_finite(linears)
-    with isolate_rng(), _undisturbed(), tempfile.TemporaryDirectory() as folder:
+    with isolate_rng(), undisturbed(), tempfile.TemporaryDirectory() as folder:
         from compressed_tensors.compressors import ModelCompressor
         from compressed_tensors.offload import remove_dispatch
         from llmcompressor import oneshot
@@ -89,6 +95,8 @@ def compress(
             oneshot(model=working, recipe=modifiers(), **settings)
         finally:
             _forget_session()
+        if smoothing is not None:
+            refuse_changed_logits(model, working, tokens[0], smoothing)
         compressor = ModelCompressor.from_pretrained_model(working)
         compressor.compress_model(working)
         compressor.update_config(folder)
@@ -152,7 +160,7 @@ def _forget_session() -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Quiet, without lasting changes to the environment, and with the CPU fault of AWQ worked around."""
     from loguru import logger
     from transformers.utils import logging as transformers_logging

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.body import quantized_linears
+from quail_lightning.quantization.body_weights import linear_names
 from quail_lightning.quantization.compressor import compress, demand_calibration, require_package
 from quail_lightning.quantization.packed_format import PackedFormat
 from quail_lightning.quantization.protocol import PreTrainedModel
@@ -79,8 +80,19 @@ class Gptq:
         """``group128``, or ``channel``."""
         return self.format.granularity
 
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """See ``Quantizer.targets``."""
+        names = linear_names(model, "GPTQ")
+        self.format.groups(quantized_linears(model))
+        if self.backend == "gptqmodel":
+            from quail_lightning.quantization.gptqmodel_backend import refuse_unknown
+
+            refuse_unknown(model)
+        return names
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
+        self.targets(model)
         if self.backend == "gptqmodel":
             from quail_lightning.quantization.gptqmodel_backend import quantize_with_gptqmodel
 
