@@ -8,8 +8,9 @@ from typing import Any
 def opening_tokens(tokenizer: Any) -> list[int]:
     """The tokens before the first real one; empty where that one opens a window or prompt itself.
 
-    1. The tokenizer's BOS if it has one, whether or not it puts it there by itself: Llama's ``<s>``, Gemma's ``<bos>``,
-       OPT's ``</s>``; GPT-2's and GPT-NeoX's ``<|endoftext|>``, which stood between the documents they were trained on.
+    1. The tokenizer's BOS if it has one, whether or not it puts it there by itself: Llama's ``<s>``, Gemma's
+       ``<bos>``, OPT's ``</s>``; GPT-2's and GPT-NeoX's ``<|endoftext|>``, which stood between the documents they
+       were trained on.
     2. Else what the tokenizer itself puts before a text: models are trained on what their tokenizer makes.
     3. Else nothing (Qwen).
     """

@@ -65,8 +65,8 @@ def harness_accuracy(
 ) -> Measure:
     """Accuracy of a task, or over all questions of a group, × 100, with its own interval.
 
-    The model is handed over, not loaded again; mode and random states are left as they were. Questions open as every
-    other metric's prompts do (``opening_tokens``).
+    The model is handed over, not loaded again; mode and random states are left as they were. Questions open as
+    every other metric's prompts do (``opening_tokens``).
 
     Args:
         model: a causal language model on its device.

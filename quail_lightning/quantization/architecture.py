@@ -35,21 +35,18 @@ def check_quantizers(
         InputError: naming every such precision with its reason; or the config is of no causal language model.
     """
     model = empty_model(config, dtype)
-    shares, problems = {}, {}
+    shares: dict[str, float] = {}
+    problems: list[tuple[str, InputError]] = []
     for name, quantizer in quantizers.items():
         try:
             shares[name] = quantized_share(model, quantizer.targets(model))
         except InputError as problem:
-            problems[name] = problem
+            problems.append((name, problem))
     if problems:
-        *others, last = problems.items()
-        told = [f"{name}: {problem}" for name, problem in others]
-        name, problem = last
+        *others, (name, last) = problems
+        told = [f"{other}: {problem}" for other, problem in others]
         raise InputError(
-            " ".join([*told, f"{name}: {problem.fact}"]),
-            given=problem.given,
-            allowed=problem.allowed,
-            remedy=problem.remedy,
+            " ".join([*told, f"{name}: {last.fact}"]), given=last.given, allowed=last.allowed, remedy=last.remedy
         )
     return shares
 

@@ -89,12 +89,12 @@ class Awq:
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
+        tokens = demand_calibration(calibration, "AWQ")
         self.targets(model)
         if self.backend == "autoawq":
             from quail_lightning.quantization.autoawq import quantize_with_autoawq
 
             assert self.format.group_size is not None
-            tokens = demand_calibration(calibration, "AWQ")
             return quantize_with_autoawq(model, tokens, self.format.group_size)
         groups = self.format.groups(quantized_linears(model))
 
@@ -109,4 +109,4 @@ class Awq:
                 QuantizationModifier(config_groups=groups),
             ]
 
-        return compress(model, modifiers, calibration, "AWQ", smoothing="AWQ")
+        return compress(model, modifiers, tokens, smoothing="AWQ")

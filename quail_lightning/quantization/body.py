@@ -20,8 +20,8 @@ MOST_NAMED = 8  # layers in one error
 def quantized_linears(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
     """Every ``nn.Linear`` of the language model except the output head, with its name, in the model's order.
 
-    Embeddings, norms, biases and a multimodal model's towers stay in full precision. Layers that are no ``nn.Linear``
-    (GPT-2's ``Conv1D``, stacked experts) are not listed; see ``body_weights``.
+    Embeddings, norms, biases and a multimodal model's towers stay in full precision. Layers that are no
+    ``nn.Linear`` (GPT-2's ``Conv1D``, stacked experts) are not listed; see ``body_weights``.
 
     Raises:
         InputError: there is none.

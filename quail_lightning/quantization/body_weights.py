@@ -32,7 +32,7 @@ class BodyWeight(NamedTuple):
 
 
 def body_weights(model: PreTrainedModel) -> list[BodyWeight]:
-    """Every weight between embeddings and output head, in the model's order; of a multimodal model's decoder alone."""
+    """Every weight between embeddings and output head, in the model's order; of the language model alone."""
     from transformers.pytorch_utils import Conv1D
 
     apart = {model.get_output_embeddings()}
@@ -74,9 +74,10 @@ def matrices(weight: Tensor, layout: Layout) -> list[Tensor]:
 
 
 def quantized_share(model: PreTrainedModel, names: Collection[str]) -> float:
-    """The share of the body's weights that lie in the named parameters, 0 … 1; the model may be on the meta device.
+    """The share of the body's weights that lie in the named parameters, 0 … 1.
 
-    Routers and other weights that no format quantizes count, embeddings, head, norms and biases do not.
+    The model may be on the meta device. Routers and other weights that no format quantizes count, embeddings,
+    head, norms and biases do not.
     """
     sizes = {id(found.parameter): found.parameter.numel() for found in body_weights(model)}
     chosen = {id(model.get_parameter(name)) for name in names}
@@ -98,15 +99,15 @@ def linear_names(model: PreTrainedModel, method: str) -> list[str]:
     if stacked:
         share = 1 - quantized_share(model, [each.name for each in found if each not in stacked])
         raise InputError(
-            f"{method} quantizes linear layers, and {share:.0%} of the body's weights of {type(model).__name__} are "
-            f"stacked experts ({stacked[0].name}, ...)",
+            f"{method} quantizes linear layers, and {100 * share:.0f} % of the body's weights of "
+            f"{type(model).__name__} are stacked experts ({stacked[0].name}, ...)",
             remedy="Use a uniform grid (uniform4-group64), which rounds every expert; nf4, fp4 and int8 leave the "
             "experts at 16 bits",
         )
     if convolutions := [each.name for each in found if each.layout == "conv1d"]:
         raise InputError(
-            f"{method} quantizes linear layers, and those of {type(model).__name__} are Conv1D ({convolutions[0]}, "
-            "...), for which its format has no place",
+            f"{method} quantizes linear layers, and those of {type(model).__name__} are Conv1D "
+            f"({convolutions[0]}, ...), for which its format has no place",
             remedy="Use nf4, fp4, int8 or a uniform grid, which take them",
         )
     return _some([each.name for each in found if each.layout == "linear"], model)

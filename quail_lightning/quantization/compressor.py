@@ -55,8 +55,7 @@ def demand_calibration(calibration: Tensor | None, method: str) -> Tensor:
 def compress(
     model: PreTrainedModel,
     modifiers: Callable[[], list[Any]],
-    calibration: Tensor | None,
-    method: str,
+    tokens: Tensor,
     smoothing: Method | None = None,
 ) -> PreTrainedModel:
     """A packed copy of a model.
@@ -64,18 +63,16 @@ def compress(
     Args:
         model: unchanged.
         modifiers: makes llm-compressor's recipe; called after its import.
-        calibration: [windows, time] token ids; the windows are shown one at a time.
-        method: named in errors.
+        tokens: [windows, time] token ids of the calibration; the windows are shown one at a time.
         smoothing: what moves factors between layers before they are quantized, which is checked.
 
     Returns:
         the copy, on the model's device, in its dtype and mode.
 
     Raises:
-        InputError: calibration is missing, weights that are not finite, smoothing that changes the model, or
+        InputError: weights that are not finite, smoothing that changes the model, or
             other layers than the linear ones of the body were quantized.
     """
-    tokens = demand_calibration(calibration, method)
     from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
 
     linears = quantized_linears(model)

@@ -85,18 +85,19 @@ class Gptq:
         names = linear_names(model, "GPTQ")
         self.format.groups(quantized_linears(model))
         if self.backend == "gptqmodel":
-            from quail_lightning.quantization.gptqmodel_backend import refuse_unknown
+            from quail_lightning.quantization.gptqmodel_backend import check_gptqmodel
 
-            refuse_unknown(model)
+            check_gptqmodel(model)
         return names
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
+        tokens = demand_calibration(calibration, "GPTQ")
         self.targets(model)
         if self.backend == "gptqmodel":
             from quail_lightning.quantization.gptqmodel_backend import quantize_with_gptqmodel
 
-            tokens, packing = demand_calibration(calibration, "GPTQ"), self.format
+            packing = self.format
             return quantize_with_gptqmodel(
                 model, tokens, packing.bits, packing.group_size, packing.symmetric, self.dampening
             )
@@ -107,4 +108,4 @@ class Gptq:
 
             return [GPTQModifier(config_groups=groups, dampening_frac=self.dampening)]
 
-        return compress(model, modifiers, calibration, "GPTQ")
+        return compress(model, modifiers, tokens)

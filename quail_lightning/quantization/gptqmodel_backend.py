@@ -57,8 +57,8 @@ def quantize_with_gptqmodel(
         the copy, whose ``save_pretrained`` writes the classic GPTQ format (``quant_method: gptq``).
 
     Raises:
-        InputError: a float32 model, an architecture that GPTQModel quantizes other layers of, or weights or a group
-            size that do not fit.
+        InputError: an architecture that GPTQModel quantizes other layers of, or weights or a group size that do
+            not fit.
     """
     linears = quantized_linears(model)
     refuse_indivisible(
@@ -67,10 +67,6 @@ def quantize_with_gptqmodel(
         "Set group_size in a copy of the quantizer's file to a divisor (64, 32), or null",
     )
     refuse_non_finite(linears)
-    if model.dtype not in (torch.bfloat16, torch.float16):
-        raise InputError(
-            "backend gptqmodel quantizes models of 16 bits", given=model.dtype, allowed="bfloat16 or float16"
-        )
     packed = tempfile.TemporaryDirectory()  # lives as long as the copy, whose export it is
     with isolate_rng(), _undisturbed(), tempfile.TemporaryDirectory() as folder:
         from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
@@ -106,12 +102,16 @@ def quantize_with_gptqmodel(
     return _handed_over(model, loaded.model, packed, {name for name, _ in linears}, symmetric)
 
 
-def refuse_unknown(model: PreTrainedModel) -> None:
-    """Refuse an architecture that GPTQModel does not know; the model may be on the meta device.
+def check_gptqmodel(model: PreTrainedModel) -> None:
+    """Refuse what GPTQModel does not take, before it is asked; the model may be on the meta device.
 
     Raises:
-        InputError: naming it.
+        InputError: a float32 model, or an architecture that it does not know.
     """
+    if model.dtype not in (torch.bfloat16, torch.float16):
+        raise InputError(
+            "backend gptqmodel quantizes models of 16 bits", given=model.dtype, allowed="bfloat16 or float16"
+        )
     with _undisturbed():
         from gptqmodel.models.auto import MODEL_MAP
     kind = model.config.model_type

@@ -42,8 +42,8 @@ class Quantizer(Protocol):
         """Names of the parameters that ``quantize`` quantizes.
 
         Args:
-            model: its shapes alone are read, so that it may lie on the meta device: what the architecture decides is
-                refused before any weight is loaded (``check_quantizers``).
+            model: its shapes alone are read, so that it may lie on the meta device: what the architecture decides
+                is refused before any weight is loaded (``check_quantizers``).
 
         Raises:
             InputError: the architecture cannot be quantized this way.

@@ -1,4 +1,4 @@
-"""Between which modules a channel's factor moves (SmoothQuant, AWQ), and the check that this alone changes nothing."""
+"""Between which modules a channel's factor moves (SmoothQuant, AWQ), and the check that this changes nothing."""
 
 from __future__ import annotations
 
@@ -125,7 +125,8 @@ def refuse_changed_logits(
 
 def _unknown(model: PreTrainedModel, method: Method, who: str) -> InputError:
     return InputError(
-        f"{method} moves factors between a norm and the layers after it, and {who} those of {type(model).__name__}",
+        f"{method} moves factors between a norm and the layers after it, and {who} those of "
+        f"{type(model).__name__}",
         remedy="Use gptq4, nf4, int8 or a uniform grid for this architecture",
     )
 

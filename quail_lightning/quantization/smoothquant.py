@@ -9,7 +9,7 @@ from torch import Tensor
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.body import quantized_linears
 from quail_lightning.quantization.body_weights import linear_names
-from quail_lightning.quantization.compressor import compress, require_package, undisturbed
+from quail_lightning.quantization.compressor import compress, demand_calibration, require_package, undisturbed
 from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.quantization.smoothing import smoothing_pairs
 
@@ -46,6 +46,7 @@ class SmoothQuant:
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
+        tokens = demand_calibration(calibration, "SmoothQuant")
         self.targets(model)
         names = [name for name, _ in quantized_linears(model)]
         integer = {"num_bits": 8, "type": "int", "symmetric": True}
@@ -66,4 +67,4 @@ class SmoothQuant:
                 QuantizationModifier(config_groups={"w8a8": group}),
             ]
 
-        return compress(model, modifiers, calibration, "SmoothQuant", smoothing="SmoothQuant")
+        return compress(model, modifiers, tokens, smoothing="SmoothQuant")

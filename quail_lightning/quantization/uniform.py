@@ -26,7 +26,8 @@ class Uniform:
     Args:
         bits: N, 2 … 8; the grid has 2^N levels.
         granularity: how many weights share a step: all quantized weights of the model (``global``), a
-            ``tensor`` (of stacked experts, each expert's), an output row (``channel``), or ``group_size`` inputs of a row (``group``).
+            ``tensor`` (of stacked experts, each expert's), an output row (``channel``), or ``group_size`` inputs
+            of a row (``group``).
         group_size: inputs that share a step; with ``group`` only, where it must divide every layer's inputs.
         grid: which formula, see ``quail_lightning.functional.affine_grid``: ``symmetric`` is Eq. 2 of the
             catastrophic-failure paper, ``minmax-floor`` QUAIL's Eq. 2, ``minmax-round`` QUAIL's Eq. 7.

@@ -201,7 +201,8 @@ def check_saliency(saliency: Saliency | None, checkpoint: str) -> None:
     model = empty_model(load_config(checkpoint), torch.float32)
     if others := [each.name for each in body_weights(model) if each.layout not in ("linear", "other")]:
         raise InputError(
-            f"model.saliency chooses among linear layers, and {type(model).__name__} has others ({others[0]}, ...)",
+            f"model.saliency chooses among linear layers, and {type(model).__name__} has others "
+            f"({others[0]}, ...)",
             remedy="Leave model.saliency out for this architecture",
         )
 
