@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-VOCABULARY = 300
+VOCABULARY = 320  # some tokenizer classes add special tokens of their own to a trained one
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 128,
     "intermediate_size": 256,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "max_position_embeddings": 128,
+    "max_position_embeddings": 256,
     "bos_token_id": 0,
     "eos_token_id": 1,
     "pad_token_id": 2,
@@ -52,9 +52,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
                 "patch_size": 14,
             },
             "mm_tokens_per_image": 4,
-            "boi_token_index": 290,
-            "eoi_token_index": 291,
-            "image_token_index": 292,
+            "boi_token_index": 310,
+            "eoi_token_index": 311,
+            "image_token_index": 312,
         },
     ),
     "mistral": ("MistralConfig", GROUPED | {"head_dim": 32, **SLIDING}),
@@ -67,7 +67,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("GPTNeoXConfig", SIZES),
     "gpt2": (
         "GPT2Config",
-        {"vocab_size": VOCABULARY, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 128}
+        {"vocab_size": VOCABULARY, "n_embd": 128, "n_layer": 2, "n_head": 4, "n_positions": 256}
         | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2},
     ),
     "mixtral": ("MixtralConfig", GROUPED | EXPERTS | {"num_local_experts": 4}),
