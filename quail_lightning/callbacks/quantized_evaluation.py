@@ -29,6 +29,7 @@ from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.release import release_memory
+from quail_lightning.models.sharded_loading import empty_model
 from quail_lightning.processes import current_processes
 from quail_lightning.quantization import (
     check_quantizers,
@@ -127,6 +128,9 @@ class QuantizedEvaluation(Callback):
         self.check_run_folder(trainer)
         self._put_sixteen_bits_first(SIXTEEN_BITS[pl_module.export_dtype])
         self.check_sharded(trainer)
+        for checkpoint in filter(None, (pl_module.target, self.retrained)):
+            shares = check_quantizers(load_config(str(checkpoint)), self.quantizers, pl_module.export_dtype)
+            self._shares = self._shares or shares  # the target's, which comes first
         pl_module.judging = self._judging(trainer, pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
@@ -139,8 +143,6 @@ class QuantizedEvaluation(Callback):
             self.suite.check(
                 data.evaluation_records(), self._windows(data), data.tokenizer, load_config(str(checkpoint))
             )
-            shares = check_quantizers(load_config(str(checkpoint)), self.quantizers, pl_module.export_dtype)
-            self._shares = self._shares or shares  # the target's, which comes first
         if self._calibrated():
             self._calibration_tokens = calibration_tokens(
                 self.calibration, data.tokenizer, positions(load_config(pl_module.target)), data.windows._asdict()
@@ -176,7 +178,8 @@ class QuantizedEvaluation(Callback):
     def _judging(self, trainer: Trainer, pl_module: Any) -> Judging:
         """How the model lies on the devices while it is judged, by this callback or by one that keeps the best."""
         made = [q for each in trainer.callbacks for q in getattr(each, "quantizers", {}).values()]  # type: ignore[attr-defined]
-        judging = judging_of(pl_module, self.sharded, widest_copy(made))
+        layout = empty_model(load_config(pl_module.target), pl_module.export_dtype)
+        judging = judging_of(pl_module, self.sharded, widest_copy(made, layout))
         if judging.sharded:
             self._check_shards()
         return judging

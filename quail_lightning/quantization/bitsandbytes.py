@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from quail_lightning.errors import InputError
 from quail_lightning.models.sharded import whole
 from quail_lightning.models.sharded_loading import empty_model, restore_buffers
-from quail_lightning.quantization.body import (
-    copy_unconverted,
-    is_finite,
-    refuse_broken,
-)
+from quail_lightning.quantization.body import copy_unconverted, is_finite, refuse_broken
 from quail_lightning.quantization.body_weights import dense_names
 from quail_lightning.quantization.protocol import PreTrainedModel
+
+CPU_ROWS = 32  # of a 4-bit weight, packed together
 
 
 class BitsAndBytes:
@@ -74,6 +72,11 @@ class BitsAndBytes:
 
     def targets(self, model: PreTrainedModel) -> list[str]:
         """See ``Quantizer.targets``: linear and Conv1D layers; stacked experts stay in 16 bits."""
+        if any("Mamba" in type(module).__name__ for module in model.modules()):
+            raise InputError(
+                f"{type(model).__name__} has state-space mixers, which read weights past bitsandbytes' layers",
+                remedy="Use a uniform grid (uniform4-channel)",
+            )
         return dense_names(model)
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
@@ -92,6 +95,7 @@ class BitsAndBytes:
                 device_map={"": str(model.device)},
             )
         self._refuse_others(quantized, names)
+        _spare_odd_sizes(quantized)
         copy_unconverted(model, quantized, names)
         quantized.generation_config = copy.deepcopy(model.generation_config)
         return quantized.train(model.training)
@@ -107,6 +111,7 @@ class BitsAndBytes:
         with _quiet():
             replace_with_bnb_linear(quantized, full_precision, self._config(model, full_precision))
         self._refuse_others(quantized, names)
+        _spare_odd_sizes(quantized)
         broken = []
         for name, parameter in model.named_parameters():
             owner, _, leaf = name.rpartition(".")
@@ -166,6 +171,18 @@ def _converted_layers(quantized: PreTrainedModel) -> set[str]:
 
     kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
     return {name for name, module in quantized.named_modules() if isinstance(module, kinds)}
+
+
+def _spare_odd_sizes(quantized: PreTrainedModel) -> None:
+    """WORKAROUND: on CPUs with bfloat16 instructions bitsandbytes packs 4-bit rows by 32, asserting none is left.
+
+    Layers of other sizes (gates of one output, low ranks) take its general path.
+    """
+    import bitsandbytes as bnb
+
+    for module in quantized.modules():
+        if isinstance(module, bnb.nn.Linear4bit) and module.out_features % CPU_ROWS:
+            module.support_avx512bf16_for_cpu = False
 
 
 def _packed(weight: Tensor, empty: Any) -> Any:

@@ -34,8 +34,8 @@ def quantized_linears(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
     ]
     if not linears:
         raise InputError(
-            f"{type(model).__name__} has no nn.Linear besides its output head, so there is nothing to quantize",
-            remedy="Use precision bf16 for this architecture",
+            f"{type(model).__name__} has no nn.Linear besides its output head",
+            remedy="What looks at linear layers alone (`quail analyze`, BucketOverlap, SURE) is not for it",
         )
     return linears
 

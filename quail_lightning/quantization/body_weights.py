@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
+from quail_lightning.models.activations import language_decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Layout = Literal["linear", "conv1d", "experts", "transposed experts", "other"]
+MOST_LEFT_OUT = 0.1  # share of the body: state-space mixers hold a few weights of their own, routers fewer
+Layout = Literal["linear", "own linear", "conv1d", "experts", "transposed experts", "other"]
 
 
 class BodyWeight(NamedTuple):
@@ -21,14 +23,20 @@ class BodyWeight(NamedTuple):
     Attributes:
         name: of the parameter.
         parameter: itself, not a copy; it may be sharded, or lie on the meta device.
-        layout: ``linear``: [outputs, inputs] of an ``nn.Linear``; ``conv1d``: [inputs, outputs] of GPT-2's layers;
-            ``experts``: [experts, outputs, inputs], as transformers stacks them; ``transposed experts``: [experts,
-            inputs, outputs]; ``other``: routers, convolutions, and what else no format quantizes.
+        layout: ``linear``: [outputs, inputs] of an ``nn.Linear``; ``own linear``: of a class derived from it;
+            ``conv1d``: [inputs, outputs] of GPT-2's layers; ``experts``: [experts, outputs, inputs], as
+            transformers stacks them; ``transposed experts``: [experts, inputs, outputs]; ``other``: routers,
+            convolutions, and what else no format quantizes.
     """
 
     name: str
     parameter: Tensor
     layout: Layout
+
+    @property
+    def inputs(self) -> int:
+        """Length of a row of its matrices."""
+        return self.parameter.shape[-2 if self.layout in ("conv1d", "transposed experts") else -1]
 
 
 def body_weights(model: PreTrainedModel) -> list[BodyWeight]:
@@ -45,7 +53,7 @@ def body_weights(model: PreTrainedModel) -> list[BodyWeight]:
                 continue
             layout: Layout = "other"
             if leaf == "weight" and isinstance(module, nn.Linear):
-                layout = "linear"
+                layout = "linear" if type(module) is nn.Linear else "own linear"
             elif leaf == "weight" and isinstance(module, Conv1D):
                 layout = "conv1d"
             elif parameter.ndim == 3 and not leaf.endswith("bias") and hasattr(module, "is_transposed"):
@@ -56,7 +64,7 @@ def body_weights(model: PreTrainedModel) -> list[BodyWeight]:
 
 def decoder_modules(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """The modules of the language model's decoder with their names in the model; no vision or audio tower."""
-    decoder = model.get_decoder()
+    decoder = language_decoder(model)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     return [(".".join(filter(None, (prefix, name))), module) for name, module in decoder.named_modules()]
 
@@ -92,29 +100,31 @@ def linear_names(model: PreTrainedModel, method: str) -> list[str]:
         method: named in the error.
 
     Raises:
-        InputError: a part of the body has another layout.
+        InputError: a part of the body that matters has another layout.
     """
     found = body_weights(model)
-    stacked = [each for each in found if "experts" in each.layout]
-    if stacked:
-        share = 1 - quantized_share(model, [each.name for each in found if each not in stacked])
-        raise InputError(
-            f"{method} quantizes linear layers, and {100 * share:.0f} % of the body's weights of "
-            f"{type(model).__name__} are stacked experts ({stacked[0].name}, ...)",
-            remedy="Use a uniform grid (uniform4-group64), which rounds every expert; nf4, fp4 and int8 leave the "
-            "experts at 16 bits",
-        )
+    names = [each.name for each in found if each.layout in ("linear", "own linear")]
     if convolutions := [each.name for each in found if each.layout == "conv1d"]:
         raise InputError(
             f"{method} quantizes linear layers, and those of {type(model).__name__} are Conv1D "
             f"({convolutions[0]}, ...), for which its format has no place",
             remedy="Use nf4, fp4, int8 or a uniform grid, which take them",
         )
-    return _some([each.name for each in found if each.layout == "linear"], model)
+    others = [each for each in found if each.name not in names]
+    rest = 1 - quantized_share(model, names)
+    if rest > MOST_LEFT_OUT or any("experts" in each.layout for each in others):
+        largest = max(others, key=lambda each: each.parameter.numel())
+        raise InputError(
+            f"{method} quantizes linear layers, and {100 * rest:.0f} % of the body's weights of "
+            f"{type(model).__name__} lie in other tensors: stacked experts ({largest.name}, ...)",
+            remedy="Use a uniform grid (uniform4-group64), which rounds every expert; nf4, fp4 and int8 leave the "
+            "experts at 16 bits",
+        )
+    return _some(names, model)
 
 
 def dense_names(model: PreTrainedModel) -> list[str]:
-    """The weights of the body's linear and Conv1D layers, without stacked experts.
+    """The weights of the body's plain linear and Conv1D layers, without stacked experts.
 
     Raises:
         InputError: there is none.
@@ -134,7 +144,7 @@ def matrix_names(model: PreTrainedModel) -> list[str]:
 def _some(names: list[str], model: PreTrainedModel) -> list[str]:
     if not names:
         raise InputError(
-            f"{type(model).__name__} has no linear layer besides its output head, so there is nothing to quantize",
-            remedy="Use precision bf16 for this architecture",
+            f"{type(model).__name__} has no linear layer of the kind that this format quantizes",
+            remedy="Use another format for this architecture (docs/quantizers.md), or bf16",
         )
     return names

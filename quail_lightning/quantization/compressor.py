@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
 from quail_lightning.quantization.protocol import PreTrainedModel
-from quail_lightning.quantization.smoothing import Method, refuse_changed_logits
+from quail_lightning.quantization.smoothing import Method, refuse_changed_layers
 from quail_lightning.terminal import transient_bars
 
 
@@ -92,14 +92,29 @@ def compress(
             oneshot(model=working, recipe=modifiers(), **settings)
         finally:
             _forget_session()
+        _restore_norms(model, working)
         if smoothing is not None:
-            refuse_changed_logits(model, working, tokens[0], smoothing)
+            refuse_changed_layers(model, working, tokens[0], smoothing)
         compressor = ModelCompressor.from_pretrained_model(working)
         compressor.compress_model(working)
         compressor.update_config(folder)
         packing = json.loads((Path(folder) / "config.json").read_text("utf-8"))["quantization_config"]
         remove_dispatch(working)  # calibration leaves one behind; parameters are plain tensors after it
         return _assembled(model, working, packing, {name for name, _ in linears})
+
+
+def _restore_norms(model: PreTrainedModel, working: PreTrainedModel) -> None:
+    """Undo what llm-compressor does to norms that scale by 1 + weight (Gemma) in passing.
+
+    It adds 1 and takes it off again, which rounds every weight to a multiple of the dtype's step at 1.
+    """
+    held = dict(working.named_parameters())
+    with torch.no_grad():
+        for name, original in model.named_parameters():
+            if original.ndim == 1:
+                passed = ((1 + original.float()).to(original.dtype).float() - 1).to(original.dtype)
+                if torch.equal(held[name].to(passed.device), passed):  # no factor was moved into it
+                    held[name].copy_(original)
 
 
 def _assembled(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
-from quail_lightning.models.activations import decoder_layers
+from quail_lightning.models.activations import decoder_layers, language_decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,8 +56,8 @@ _LLAMA_LAYER = {
     "post_attention_layernorm",
 }
 _WITHIN_ATTENTION = {"self_attn.q_norm", "self_attn.k_norm"}  # may be there: no pair crosses them
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
-"""Relative logit error that rounding the moved factors may cause; a wrong pair costs several tenths."""
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+"""Relative error of what a layer adds that rounding the moved factors may cause; a wrong pair costs tenths."""
 
 
 def smoothing_pairs(model: PreTrainedModel, method: Method) -> list[tuple[str, list[str]]] | None:
@@ -84,15 +86,17 @@ def smoothing_pairs(model: PreTrainedModel, method: Method) -> list[tuple[str, l
         resolved = [found for targets in _library_targets(model, method) for found in _resolved(model, targets)]
     except ValueError as error:
         raise _unknown(model, method, "llm-compressor does not find") from error
-    if any(len(sources) != 1 for sources in resolved):
+    if any(len(sources) != 1 or not hasattr(sources[0], "weight") for sources in resolved):
         raise _unknown(model, method, "llm-compressor does not tell apart")
     return None
 
 
-def refuse_changed_logits(
+def refuse_changed_layers(
     model: PreTrainedModel, smoothed: PreTrainedModel, window: Tensor, method: Method
 ) -> None:
-    """See that moving the factors, without quantizing anything, left the model what it was.
+    """See that moving the factors, without quantizing anything, left every decoder layer what it was.
+
+    Layer by layer on the same input, so that neither depth nor the residual stream hides or adds anything.
 
     Args:
         model: before.
@@ -101,26 +105,43 @@ def refuse_changed_logits(
         method: named in the error.
 
     Raises:
-        InputError: the logits moved by more than rounding.
+        InputError: what some layer adds to its input moved by more than rounding.
     """
     from compressed_tensors.quantization import disable_quantization, enable_quantization
 
-    ids = window[None].to(model.device)
+    errors: list[float] = []
+    hooks = [
+        layer.register_forward_hook(partial(_compare, twin, errors), with_kwargs=True)
+        for layer, twin in zip(decoder_layers(model), decoder_layers(smoothed), strict=True)
+    ]
     was_training = model.training
-    with torch.no_grad():
-        before = model.eval()(input_ids=ids, use_cache=False).logits.float()
+    smoothed.apply(disable_quantization)
+    try:
+        with torch.no_grad():
+            language_decoder(model.eval())(input_ids=window[None].to(model.device), use_cache=False)
+    finally:
         model.train(was_training)
-        smoothed.apply(disable_quantization)
-        after = smoothed(input_ids=ids, use_cache=False).logits.float()
-        smoothed.apply(enable_quantization)
-    error = ((after - before).norm() / before.norm()).item()
-    if not error <= TOLERANCE[model.dtype]:
+        for hook in hooks:
+            hook.remove()
+    smoothed.apply(enable_quantization)
+    worst = max(range(len(errors)), key=errors.__getitem__)
+    if not errors[worst] <= TOLERANCE[model.dtype]:
         raise InputError(
             f"{method} does not fit {type(model).__name__}: moving the channels' factors, before anything is "
-            f"quantized, changes the logits by {error:.2g} of their norm",
+            f"quantized, changes what decoder layer {worst} adds by {errors[worst]:.2g} of its norm",
             allowed=f"{TOLERANCE[model.dtype]:.2g}, which rounding explains",
             remedy="Use gptq4, nf4 or a uniform grid for this architecture",
         )
+
+
+def _compare(twin: nn.Module, errors: list[float], _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    """As a layer's hook: the relative error of its twin on the same input; NaN counts as infinite."""
+    given = args[0] if args else kwargs["hidden_states"]
+    before, after = (
+        (out[0] if isinstance(out, tuple) else out).float() for out in (output, twin(*args, **kwargs))
+    )
+    error = ((after - before).norm() / (before - given.float()).norm()).item()
+    errors.append(error if error == error else math.inf)
 
 
 def _unknown(model: PreTrainedModel, method: Method, who: str) -> InputError:

@@ -103,7 +103,7 @@ class Uniform:
         chosen = set(matrix_names(model))
         body = [each for each in body_weights(model) if each.name in chosen]
         layers = {each.name: each.name.removesuffix(".weight") for each in body}
-        inputs = {layers[each.name]: matrices(each.parameter, each.layout)[0].shape[1] for each in body}
+        inputs = {layers[each.name]: each.inputs for each in body}
         refuse_indivisible(inputs, self.group_size, DIVISOR)
         bits = bits_of_layers(inputs, self.bits, self.layer_bits)
         return [(each, bits[layers[each.name]]) for each in body]

@@ -8,8 +8,6 @@ from architectures import CONFIGS, tiny_model
 
 from quail_lightning.evaluation.encoding import encode
 from quail_lightning.evaluation.generation import generate
-from quail_lightning.evaluation.likelihood import token_log_likelihoods
-from quail_lightning.models.activations import activations, check_head, decoder_layers
 from quail_lightning.models.tiny import train_tokenizer
 
 NEW = 20  # tokens; with the prompts well beyond the sliding window of 8
