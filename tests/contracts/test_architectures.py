@@ -46,9 +46,7 @@ def test_the_cell_says_what_happens(cell, monkeypatch):
     if TABLE[cell].startswith("refused"):
         with pytest.raises(InputError, match=f"^{precision}: .* (Use|Choose) ") as refused:
             check_quantizers(model.config, {precision: quantizer}, model.dtype)
-        assert str(refused.value) == f"{precision}: {refusal(quantizer, model)}", (
-            "from the config what the model says"
-        )
+        assert str(refused.value) == f"{precision}: {refusal(quantizer, model)}", "config and model say the same"
         return
     share = check_quantizers(model.config, {precision: quantizer}, model.dtype)[precision]
     assert TABLE[cell] == ("✓" if share > 0.995 else f"{100 * share:.0f} %")

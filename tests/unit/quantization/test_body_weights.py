@@ -93,6 +93,8 @@ def test_experts_of_any_kind_are_refused_where_a_method_takes_linear_layers_alon
     import transformers
 
     sizes = {"vocab_size": 64, "num_hidden_layers": 2, "n_layers": 2, "hidden_size": 64, "d_model": 64}
+    if kind == "Dbrx":
+        sizes |= {"n_heads": 4, "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0}}
     model = empty_model(getattr(transformers, f"{kind}Config")(**sizes), torch.bfloat16)
-    with pytest.raises(InputError, match="GPTQ quantizes linear layers, and .* stacked experts"):
+    with pytest.raises(InputError, match=r"GPTQ quantizes linear layers, and .* stacked experts"):
         linear_names(model, "GPTQ")
