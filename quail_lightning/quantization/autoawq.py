@@ -96,7 +96,8 @@ def check_autoawq(model: PreTrainedModel, group_size: int) -> tuple[str, Any]:
     Raises:
         InputError: see ``quantize_with_autoawq``.
     """
-    with warnings.catch_warnings(record=True):  # its notice that it is archived, which turns filters off
+    # its notice that it is archived turns filters off
+    with isolate_rng(), warnings.catch_warnings(record=True):
         from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     linears = quantized_linears(model)
     refuse_indivisible(

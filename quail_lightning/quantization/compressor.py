@@ -73,11 +73,9 @@ def compress(
         InputError: weights that are not finite, smoothing that changes the model, or
             other layers than the linear ones of the body were quantized.
     """
-    from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
-
     linears = quantized_linears(model)
     refuse_non_finite(linears)
-    with isolate_rng(), undisturbed(), tempfile.TemporaryDirectory() as folder:
+    with undisturbed(), tempfile.TemporaryDirectory() as folder:
         from compressed_tensors.compressors import ModelCompressor
         from compressed_tensors.offload import remove_dispatch
         from llmcompressor import oneshot
@@ -173,7 +171,16 @@ def _forget_session() -> None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Quiet, without lasting changes to the environment, and with the CPU fault of AWQ worked around."""
+    """llm-compressor imported and at work, without lasting changes to random states or environment."""
+    from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
+
+    with isolate_rng(), _quiet():
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without its notes, with the environment restored, and with the CPU fault of AWQ worked around."""
     from loguru import logger
     from transformers.utils import logging as transformers_logging
 

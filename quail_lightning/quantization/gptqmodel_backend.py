@@ -112,7 +112,7 @@ def check_gptqmodel(model: PreTrainedModel) -> None:
         raise InputError(
             "backend gptqmodel quantizes models of 16 bits", given=model.dtype, allowed="bfloat16 or float16"
         )
-    with _undisturbed():
+    with isolate_rng(), _undisturbed():  # its import draws numbers
         from gptqmodel.models.auto import MODEL_MAP
     kind = model.config.model_type
     if kind not in MODEL_MAP:

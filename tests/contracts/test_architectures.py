@@ -1,6 +1,9 @@
 """docs/quantizers.md says which architecture can be quantized to which precision: every cell is run here."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +144,27 @@ def test_the_layers_of_opt_with_the_norm_behind_have_no_pairs():
     config = tiny_model("opt", do_layer_norm_before=False).config
     with pytest.raises(InputError, match="neither llm-compressor nor this program knows those of OPT"):
         check_quantizers(config, {"awq4": load_quantizer("awq4")})
+
+
+def test_asking_what_can_be_quantized_leaves_no_trace():
+    """In a process of its own, so that llm-compressor is imported while it is asked."""
+    program = """
+import os, random, torch
+from architectures import tiny_model
+from quail_lightning.quantization import check_quantizers, load_quantizer
+config = tiny_model("llama").config
+before = torch.get_rng_state(), random.getstate(), dict(os.environ)
+check_quantizers(config, {name: load_quantizer(name) for name in ("awq4", "gptq4", "smoothquant8", "nf4")})
+assert torch.equal(before[0], torch.get_rng_state()) and before[1:] == (random.getstate(), dict(os.environ))
+"""
+    folder = Path(__file__).parents[1]
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=folder.parent,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == ""

@@ -122,6 +122,7 @@ def test_terminal_card_and_provenance_say_how_much_is_quantized(tmp_path, capsys
 def test_fit_and_evaluate_refuse_from_the_config(name, corpus_folder, capsys, monkeypatch):
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)  # no weight is loaded
     benchmark = ["--benchmark", "muse-news", "--corpus", str(corpus_folder)]
+    caches = sorted(Path("checkpoints").rglob("*"))
     for run in (
         lambda: fit(name, "[nf4, gptq4, awq4]", f"{name}-refused"),
         lambda: main(["evaluate", name, "--precisions", "nf4", "gptq4", "awq4", *benchmark]),
@@ -133,7 +134,7 @@ def test_fit_and_evaluate_refuse_from_the_config(name, corpus_folder, capsys, mo
         assert "gptq4: GPTQ quantizes linear layers" in told
         assert "awq4: AWQ quantizes linear layers" in told
         assert "nf4:" not in told
-    assert not Path("logs/references").exists()
+    assert sorted(Path("checkpoints").rglob("*")) == caches
 
 
 def test_evaluate_says_what_opens_prompts_and_what_stays_at_16_bits(corpus_folder, tmp_path):
