@@ -26,7 +26,13 @@ from quail_lightning.models.checkpoint import load_config, save_model
 from quail_lightning.models.release import release_memory
 from quail_lightning.models.sharded import is_sharded
 from quail_lightning.processes import current_processes
-from quail_lightning.quantization import check_shards, computing, load_quantizer, quantized_copy
+from quail_lightning.quantization import (
+    check_quantizers,
+    check_shards,
+    computing,
+    load_quantizer,
+    quantized_copy,
+)
 from quail_lightning.run_folder import run_folder
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy, saved_copy
 
@@ -94,6 +100,7 @@ class KeepBest(Callback):
             self._sixteen_bits = SIXTEEN_BITS[pl_module.export_dtype]
             if pl_module.judging.sharded:
                 check_shards(self.quantizers, "best.precisions")
+            check_quantizers(load_config(pl_module.target), self.quantizers, pl_module.export_dtype)
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             sets = data.windows
             free = validation_windows(sets.forget, sets.retain, data.evaluation_records(), data.tokenizer)

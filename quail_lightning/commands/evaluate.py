@@ -9,6 +9,8 @@ import torch
 from tqdm.auto import tqdm
 
 from quail_lightning.data.calibration import CalibrationRequest
+from quail_lightning.data.opening import describe_opening
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
@@ -19,6 +21,7 @@ from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.quantization import partly_quantized
 from quail_lightning.results import Estimate, ResultRow, measure_as_json, write_results
 
 Protocol = Literal["paper", "published"]
@@ -102,8 +105,14 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
     judge = CheckpointJudge(suite, benchmark.name, Path(arguments.finished), device, arguments.calibration)
     named = dict.fromkeys(filter(None, [arguments.retrained, *arguments.models]))
     records = {model: benchmark.read_records(arguments.corpus, model) for model in named}
-    for model in named:
-        judge.check(model, records[model], precisions)
+    told = [
+        note
+        for model in named
+        for note in (
+            partly_quantized(judge.check(model, records[model], precisions)),
+            describe_opening(load_tokenizer(model)),
+        )
+    ]
     sixteen = next((p for p in precisions if p.config in ("bf16", "fp16")), load_precisions(["bf16"], "paper")[0])
     judged: dict[str, dict[str, Judged]] = {}
     with tqdm(leave=False) as bar:
@@ -132,7 +141,7 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
             about = {"model": name, "precision": precision, "log": str(found.folder), "reused": list(found.reused)}
             against = {} if auc_retrain is None else {"auc_retrain": auc_retrain}
             content.append(about | against | _figures(measures, _log_scores(found.folder)))
-    note = _note(arguments, records, any("privleak" in row.metrics for row in rows))
+    note = _note(arguments, records, any("privleak" in row.metrics for row in rows), told)
     print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note)
     arithmetic = judge.arithmetic(sixteen)
     if arguments.json is not None:
@@ -161,8 +170,8 @@ def _auc_retrain(model: str, benchmark: Benchmark, protocol: Protocol, retrained
     return published_auc_retrain(target)
 
 
-def _note(arguments: Any, records: Any, has_privleak: bool) -> str:
-    notes = list(dict.fromkeys(found.note for found in records.values() if found.note))
+def _note(arguments: Any, records: Any, has_privleak: bool, told: list[str]) -> str:
+    notes = list(dict.fromkeys(filter(None, [*(found.note for found in records.values()), *told])))
     if arguments.limit is not None:
         notes.append(f"PARTIAL: only the first {arguments.limit} records of each split, no benchmark figures.")
     if arguments.protocol == "published":

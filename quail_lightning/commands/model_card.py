@@ -9,6 +9,7 @@ from typing import Any
 
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.quantization.architecture import WORTH_SAYING, described_share
 from quail_lightning.results import Measure, ResultRow, Undefined, read_results
 
 # of the formats that transformers does not load by itself; the kernel it chooses on a CPU may round differently
@@ -34,8 +35,8 @@ def model_card(
     Args:
         model: the checkpoint that was quantized; results are looked for in its folder and the one above.
         provenance: what was noted beside it; empty where it is not one of ours.
-        made: ``precision``, ``dtype``, ``quantizer`` (its config file), ``simulated`` and, for AWQ and GPTQ, the
-            ``backend``.
+        made: ``precision``, ``dtype``, ``quantizer`` (its config file), ``simulated``, the ``share`` of the body's
+            weights that is quantized and, for AWQ and GPTQ, the ``backend``.
         calibration: what the quantizer was calibrated on; None where it needs nothing.
     """
     base = provenance.get("target") or model
@@ -46,6 +47,10 @@ def model_card(
         f"## Method\n\n{_method(provenance)}",
         f"## Quantizer\n\n```yaml\n{made['quantizer'].strip()}\n```",
     ]
+    rest = ", the rest kept in 16 bits" if made["share"] < WORTH_SAYING else ""
+    parts.append(
+        f"Quantized: {described_share(made['share'])}{rest}; embeddings, head, norms and biases never are."
+    )
     if made["simulated"]:
         parts.append(
             "The grid is simulated: weights are rounded to it and stored in 16 or 32 bits, so the checkpoint is "

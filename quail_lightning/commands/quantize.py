@@ -19,7 +19,7 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.models.checkpoint import load_config, load_model, read_provenance, save_model
-from quail_lightning.quantization import Awq, Gptq, Uniform, load_quantizer
+from quail_lightning.quantization import Awq, Gptq, Uniform, check_quantizers, described_share, load_quantizer
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -55,6 +55,7 @@ def quantize(
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
+    share = check_quantizers(config, {to: quantizer}, getattr(torch, dtype))[to]
     tokenizer = load_tokenizer(model)
     tokens = None
     if quantizer.needs_calibration:
@@ -73,11 +74,12 @@ def quantize(
         "calibration": asdict(calibration) if quantizer.needs_calibration else None,
         "simulated": isinstance(quantizer, Uniform),
         "backend": quantizer.backend if isinstance(quantizer, Awq | Gptq) else None,
+        "share": share,
     }
     provenance = read_provenance(Path(model)) or {}
     card = model_card(model, provenance, made, calibration if quantizer.needs_calibration else None)
     save_model(quantized, tokenizer, out, provenance | {"quantized": made}, card)
-    print(f"saved: {out} ({to}, {_gib(out)})")
+    print(f"saved: {out} ({to}, {_gib(out)}, {described_share(share)} quantized)")
     if made["simulated"]:
         print(
             f"{to} is simulated: the weights are rounded to its grid and stored in {dtype}, at full size; no "

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from quail_lightning.data.opening import opening_tokens
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 
@@ -69,7 +70,7 @@ def calibration_tokens(
 
     Args:
         request: which text and how much.
-        tokenizer: the model's; each window cut from text opens with its BOS where it has one.
+        tokenizer: the model's; each window cut from text opens as ``opening_tokens`` says.
         positions: the model's positions; None where it has no limit.
         sets: ``retain`` and ``forget`` → [n, time] token windows; needed for those sources only.
 
@@ -116,7 +117,7 @@ def _general_text(request: CalibrationRequest) -> str:
 
 def _cut(text: str, tokenizer: Any, length: int) -> Tensor:
     """[n, length]: whole windows only, so that no text is shown twice."""
-    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    opening = opening_tokens(tokenizer)
     tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     run = length - len(opening)
     count = len(tokens) // run

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from quail_lightning.data.opening import opening_tokens
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, VerbatimPrompt
 from quail_lightning.errors import InputError
 
@@ -22,7 +23,7 @@ def records_from_windows(
     membership texts are whole windows. At most 100 of each, evenly spread over the windows given.
 
     Args:
-        forget: [windows, time] token windows that open with BOS.
+        forget: [windows, time] token windows of ``token_windows``.
         retain: likewise, of the retain set.
         holdout: likewise, of texts that no model was trained on; None leaves the membership attack out.
         tokenizer: the one that cut them.
@@ -40,13 +41,13 @@ def records_from_windows(
         )
     back = {(2 * number + 1) * len(forget) // (2 * held_back) for number in range(held_back)}
     forget = forget[[number for number in range(len(forget)) if number not in back]]
-    half = forget.shape[1] // 2
+    half, first = forget.shape[1] // 2, len(opening_tokens(tokenizer))
 
     def decode(tokens: Tensor) -> str:
         return tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
 
     def members(windows: Tensor) -> tuple[str, ...]:
-        return tuple(decode(window[1:]) for window in spread(windows, MOST_RECORDS))
+        return tuple(decode(window[first:]) for window in spread(windows, MOST_RECORDS))
 
     note = (
         f"Verbatim prompts and membership texts are cut from windows of {forget.shape[1]} tokens, not the "
@@ -56,7 +57,7 @@ def records_from_windows(
         note = f"Verbatim prompts are cut from windows of {forget.shape[1]} tokens."
     return EvaluationRecords(
         verbatim=tuple(
-            VerbatimPrompt(decode(window[1:half]), decode(window[half : half + TRUTH_TOKENS]))
+            VerbatimPrompt(decode(window[first:half]), decode(window[half : half + TRUTH_TOKENS]))
             for window in spread(forget, MOST_RECORDS)
         ),
         membership=(

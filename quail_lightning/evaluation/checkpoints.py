@@ -23,7 +23,7 @@ from quail_lightning.evaluation.finished import FinishedMetrics, parts
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
-from quail_lightning.quantization import Quantizer, load_quantizer
+from quail_lightning.quantization import Quantizer, check_quantizers, load_quantizer
 from quail_lightning.results import Measure
 
 if TYPE_CHECKING:
@@ -110,11 +110,14 @@ class CheckpointJudge:
     calibration: CalibrationRequest
     _cut: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def check(self, model: str, records: EvaluationRecords, precisions: Sequence[Precision]) -> None:
-        """Refuse what the model cannot be judged with, before a weight is loaded."""
-        self.suite.check(records, {}, load_tokenizer(model), load_config(model))
+    def check(self, model: str, records: EvaluationRecords, precisions: Sequence[Precision]) -> dict[str, float]:
+        """Refuse what the model cannot be judged with, before a weight is loaded; see ``check_quantizers``."""
+        config = load_config(model)
+        self.suite.check(records, {}, load_tokenizer(model), config)
+        shares = check_quantizers(config, {precision.name: precision.quantizer for precision in precisions})
         if any(precision.quantizer.needs_calibration for precision in precisions):
             self._calibration_tokens(model)
+        return shares
 
     def judge(
         self, model: str, records: EvaluationRecords, precisions: Sequence[Precision], progress: Progress

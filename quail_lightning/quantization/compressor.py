@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader
 from quail_lightning.errors import InputError
 from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
+from quail_lightning.quantization.computing import cast_weights, computing, unpack
 from quail_lightning.quantization.protocol import PreTrainedModel
+from quail_lightning.quantization.smoothing import Method, refuse_changed_layers
 from quail_lightning.terminal import transient_bars
 
 
@@ -53,35 +55,35 @@ def demand_calibration(calibration: Tensor | None, method: str) -> Tensor:
 
 
 def compress(
-    model: PreTrainedModel, modifiers: Callable[[], list[Any]], calibration: Tensor | None, method: str
+    model: PreTrainedModel,
+    modifiers: Callable[[], list[Any]],
+    tokens: Tensor,
+    smoothing: Method | None = None,
 ) -> PreTrainedModel:
     """A packed copy of a model.
 
     Args:
         model: unchanged.
         modifiers: makes llm-compressor's recipe; called after its import.
-        calibration: [windows, time] token ids; the windows are shown one at a time.
-        method: named in errors.
+        tokens: [windows, time] token ids of the calibration; the windows are shown one at a time.
+        smoothing: what moves factors between layers before they are quantized, which is checked.
 
     Returns:
         the copy, on the model's device, in its dtype and mode.
 
     Raises:
-        InputError: calibration is missing, weights that are not finite, or other layers than the linear ones of
-            the body were quantized.
+        InputError: weights that are not finite, smoothing that changes the model, or
+            other layers than the linear ones of the body were quantized.
     """
-    tokens = demand_calibration(calibration, method)
-    from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
-
     linears = quantized_linears(model)
     refuse_non_finite(linears)
-    with isolate_rng(), _undisturbed(), tempfile.TemporaryDirectory() as folder:
+    with undisturbed(), tempfile.TemporaryDirectory() as folder:
         from compressed_tensors.compressors import ModelCompressor
         from compressed_tensors.offload import remove_dispatch
         from llmcompressor import oneshot
 
         working = copy.deepcopy(model).eval().requires_grad_(False)
-        _cast(working, compute_dtype(model.dtype, model.device))
+        cast_weights(working, compute_dtype(model.dtype, model.device))
         # oneshot reads the config of the folder that the model names; what it names now may be gone, or the hub
         model.config.save_pretrained(folder)
         working.config._name_or_path = folder
@@ -91,20 +93,32 @@ def compress(
             oneshot(model=working, recipe=modifiers(), **settings)
         finally:
             _forget_session()
+        _restore_norms(model, working)
+        if smoothing is not None:
+            with computing(model):
+                refuse_changed_layers(model, working, tokens[0], smoothing)
         compressor = ModelCompressor.from_pretrained_model(working)
         compressor.compress_model(working)
-        _cast(working, model.dtype)
+        cast_weights(working, model.dtype)
         compressor.update_config(folder)
         packing = json.loads((Path(folder) / "config.json").read_text("utf-8"))["quantization_config"]
         remove_dispatch(working)  # calibration leaves one behind; parameters are plain tensors after it
         return _assembled(model, working, packing, {name for name, _ in linears})
 
 
-def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Weights, norms and scales in ``dtype``, in place; packed integers and buffers stay as they are."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+def _restore_norms(model: PreTrainedModel, working: PreTrainedModel) -> None:
+    """Undo what llm-compressor does to norms that scale by 1 + weight (Gemma) in passing.
+
+    It adds 1 and takes it off again, which rounds every weight to a multiple of the dtype's step at 1.
+    """
+    held = dict(working.named_parameters())
+    with torch.no_grad():
+        for name, original in model.named_parameters():
+            if original.ndim == 1:
+                worked_in = held[name].dtype
+                passed = ((1 + original.float()).to(worked_in).float() - 1).to(worked_in)
+                if torch.equal(held[name].to(passed.device), passed):  # no factor was moved into it
+                    held[name].copy_(original)
 
 
 def _assembled(
@@ -148,16 +162,6 @@ def _unpack_quietly(quantized: Any) -> None:
     handle = quantized.register_forward_pre_hook(unpack_first)
 
 
-def unpack(quantized: PreTrainedModel) -> None:
-    """Unpack compressed-tensors' layers in place, as their first forward pass does; others stay as they are."""
-    packed = [part for part in quantized.modules() if getattr(part, "quantization_status", None) == "compressed"]
-    if packed:
-        from compressed_tensors.compressors.base import decompress_module
-
-        for part in packed:
-            decompress_module(part)
-
-
 def _forget_session() -> None:
     """llm-compressor keeps the model of the last call in a global session."""
     from llmcompressor.core import active_session, reset_session
@@ -167,8 +171,17 @@ def _forget_session() -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Quiet, without lasting changes to the environment, and with the CPU fault of AWQ worked around."""
+def undisturbed() -> Iterator[None]:
+    """llm-compressor imported and at work, without lasting changes to random states or environment."""
+    from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
+
+    with isolate_rng(), _quiet():
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without its notes, with the environment restored, and with the CPU fault of AWQ worked around."""
     from loguru import logger
     from transformers.utils import logging as transformers_logging
 

@@ -12,7 +12,6 @@ from torch.nn.functional import linear
 
 from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.sharded import is_sharded
-from quail_lightning.quantization.compressor import unpack
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 
@@ -40,6 +39,23 @@ def computing(model: PreTrainedModel) -> Iterator[None]:
                 restored.callback(_cast, parameter, parameter.dtype)
                 _cast(parameter, torch.float32)
         yield
+
+
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Weights, norms and scales in ``dtype``, in place; packed integers and buffers stay as they are."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            _cast(parameter, dtype)
+
+
+def unpack(quantized: PreTrainedModel) -> None:
+    """Unpack compressed-tensors' layers in place, as their first forward pass does; others stay as they are."""
+    packed = [part for part in quantized.modules() if getattr(part, "quantization_status", None) == "compressed"]
+    if packed:
+        from compressed_tensors.compressors.base import decompress_module
+
+        for part in packed:
+            decompress_module(part)
 
 
 def _cast(parameter: nn.Parameter, dtype: torch.dtype) -> None:

@@ -69,6 +69,6 @@ def _named_class(described: object) -> type[Quantizer]:
         raise TypeError(f"it holds {', '.join(map(str, sorted(unknown)))} beside class_path and init_args")
     module, _, name = str(described["class_path"]).rpartition(".")
     found = getattr(import_module(module), name, None) if module else None
-    if not isinstance(found, type) or not hasattr(found, "quantize"):
-        raise TypeError(f"{described['class_path']!r} is no class with a quantize method")
+    if not isinstance(found, type) or not hasattr(found, "quantize") or not hasattr(found, "targets"):
+        raise TypeError(f"{described['class_path']!r} is no class with a quantize method and a targets method")
     return found

@@ -166,7 +166,8 @@ class UnlearningModule(LightningModule):
             for layer in self.adversary.layers if self.adversary is not None else ():
                 layer_number(layer, text.num_hidden_layers)
             checks.check_names(self.trainable, self.target)
-            checks.check_measured_step(self.hinge)
+            checks.check_saliency(self.saliency, self.target)
+            checks.check_measured_step(self.hinge, self.target)
             sizes = Sizes(text.vocab_size, text.hidden_size)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, sizes, self._head_dtype())

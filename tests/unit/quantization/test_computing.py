@@ -7,7 +7,7 @@ import torch
 
 from quail_lightning.models.arithmetic import OVERRIDE
 from quail_lightning.quantization import computing, load_quantizer
-from quail_lightning.quantization.compressor import unpack
+from quail_lightning.quantization.computing import unpack
 
 IDS = torch.tensor([[1, 5, 9, 2, 40, 3, 7, 7]])
 TOKENS = torch.arange(128).reshape(4, 32) % 64
