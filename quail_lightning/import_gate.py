@@ -76,7 +76,7 @@ def close_gate() -> None:
     # else a class_path is built wherever any value is accepted; addresses are read only from files
     set_parsing_settings(instantiate_subclass_spec_in_any=False, config_read_mode_fsspec_enabled=False)
     for module in (_typehints, _actions):
-        module.import_object = import_class
+        setattr(module, "import_object", import_class)  # noqa: B010 (they do not export it)
     _typehints.adapt_typehints = _adapt_expected
     _loaders_dumpers.yaml_load = _load_bounded  # of single values; the loader is of files
     set_loader("yaml", _load_bounded, (yaml.YAMLError,))
@@ -123,7 +123,7 @@ def _check_installed(path: str, given: str) -> None:
         spec = find_spec(names[0]) if names[0] else None
     except ValueError:  # of a program's own main module, for one
         raise _refused(f"{names[0]!r} is no installed package", given) from None
-    for number, name in enumerate(names[1:], 2):
+    for number in range(2, len(names) + 1):
         if spec is None:
             return  # the import says so better
         if not _is_installed(spec):
@@ -133,7 +133,7 @@ def _check_installed(path: str, given: str) -> None:
 
 
 def _is_installed(spec: ModuleSpec) -> bool:
-    roots = [PACKAGE, *(entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages"))]
+    roots = [PACKAGE, *(path for path in map(Path, sys.path) if path.name in ("site-packages", "dist-packages"))]
     # a package without __init__.py may be spread over several folders
     places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
     return bool(places) and all(any(Path(place).is_relative_to(root) for root in roots) for place in places)

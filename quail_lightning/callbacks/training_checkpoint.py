@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.durable import is_disk_full, publish
@@ -27,6 +28,7 @@ from quail_lightning.training_state import (
 )
 from quail_lightning.training_state.choosing import check_intact
 from quail_lightning.training_state.folders import checkpoint_folder, remove_old
+from quail_lightning.training_state.shards import check_not_pickled, write_without_pickles
 from quail_lightning.unlearning.preparation import origin, preparation, restore_preparation
 
 RUN = "run.json"
@@ -68,7 +70,10 @@ class TrainingCheckpoint(Callback):
         """Refuse a damaged checkpoint, and one of another run, before a weight is loaded."""
         if stage != "fit":
             return
-        trainer.strategy.checkpoint_io = SafetensorsIO()
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            write_without_pickles(trainer.strategy)
+        else:
+            trainer.strategy.checkpoint_io = SafetensorsIO()
         self._checked = self._max_steps = self._saved_inside = None
         if trainer.is_global_zero:
             self._origin = json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str))
@@ -87,6 +92,7 @@ class TrainingCheckpoint(Callback):
         folder = Path(trainer.ckpt_path)
         try:
             check_intact(folder)
+            check_not_pickled(folder)
             kept = json.loads((folder / RUN).read_bytes())
             _check_same_run(kept["origin"], self._origin, folder)
             if kept.get("inside_epoch") and -1 < trainer.max_steps <= kept["optimizer_steps"]:
