@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from quail_lightning.allowed_code import FLAG, code_allowed
+from quail_lightning.bounded_yaml import check_config
 from quail_lightning.config_files import find_config
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.terminal import quiet_libraries
@@ -98,9 +100,15 @@ def _resolve_configs(arguments: list[str]) -> list[str]:
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-c") and equals:
-            resolved.append(f"{name}={find_config(value)}")
+            resolved.append(f"{name}={_readable(value)}")
         elif position and arguments[position - 1] in ("--config", "-c"):
-            resolved.append(str(find_config(argument)))
+            resolved.append(str(_readable(argument)))
         else:
             resolved.append(argument)
     return resolved
+
+
+def _readable(name: str) -> Path:
+    path = find_config(name)
+    check_config(path)
+    return path

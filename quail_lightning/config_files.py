@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from quail_lightning.bounded_yaml import check_config
 from quail_lightning.errors import InputError
 
 
@@ -25,14 +24,12 @@ def find_config(name: str) -> Path:
     says so where a file of the user's stands before a shipped one.
 
     Raises:
-        InputError: naming every folder that was searched and the nearest existing names; or the file is no YAML
-            of bounded size.
+        InputError: naming every folder that was searched and the nearest existing names.
     """
     places = [Path(), Path("configs"), shipped_folder()]
     for place in places:
         candidate = place / name
         if candidate.is_file():
-            check_config(candidate)
             shipped = shipped_folder() / name
             if shipped.is_file() and not candidate.samefile(shipped):
                 _say_that_it_stands_before(candidate)

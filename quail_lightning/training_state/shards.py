@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, FileSystemWriter, Metadata
 from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -102,8 +103,17 @@ def _load(strategy: ModelParallelStrategy, path: Any, weights_only: bool | None 
 
 
 def read_shards(state: dict[str, Any], folder: Path) -> None:
-    """Fill a (nested) dictionary of tensors and plain values from a folder of shards, in place."""
-    dcp.load(state, storage_reader=JsonReader(folder), planner=PlainValues())
+    """Fill a (nested) dictionary of tensors and plain values from a folder of shards, in place.
+
+    Raises:
+        InputError: the shards are not such a dictionary's, or hold something else than tensors and plain values.
+    """
+    try:
+        dcp.load(state, storage_reader=JsonReader(folder), planner=PlainValues())
+    except CheckpointException as error:
+        rank, (problem, _) = next(iter(error.failures.items()))
+        said = str(problem).strip().splitlines() or [type(problem).__name__]
+        raise InputError(f"process {rank} cannot read the shards of {folder} ({said[0]})") from error
 
 
 class JsonWriter(FileSystemWriter):
