@@ -28,7 +28,6 @@ from quail_lightning.training_state import (
 )
 from quail_lightning.training_state.choosing import check_intact
 from quail_lightning.training_state.folders import checkpoint_folder, remove_old
-from quail_lightning.training_state.shards import check_not_pickled, write_without_pickles
 from quail_lightning.unlearning.preparation import origin, preparation, restore_preparation
 
 RUN = "run.json"
@@ -71,6 +70,8 @@ class TrainingCheckpoint(Callback):
         if stage != "fit":
             return
         if isinstance(trainer.strategy, ModelParallelStrategy):
+            from quail_lightning.training_state.shards import write_without_pickles  # 0.3 s of imports
+
             write_without_pickles(trainer.strategy)
         else:
             trainer.strategy.checkpoint_io = SafetensorsIO()
@@ -92,7 +93,6 @@ class TrainingCheckpoint(Callback):
         folder = Path(trainer.ckpt_path)
         try:
             check_intact(folder)
-            check_not_pickled(folder)
             kept = json.loads((folder / RUN).read_bytes())
             _check_same_run(kept["origin"], self._origin, folder)
             if kept.get("inside_epoch") and -1 < trainer.max_steps <= kept["optimizer_steps"]:

@@ -221,7 +221,9 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
 def _execute(arguments: Sequence[str]) -> int:
     """A process of its own for each fold: nothing of one is left in the next. SIGTERM is passed on to it."""
     allowed = [FLAG] if is_code_allowed() else []
-    process = subprocess.Popen([sys.executable, "-m", "quail_lightning", *arguments, *allowed])
+    # -P: Python's own start would import from the current folder, which may be a colleague's
+    safe = [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]
+    process = subprocess.Popen([sys.executable, *safe, "-m", "quail_lightning", *arguments, *allowed])
 
     def end(number: int, frame: object) -> None:
         process.terminate()

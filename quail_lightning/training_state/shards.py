@@ -32,12 +32,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from quail_lightning.allowed_code import code_refused, is_code_allowed
 from quail_lightning.errors import InputError
+from quail_lightning.training_state.choosing import SHARDS, check_not_pickled, is_pickled
 from quail_lightning.training_state.tensors_and_json import SafetensorsIO
-
-SHARDS = "shards.json"
-PICKLED = ".metadata"  # torch's own description of the shards
 
 
 def write_without_pickles(strategy: ModelParallelStrategy) -> None:
@@ -57,19 +54,6 @@ def write_without_pickles(strategy: ModelParallelStrategy) -> None:
     setattr(strategy, "load_checkpoint", partial(_load, strategy))  # noqa: B010
 
 
-def check_not_pickled(folder: Path) -> None:
-    """Refuse the checkpoint of an earlier version, which pickled what describes the shards.
-
-    Raises:
-        InputError: it is one, and no code is allowed.
-    """
-    if _is_pickled(folder) and not is_code_allowed():
-        raise code_refused(
-            "the checkpoint was written by an earlier version, and its pickled parts may run any program",
-            str(folder),
-        )
-
-
 def _save(
     strategy: ModelParallelStrategy, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
 ) -> None:
@@ -85,7 +69,7 @@ def _save(
 def _load(strategy: ModelParallelStrategy, path: Any, weights_only: bool | None = None) -> dict[str, Any]:
     folder = Path(strategy.broadcast(path))
     check_not_pickled(folder)
-    if _is_pickled(folder):
+    if is_pickled(folder):
         return ModelParallelStrategy.load_checkpoint(strategy, folder, weights_only)
     module = strategy.model
     assert module is not None
@@ -153,11 +137,6 @@ class PlainValues(DefaultLoadPlanner):
         """Called for what is no tensor, such as the learning rate."""
         place = self.mappings[read_item.dest_index.fqn]
         set_element(self.original_state_dict, place, torch.load(value, weights_only=True))
-
-
-def _is_pickled(folder: Path) -> bool:
-    """Whether torch's own description of the shards lies there, and ours does not."""
-    return (folder / PICKLED).exists() and not (folder / SHARDS).exists()
 
 
 def _described(value: Any) -> dict[str, Any] | None:

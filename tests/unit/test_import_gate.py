@@ -1,6 +1,7 @@
 """A config names classes of the expected type, of installed packages; whatever else it names is never run."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from quail_lightning.allowed_code import code_allowed
 from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.cli import main
+from quail_lightning.commands import folds
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmarks import load_benchmark
 from quail_lightning.evaluation.harness import check_task
@@ -291,6 +293,28 @@ def test_no_config_gives_the_flag(canary, monkeypatch, capsys) -> None:
     assert not canary.exists()
 
 
+def test_the_flag_reaches_the_processes_that_are_started(canary, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["quail"])
+    started = []
+
+    class Started:
+        def __init__(self, command) -> None:
+            started.append(command)
+
+        def wait(self) -> int:
+            return 0
+
+    for flag in ([], ["--allow-code"]):
+        with pytest.raises(SystemExit):  # there is no such checkpoint, which is found out after parsing
+            main(["fit", "--config=quickstart.yaml", "--ckpt_path=nowhere", *flag])
+        assert ("--allow-code" in sys.argv) == bool(flag)  # Lightning starts processes by it
+        with code_allowed(bool(flag)), monkeypatch.context() as patch:
+            patch.setattr(folds.subprocess, "Popen", Started)
+            folds._execute(["fit"])
+        assert ("--allow-code" in started[-1]) == bool(flag)
+        assert "-P" in started[-1]
+
+
 def test_a_fold_s_config_cannot_pass_as_the_flag(canary, capsys) -> None:
     (canary.parent / "--allow-code").write_text("data: evil.Data\n")
     with pytest.raises(SystemExit):
@@ -313,6 +337,14 @@ def test_the_files_of_precisions_and_benchmarks_pass_the_gate(canary) -> None:
         assert canary.exists()
         canary.unlink()
         del sys.modules["evil"]
+
+
+def test_modules_in_the_current_folder_are_not_taken_for_packages(canary) -> None:
+    for name in ("yaml", "torch", "lightning", "jsonargparse", "difflib"):
+        (canary.parent / f"{name}.py").write_text(EVIL.format(canary=str(canary)))
+    finished = subprocess.run([sys.executable, "-m", "quail_lightning"], capture_output=True, text=True)
+    assert finished.stdout.startswith("usage: quail VERB"), finished.stderr
+    assert not canary.exists()
 
 
 def test_the_harness_s_task_files_need_the_flag(tmp_path) -> None:

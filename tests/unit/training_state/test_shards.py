@@ -11,9 +11,9 @@ from torch.distributed import checkpoint as dcp
 
 from quail_lightning.allowed_code import code_allowed
 from quail_lightning.errors import InputError
+from quail_lightning.training_state.choosing import check_not_pickled
 from quail_lightning.training_state.shards import (
     JsonWriter,
-    check_not_pickled,
     read_shards,
     write_without_pickles,
 )
