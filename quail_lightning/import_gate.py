@@ -41,7 +41,7 @@ def import_class(path: str) -> Any:
         ImportError, AttributeError, ValueError: there is nothing of this name.
     """
     if is_code_allowed():
-        return _import_object(path)
+        return _import_object(path, check_path=False)
     if isinstance(path, str):
         _check_installed(path, path)
     found = _import_object(path, check_path=False)
