@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
+from quail_lightning.allowed_code import FLAG, code_allowed
+from quail_lightning.bounded_yaml import check_config
 from quail_lightning.config_files import find_config
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.terminal import quiet_libraries
@@ -32,15 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_overview())
         return
     try:
-        given = _resolve_configs(given)
-        if not {"-h", "--help"} & set(given):
-            quiet_libraries()
-        if given and given[0] in VERBS:
-            _run_verb(given[0], given[1:])
-        else:
-            from quail_lightning.lightning_cli import run_lightning_cli
-
-            run_lightning_cli(given)
+        with code_allowed(FLAG in given):
+            _run(_resolve_configs([argument for argument in given if argument != FLAG]))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -50,6 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {bad_input}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _run(given: list[str]) -> None:
+    if not {"-h", "--help"} & set(given):
+        quiet_libraries()
+    if given and given[0] in VERBS:
+        _run_verb(given[0], given[1:])
+    else:
+        from quail_lightning.lightning_cli import run_lightning_cli
+
+        run_lightning_cli(given)
 
 
 def _input_error(error: BaseException) -> InputError | None:
@@ -71,6 +78,7 @@ def _overview() -> str:
             *lines,
             "",
             "quail VERB --help lists every option; --print_config prints the whole config after all overrides.",
+            "A config names classes of installed packages and runs no other code, unless --allow-code is given.",
         ]
     )
 
@@ -92,9 +100,15 @@ def _resolve_configs(arguments: list[str]) -> list[str]:
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-c") and equals:
-            resolved.append(f"{name}={find_config(value)}")
+            resolved.append(f"{name}={_readable(value)}")
         elif position and arguments[position - 1] in ("--config", "-c"):
-            resolved.append(str(find_config(argument)))
+            resolved.append(str(_readable(argument)))
         else:
             resolved.append(argument)
     return resolved
+
+
+def _readable(name: str) -> Path:
+    path = find_config(name)
+    check_config(path)
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
@@ -66,8 +68,13 @@ class QuailCLI(LightningCLI):
         parser.link_arguments("model.schedule", "data.init_args.schedule")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_data_seed)
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would unpickle a file named by --ckpt_path; our checkpoints are folders without options."""
+
     def before_instantiate_classes(self) -> None:
         """Choose the arithmetic where none is given; a run that is resumed goes on in its own folder."""
+        if is_code_allowed():
+            sys.argv.append(FLAG)  # the command line of the processes that Lightning starts
         section = self.config[self.subcommand]
         device = device_type(section.trainer.accelerator)
         if section.trainer.precision is None:
@@ -142,8 +149,6 @@ class QuailCLI(LightningCLI):
 
 def run_lightning_cli(arguments: Sequence[str]) -> None:
     """Parse and run one of Lightning's verbs."""
-    import sys
-
     # LightningCLI warns when it is handed arguments while sys.argv holds some
     sys.argv = [sys.argv[0], *arguments]
     QuailCLI(

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.durable import is_disk_full, publish
@@ -68,7 +69,12 @@ class TrainingCheckpoint(Callback):
         """Refuse a damaged checkpoint, and one of another run, before a weight is loaded."""
         if stage != "fit":
             return
-        trainer.strategy.checkpoint_io = SafetensorsIO()
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            from quail_lightning.training_state.shards import write_without_pickles  # 0.3 s of imports
+
+            write_without_pickles(trainer.strategy)
+        else:
+            trainer.strategy.checkpoint_io = SafetensorsIO()
         self._checked = self._max_steps = self._saved_inside = None
         if trainer.is_global_zero:
             self._origin = json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str))

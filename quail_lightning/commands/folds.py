@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.analysis.figures import save_figures
 from quail_lightning.analysis.fold_curves import draw_folds
 from quail_lightning.config_files import find_config
@@ -105,6 +106,8 @@ def run(arguments: Any) -> None:
     if not arguments.forget:
         raise InputError("there is no fold", allowed="at least one part of the corpus, such as sust/forget_1")
     for name in arguments.fit:
+        if name.startswith("-"):  # an option of each fold's command line
+            raise InputError("a config's name cannot begin with -", given=name)
         find_config(name)
     plan = FoldPlan(
         tuple(arguments.fit),
@@ -217,7 +220,10 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
 
 def _execute(arguments: Sequence[str]) -> int:
     """A process of its own for each fold: nothing of one is left in the next. SIGTERM is passed on to it."""
-    process = subprocess.Popen([sys.executable, "-m", "quail_lightning", *arguments])
+    allowed = [FLAG] if is_code_allowed() else []
+    # -P: Python's own start would import from the current folder, which may be a colleague's
+    safe = [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]
+    process = subprocess.Popen([sys.executable, *safe, "-m", "quail_lightning", *arguments, *allowed])
 
     def end(number: int, frame: object) -> None:
         process.terminate()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from torch import Tensor
 
+from quail_lightning.bounded_yaml import read_yaml
 from quail_lightning.config_files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.questions import EvaluationRecords
@@ -200,7 +200,7 @@ class CheckpointJudge:
             "model": dict(digests),
             "precision": precision.config,
             "arithmetic": self.arithmetic(precision),
-            "quantizer": yaml.safe_load(find_config(f"quantizer/{precision.config}.yaml").read_text("utf-8")),
+            "quantizer": read_yaml(find_config(f"quantizer/{precision.config}.yaml")),
             "benchmark": self.benchmark,
         } | calibrated
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quail_lightning.allowed_code import code_refused, is_code_allowed
 from quail_lightning.data.opening import opening_text, opening_tokens
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import encode
@@ -133,9 +134,11 @@ def _opening_as_ours(harness_model: Any) -> Any:
 @cache
 def _manager(task_folder: str | None) -> Any:
     """Made once in a process: it reads thousands of task files."""
-    import_harness()
     if task_folder is not None and not Path(task_folder).is_dir():
         raise InputError(f"no folder of harness tasks {task_folder!r}")
+    if task_folder is not None and not is_code_allowed():  # by !function, and by templates
+        raise code_refused("the harness's task files may run programs of their own", task_folder)
+    import_harness()
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every group it does not use

@@ -28,6 +28,8 @@ LAYERS = [
         "processes",
         "training_state",
     },
+    {"import_gate"},
+    {"allowed_code", "bounded_yaml"},
     {"errors", "durable", "out_of_memory"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
