@@ -11,6 +11,8 @@ from quail_lightning.allowed_code import FLAG, code_allowed
 from quail_lightning.bounded_yaml import check_config
 from quail_lightning.config_files import find_config
 from quail_lightning.errors import InputError, RunError
+from quail_lightning.locks import released_afterwards
+from quail_lightning.parent import end_with_parent
 from quail_lightning.terminal import quiet_libraries
 
 TRAINER_VERBS = {
@@ -24,12 +26,14 @@ VERBS = {
     "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
     "evaluate": "judge saved models on a benchmark, or score a published log again",
     "folds": "unlearn several forget sets in turn (MUSE's sustainability and scalability)",
+    "clean": "list, and with --yes remove, what private text can be read back from",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; bad input ends with its message and exit status 2, a run that cannot go on with 1."""
+    end_with_parent()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
@@ -91,7 +95,8 @@ def _run_verb(verb: str, arguments: list[str]) -> None:
     parser.add_argument("-c", "--config", action="config", help="config file; several merge key by key")
     command.add_arguments(parser)
     parsed = parser.parse_args(arguments)
-    command.run(parser.instantiate_classes(parsed))
+    with released_afterwards():
+        command.run(parser.instantiate_classes(parsed))
 
 
 def _resolve_configs(arguments: list[str]) -> list[str]:

@@ -23,7 +23,6 @@ from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.evaluation.finished import digest
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
@@ -46,6 +45,7 @@ from quail_lightning.unlearning.export import judged_checkpoint, judged_copy
 from quail_lightning.unlearning.fitting import judging_of
 from quail_lightning.unlearning.memory_plan import Judging
 from quail_lightning.unlearning.sharding import shards
+from quail_lightning.vouched import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

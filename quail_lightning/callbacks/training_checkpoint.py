@@ -18,6 +18,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.durable import is_disk_full, publish
 from quail_lightning.errors import InputError, RunError
+from quail_lightning.masking import masked
+from quail_lightning.privacy import make_private, private_folder
 from quail_lightning.run_folder import run_folder
 from quail_lightning.training_state import (
     SafetensorsIO,
@@ -77,7 +79,8 @@ class TrainingCheckpoint(Callback):
             trainer.strategy.checkpoint_io = SafetensorsIO()
         self._checked = self._max_steps = self._saved_inside = None
         if trainer.is_global_zero:
-            self._origin = json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str))
+            described = json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str))
+            self._origin = masked(described)
         self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
@@ -179,7 +182,7 @@ class TrainingCheckpoint(Callback):
         if trainer.is_global_zero:
             for left in (partial, folder):  # of a run that was killed, or gone on with from before this step
                 shutil.rmtree(left, ignore_errors=True)
-            partial.mkdir(parents=True)
+            private_folder(partial, partial.parent)
         trainer.strategy.barrier()
         try:
             trainer.save_checkpoint(partial)
@@ -198,6 +201,8 @@ class TrainingCheckpoint(Callback):
                 }
                 (partial / RUN).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
                 write_manifest(partial)
+                for path in partial.rglob("*"):
+                    make_private(path)
                 publish(partial, folder)
                 remove_old(run, self.keep)
         except Exception as error:
@@ -260,6 +265,7 @@ def _to_be_logged(trainer: Trainer) -> dict[str, float]:
 
 
 def _check_same_run(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    then = masked(then)  # an earlier version kept secrets, too
     differing = [name for name in now if then.get(name) != now[name]]
     if differing:
         changes = ", ".join(f"{name}: {then.get(name)!r} then, {now[name]!r} now" for name in differing)

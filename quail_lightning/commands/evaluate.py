@@ -20,7 +20,11 @@ from quail_lightning.evaluation.privleak import privleak_measure, published_auc_
 from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.leftovers import say_what_is_left
+from quail_lightning.locks import hold
+from quail_lightning.masking import masked
 from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.privacy import private_folder
 from quail_lightning.quantization import partly_quantized
 from quail_lightning.results import Estimate, ResultRow, measure_as_json, write_results
 
@@ -102,7 +106,10 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
     )
     precisions = load_precisions(arguments.precisions, arguments.protocol)
     device = _device(arguments.device)
-    judge = CheckpointJudge(suite, benchmark.name, Path(arguments.finished), device, arguments.calibration)
+    root = Path(arguments.finished)
+    if root.exists() and not root.is_dir():
+        raise InputError("--finished names a file", given=str(root), allowed="a folder, which is made if need be")
+    judge = CheckpointJudge(suite, benchmark.name, root, device, arguments.calibration)
     named = dict.fromkeys(filter(None, [arguments.retrained, *arguments.models]))
     records = {model: benchmark.read_records(arguments.corpus, model) for model in named}
     told = [
@@ -113,6 +120,7 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
             describe_opening(load_tokenizer(model)),
         )
     ]
+    hold(private_folder(root, root), f"the folder of finished evaluations {root}", shared=True)
     sixteen = next((p for p in precisions if p.config in ("bf16", "fp16")), load_precisions(["bf16"], "paper")[0])
     judged: dict[str, dict[str, Judged]] = {}
     with tqdm(leave=False) as bar:
@@ -154,9 +162,10 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
             "note": note,
             "arithmetic": arithmetic,
         }
-        write_json(Path(arguments.json), run_as | {"rows": content})
+        write_json(Path(arguments.json), masked(run_as) | {"rows": content})
     if arguments.out is not None:
         write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic})
+    say_what_is_left([root])
 
 
 def _auc_retrain(model: str, benchmark: Benchmark, protocol: Protocol, retrained: Judged | None) -> float | None:

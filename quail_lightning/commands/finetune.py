@@ -12,13 +12,14 @@ from typing import Any, Literal, Protocol
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.data.sets import Documents, Windows
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import FinetuningModule, Optimization
+from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
 from quail_lightning.models.checkpoint import (
     check_fits,
@@ -121,6 +122,7 @@ def is_made(recipe: FinetuneRecipe, data: TrainingText, sets: Sets, out: Path) -
     return out.exists() and _is_reusable(out, _provenance(recipe, data, sets))
 
 
+@released_afterwards()
 def finetune(
     recipe: FinetuneRecipe,
     data: TrainingText,
@@ -130,6 +132,8 @@ def finetune(
     alone: bool = False,
 ) -> bool:
     """Make the model and save it, unless ``out`` holds just this model already.
+
+    Where another job is making ``out`` at the same time, one that works alone waits for it; any other is refused.
 
     Args:
         recipe: how.
@@ -143,11 +147,16 @@ def finetune(
         whether a model was made; False where the one at hand was reused.
 
     Raises:
-        InputError: ``out`` holds something else; nothing is overwritten.
+        InputError: ``out`` holds something else, which stays, or another process is making it.
     """
     provenance = _provenance(recipe, data, sets)  # of what is read now, whatever changes on disk while training
     if out.exists() and _is_reusable(out, provenance):
         return False
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        hold(lock_beside(out), str(out), wait=alone)
+        if out.exists() and _is_reusable(out, provenance):
+            return False
     device = device_type(hardware.accelerator)
     precision = recipe.precision or training_precision(device)
     if notice := emulation_notice(precision, device):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.data.calibration import CalibrationRequest
+from quail_lightning.errors import InputError
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.quantization.architecture import WORTH_SAYING, described_share
 from quail_lightning.results import Measure, ResultRow, Undefined, read_results
@@ -84,7 +85,10 @@ def _method(provenance: Mapping[str, Any]) -> str:
 def _metrics(model: Path, precision: str) -> str:
     """The table of the last epoch's rows at 16 bits and at this precision, where the run left results."""
     folder = next((place for place in (model, model.parent) if (place / "results.json").is_file()), None)
-    rows = [] if folder is None else [row for row in read_results(folder) if row.model == "unlearned"]
+    try:
+        rows = [] if folder is None else [row for row in read_results(folder) if row.model == "unlearned"]
+    except InputError as problem:
+        return f"Not known: {problem.fact}."
     if not rows:
         return "Not known: no results.json of an unlearning run beside or above the model."
     last = max(row.epoch or 0 for row in rows)

@@ -91,7 +91,7 @@ def _short_answer(found: Located) -> ShortAnswer:
     ):
         raise InputError(
             f"{found.place} has the wrong form",
-            given=sorted(record) or found.record,
+            given=None if record else type(found.record).__name__,
             allowed="objects with the string question, and answer or answers",
         )
     return ShortAnswer(question, tuple(answers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,9 @@ import torch
 
 from quail_lightning.durable import publish
 from quail_lightning.errors import InputError
+from quail_lightning.locks import hold, lock_beside, released_afterwards
+from quail_lightning.masking import masked
+from quail_lightning.privacy import share_by_umask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -62,6 +66,8 @@ def save_model(
 ) -> None:
     """Write model, tokenizer and ``provenance.json`` to a folder that does not exist yet, whole or not at all.
 
+    Others may read it as the umask has it.
+
     Args:
         model: as it is to be loaded again.
         tokenizer: its own.
@@ -75,14 +81,20 @@ def save_model(
     if folder.exists():
         raise InputError(f"{folder} exists already", remedy="Name another folder, or remove it first")
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2, default=str) + "\n", "utf-8")
-    if card is not None:
-        (partial / "README.md").write_text(card, "utf-8")
-    publish(partial, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with released_afterwards():
+        hold(lock_beside(folder), str(folder))
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        mode = stat.S_IMODE(partial.stat().st_mode)  # what the umask leaves
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        noted = masked(provenance)
+        (partial / PROVENANCE).write_text(json.dumps(noted, indent=2, default=str) + "\n", "utf-8")
+        if card is not None:
+            (partial / "README.md").write_text(card, "utf-8")
+        share_by_umask(partial, mode)
+        publish(partial, folder)
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:

@@ -1,7 +1,9 @@
 """Whole commands, as a user types them."""
 
+import contextlib
 import json
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +60,8 @@ def quickstart(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["quail"])
-        run("fit", "--config", "quickstart.yaml", *SMALL)
+        with (folder / "said").open("w") as said, contextlib.redirect_stdout(said):
+            run("fit", "--config", "quickstart.yaml", *SMALL)
     return folder
 
 
@@ -74,6 +77,30 @@ def test_quickstart_makes_corpus_models_table_and_export(quickstart):
     hinge = read_provenance(folder / "model")["terms"]["hinge"]
     assert hinge["class"] == "LogitHinge"
     assert hinge["step"] == 1.0
+
+
+def test_a_fit_says_where_the_text_can_still_be_read_and_keeps_that_private(quickstart, capfd):
+    (said,) = [line for line in (quickstart / "said").read_text().splitlines() if "private text" in line]
+    (cache,) = (quickstart / "checkpoints/reference-cache").iterdir()
+    assert f"checkpoints/reference-cache/{cache.name}" in said
+    assert said.endswith(f"quail clean checkpoints/reference-cache/{cache.name} --yes")
+    assert all(
+        stat.S_IMODE(path.stat().st_mode) in (0o600, 0o700) for path in (cache.parent, cache, *cache.iterdir())
+    )
+    run_folder = quickstart / "logs/quickstart/version_0"
+    assert not (run_folder / ".lock").exists()
+    assert stat.S_IMODE((run_folder / "config.yaml").stat().st_mode) == 0o600
+    assert stat.S_IMODE((run_folder / "model/model.safetensors").stat().st_mode) == 0o666 & ~umask_of(quickstart)
+    run("clean")
+    listed = capfd.readouterr().out
+    assert cache.name in listed
+    assert "Nothing was removed" in listed
+    assert cache.is_dir()
+
+
+def umask_of(folder):
+    (folder / "by_umask").touch()
+    return 0o666 & ~stat.S_IMODE((folder / "by_umask").stat().st_mode)
 
 
 def test_tensorboard_shows_the_losses_and_the_judgement(quickstart):

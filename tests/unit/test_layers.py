@@ -11,6 +11,7 @@ LAYERS = [
     {"cli"},
     {"lightning_cli"},
     {"commands"},
+    {"leftovers"},
     {"analysis", "callbacks"},
     {"unlearning", "finetuning", "evaluation", "comparison"},
     {"reference", "quantization"},
@@ -28,9 +29,11 @@ LAYERS = [
         "processes",
         "training_state",
     },
+    {"privacy"},
     {"import_gate"},
     {"allowed_code", "bounded_yaml"},
-    {"errors", "durable", "out_of_memory"},
+    {"locks", "vouched"},
+    {"errors", "durable", "out_of_memory", "masking", "parent"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

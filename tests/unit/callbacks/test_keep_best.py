@@ -96,6 +96,18 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
     assert again["epochs"][-1] == found["epochs"][-1]
 
 
+def test_of_a_damaged_history_the_best_models_own_figure_is_taken(tmp_path, corpus_folder, checkpoint, capsys):
+    found, *_ = fit(tmp_path, corpus_folder, checkpoint, 1)
+    text = (tmp_path / "validation.json").read_text()
+    (tmp_path / "validation.json").write_text(text.replace('"epoch": 1', '"epoch": 1, "x": 2'))
+    again, *_ = fit(tmp_path, corpus_folder, checkpoint, 2, ckpt_path=last_checkpoint(tmp_path).folder)
+    assert "validation.json was edited" in capsys.readouterr().err
+    assert [entry["epoch"] for entry in again["epochs"]] == [1, 2]
+    assert again["epochs"][0]["shortfall"] == found["epochs"][0]["shortfall"]
+    best = min(again["epochs"], key=lambda entry: entry["shortfall"])["epoch"]
+    assert [path.name for path in tmp_path.glob("best-epoch-*")] == [f"best-epoch-{best}"]
+
+
 def test_an_epoch_cut_short_is_not_considered(tmp_path, corpus_folder, checkpoint):
     data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, schedule="joint")
     data.setup("fit")
