@@ -191,30 +191,24 @@ class UnlearningModule(LightningModule):
         """Whatever must be taken from the target and from θ_o while they are still what they are."""
         self._to_device(model)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        micro = self._micro(data.batch_size)
+        forget, micro, dtype = data.trained.forget, self._micro(data.batch_size), self._head_dtype()
         if requests := self._requests(model.config.get_text_config().num_hidden_layers):
             identity = weights_digest(self.target) | {
                 "weights": str(weight_dtype(self.weight_precision)),
                 "precision": str(self.trainer.precision),
                 "device": self._root_device().type,
-                "products": str(self._head_dtype()),
+                "products": str(dtype),
             }
-            arithmetic = Arithmetic(self._forward, self._head_dtype(), micro, self._root_device())
+            arithmetic = Arithmetic(self._forward, dtype, micro, self._root_device())
             target, again = self._target_model, partial(self._load, self.target)
             sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
         if self.generic_labels is not None:
             together = self._micro(data.batch_size * process_count())  # every process trains the same copy
-            self._labels = self.generic_labels.labels(
-                self._target_model(), data.trained.forget, self._forward, self._head_dtype(), together
-            )
+            self._labels = self.generic_labels.labels(self._target_model(), forget, self._forward, dtype, together)
         if isinstance(getattr(self.hinge, "step", None), MeasuredStep):
             assert self.hinge is not None
-            target, forget = self._target_model(), data.trained.forget
-            self.measured_steps = measure_steps(
-                self.hinge, target, forget, self._forward, self._head_dtype(), micro, data.tokenizer
-            )
-            for name, step in self.measured_steps.items():
-                rank_zero_info(f"measured step of the hinge, {name}: {step:.4g}")
+            target, tokenizer = self._target_model(), data.tokenizer
+            self.measured_steps = measure_steps(self.hinge, target, forget, self._forward, dtype, micro, tokenizer)
         if self.saliency is not None:
             self.saliency_map = self.saliency.map(model, self._forget_backward)
             self._masks = self.saliency.masks(model, self.saliency_map)

@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol, TypedDict
 
 import pytest
@@ -36,6 +37,7 @@ class Data(LightningDataModule):
     def __init__(self, *_, **__): run()
 class Quantizer:
     def quantize(self, model, tokens): run()
+    def targets(self, model): run()
 """
 
 
@@ -297,19 +299,17 @@ def test_the_flag_reaches_the_processes_that_are_started(canary, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["quail"])
     started = []
 
-    class Started:
-        def __init__(self, command) -> None:
-            started.append(command)
-
-        def wait(self) -> int:
-            return 0
+    @contextmanager
+    def dependent_process(command):
+        started.append(command)
+        yield SimpleNamespace(wait=lambda: 0)
 
     for flag in ([], ["--allow-code"]):
         with pytest.raises(SystemExit):  # there is no such checkpoint, which is found out after parsing
             main(["fit", "--config=quickstart.yaml", "--ckpt_path=nowhere", *flag])
         assert ("--allow-code" in sys.argv) == bool(flag)  # Lightning starts processes by it
         with code_allowed(bool(flag)), monkeypatch.context() as patch:
-            patch.setattr(folds.subprocess, "Popen", Started)
+            patch.setattr(folds, "dependent_process", dependent_process)
             folds._execute(["fit"])
         assert ("--allow-code" in started[-1]) == bool(flag)
         assert "-P" in started[-1]

@@ -29,11 +29,11 @@ LAYERS = [
         "processes",
         "training_state",
     },
-    {"privacy"},
     {"import_gate"},
     {"allowed_code", "bounded_yaml"},
     {"locks", "vouched"},
     {"errors", "durable", "out_of_memory", "masking", "parent"},
+    {"privacy"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -23,7 +23,8 @@ while True:
     time.sleep(0.05)
 """
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, ignores it
 from quail_lightning.parent import dependent_process
 with dependent_process([sys.executable, "-c", sys.argv[1], sys.argv[2]]) as process:
     process.wait()
