@@ -13,6 +13,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from quail_lightning import lightning_cli
 from quail_lightning.cli import main
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.data import Newsroom
@@ -303,8 +304,12 @@ def test_the_arithmetic_is_chosen_once_and_written_down(quickstart):
         assert provenance["hardware"]["precision"] == training_precision("cpu")
 
 
-def test_emulated_products_are_kept_where_they_are_asked_for_with_a_line(quickstart, capfd, monkeypatch):
+def test_emulated_products_are_kept_where_they_are_asked_for_with_a_line(quickstart, monkeypatch):
     monkeypatch.setenv("QUAIL_ARITHMETIC", "float32")
+    told: list[str] = []
+    monkeypatch.setattr(lightning_cli, "rank_zero_info", told.append)
     options = ["--trainer.fast_dev_run=true", "--trainer.precision=bf16-mixed"]
     run("validate", "--config", "quickstart.yaml", *SMALL[:-2], *options, "--trainer.accelerator=cpu")
-    assert "no instructions for bfloat16 products" in capfd.readouterr().err
+    (notice,) = told
+    assert "no instructions for bfloat16 products" in notice
+    assert "32-true" in notice
