@@ -11,8 +11,11 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from quail_lightning.import_gate import close_gate, refusals
+
 OPTION = re.compile(r"--([\w.]+)")
 KEY = re.compile(r"(?:[Kk]ey|option) ['\"]([\w.]+)['\"]")
+PLACE = re.compile(r"^( *)(?:- )?Parser key \"([\w.]+)\":", re.MULTILINE)
 CLASS_ARGUMENT = re.compile(r"class_path '([\w.]+)\.(\w+)':\s+Option '(\w+)' is not accepted")
 
 
@@ -22,10 +25,15 @@ class SuggestingParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # an abbreviation that is accepted is a misspelling that is not noticed
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+        close_gate()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
+        if refusal := next((found for found in refusals if str(found) in message), None):
+            place = _place(message[: message.index(str(refusal))])
+            print(f"error: {place}: {refusal}", file=sys.stderr)
+            raise SystemExit(2)
         # the usage of `fit` fills three screens and would push the error out of sight
         print(f"error: {message}{self._suggestion(message)}\nAll options: {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
@@ -51,3 +59,11 @@ class SuggestingParser(LightningArgumentParser):
             if isinstance(action.choices, dict):
                 for subparser in action.choices.values():
                     yield from subparser._keys()
+
+
+def _place(message: str) -> str:
+    """The keys, from the outermost to the innermost, below which jsonargparse's message stands at its end."""
+    keys: dict[int, str] = {}  # indentation → key
+    for match in PLACE.finditer(message):
+        keys = {depth: key for depth, key in keys.items() if depth < len(match[1])} | {len(match[1]): match[2]}
+    return ": ".join(keys.values()) or "config"

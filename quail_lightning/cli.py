@@ -5,9 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
+from quail_lightning.allowed_code import FLAG, code_allowed
+from quail_lightning.bounded_yaml import check_config
 from quail_lightning.config_files import find_config
 from quail_lightning.errors import InputError, RunError
+from quail_lightning.locks import released_afterwards
+from quail_lightning.parent import end_with_parent
 from quail_lightning.terminal import quiet_libraries
 
 TRAINER_VERBS = {
@@ -21,26 +26,21 @@ VERBS = {
     "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
     "evaluate": "judge saved models on a benchmark, or score a published log again",
     "folds": "unlearn several forget sets in turn (MUSE's sustainability and scalability)",
+    "clean": "list, and with --yes remove, what private text can be read back from",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; bad input ends with its message and exit status 2, a run that cannot go on with 1."""
+    end_with_parent()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
         return
     try:
-        given = _resolve_configs(given)
-        if not {"-h", "--help"} & set(given):
-            quiet_libraries()
-        if given and given[0] in VERBS:
-            _run_verb(given[0], given[1:])
-        else:
-            from quail_lightning.lightning_cli import run_lightning_cli
-
-            run_lightning_cli(given)
+        with code_allowed(FLAG in given):
+            _run(_resolve_configs([argument for argument in given if argument != FLAG]))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -50,6 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {bad_input}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _run(given: list[str]) -> None:
+    if not {"-h", "--help"} & set(given):
+        quiet_libraries()
+    if given and given[0] in VERBS:
+        _run_verb(given[0], given[1:])
+    else:
+        from quail_lightning.lightning_cli import run_lightning_cli
+
+        run_lightning_cli(given)
 
 
 def _input_error(error: BaseException) -> InputError | None:
@@ -71,6 +82,7 @@ def _overview() -> str:
             *lines,
             "",
             "quail VERB --help lists every option; --print_config prints the whole config after all overrides.",
+            "A config names classes of installed packages and runs no other code, unless --allow-code is given.",
         ]
     )
 
@@ -83,7 +95,8 @@ def _run_verb(verb: str, arguments: list[str]) -> None:
     parser.add_argument("-c", "--config", action="config", help="config file; several merge key by key")
     command.add_arguments(parser)
     parsed = parser.parse_args(arguments)
-    command.run(parser.instantiate_classes(parsed))
+    with released_afterwards():
+        command.run(parser.instantiate_classes(parsed))
 
 
 def _resolve_configs(arguments: list[str]) -> list[str]:
@@ -92,9 +105,15 @@ def _resolve_configs(arguments: list[str]) -> list[str]:
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-c") and equals:
-            resolved.append(f"{name}={find_config(value)}")
+            resolved.append(f"{name}={_readable(value)}")
         elif position and arguments[position - 1] in ("--config", "-c"):
-            resolved.append(str(find_config(argument)))
+            resolved.append(str(_readable(argument)))
         else:
             resolved.append(argument)
     return resolved
+
+
+def _readable(name: str) -> Path:
+    path = find_config(name)
+    check_config(path)
+    return path

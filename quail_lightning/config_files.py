@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from quail_lightning.errors import InputError
@@ -18,7 +20,8 @@ def shipped_folder() -> Path:
 def find_config(name: str) -> Path:
     """Resolve ``news.yaml`` or ``method/ga_gdr.yaml`` from any folder.
 
-    A path that exists as given wins; then ``configs/`` where the user stands; then the shipped configs.
+    A path that exists as given wins; then ``configs/`` where the user stands; then the shipped configs. A line
+    says so where a file of the user's stands before a shipped one.
 
     Raises:
         InputError: naming every folder that was searched and the nearest existing names.
@@ -27,6 +30,9 @@ def find_config(name: str) -> Path:
     for place in places:
         candidate = place / name
         if candidate.is_file():
+            shipped = shipped_folder() / name
+            if shipped.is_file() and not candidate.samefile(shipped):
+                _say_that_it_stands_before(candidate)
             return candidate
     known = shipped_names()
     close = get_close_matches(name, known, n=3) or known
@@ -35,6 +41,12 @@ def find_config(name: str) -> Path:
         allowed=", ".join(close),
         remedy="Name an existing file, or write one (the shipped ones are examples)",
     )
+
+
+@cache  # once in a process
+def _say_that_it_stands_before(own: Path) -> None:
+    # on stderr: what --print_config writes to stdout is a config
+    print(f"using {own} in the current folder instead of the shipped config of that name", file=sys.stderr)
 
 
 def shipped_names(under: str = "") -> list[str]:

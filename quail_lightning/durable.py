@@ -5,23 +5,45 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.privacy import open_private
 
-def replace_text(path: Path, content: str) -> None:
-    """Write a file's new content under another name, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, "utf-8")
-    sync(partial)
-    partial.replace(path)
+
+def replace_text(path: Path, content: str, private: bool = False) -> None:
+    """Write a file's new content under a name of its own, then rename it.
+
+    Args:
+        path: of the file; its folder exists.
+        content: all of it.
+        private: the owner alone may read it; otherwise whoever the umask lets.
+    """
+    partial = partial_name(path)
+    try:
+        with open(open_private(partial) if private else partial, "w", encoding="utf-8") as file:
+            file.write(content)
+        sync(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, private: bool = False) -> None:
     """Write JSON by ``replace_text``; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", private)
+
+
+def partial_name(path: Path) -> Path:
+    """A name beside ``path`` that no other process takes, for what is not finished."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -31,11 +53,44 @@ def publish(partial: Path, folder: Path) -> None:
         partial: the folder, complete, under another name beside the final one.
         folder: the final name, which no file or folder has yet.
     """
-    for path in sorted(partial.rglob("*")):
-        sync(path)
-    sync(partial)
+    _sync_below(partial)
     partial.rename(folder)
     sync(folder.parent)
+
+
+def publish_or_keep(partial: Path, folder: Path, is_good: Callable[[Path], bool]) -> None:
+    """As ``publish``, where something may have the name: what is good stays, what is not makes way.
+
+    Args:
+        partial: the folder, complete, under another name beside the final one.
+        folder: the final name.
+        is_good: whether what has the name is whole; another process may have finished it meanwhile.
+    """
+    _sync_below(partial)
+    while True:
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not os.path.lexists(folder):
+                raise
+            if is_good(folder):
+                remove(partial)
+                return
+            in_the_way = partial_name(folder)
+            with suppress(FileNotFoundError):  # another process found it first
+                folder.rename(in_the_way)
+                remove(in_the_way)
+        else:
+            sync(folder.parent)
+            return
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all below it, a file, or a link and not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -45,6 +100,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_below(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        sync(path)
+    sync(folder)
 
 
 def is_disk_full(error: BaseException) -> bool:

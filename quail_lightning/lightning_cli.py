@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,13 +11,21 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
+from quail_lightning.durable import replace_text
 from quail_lightning.errors import InputError
+from quail_lightning.leftovers import say_what_is_left
+from quail_lightning.locks import hold, lock_in, released_afterwards
+from quail_lightning.masking import masked_yaml
+from quail_lightning.models.arithmetic import device_type, emulation_notice, training_precision
 from quail_lightning.resuming import chosen_checkpoint, resume_logger
+from quail_lightning.run_folder import run_folder
 from quail_lightning.run_record import add_start
 from quail_lightning.terminal import progress_bars
 from quail_lightning.unlearning import UnlearningModule
@@ -27,14 +36,22 @@ WAIT = 1.0  # seconds between two looks for what another process makes
 
 
 class SaveConfigAndRecord(SaveConfigCallback):
-    """Keeps, with the run, its config and what it was started on."""
+    """Keeps, with the run, its config and what it was started on, without secrets; the run's folder is locked."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._folder = run_folder(trainer)  # asked by all processes
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called by Lightning on the first process, once the run's folder exists."""
+        """Called by Lightning on the first process."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        hold(lock_in(self._folder), f"the run's folder {self._folder}")
+        path = self._folder / self.config_filename
+        if path.exists() and not self.overwrite:  # of a run that began, and ended, since the folder was looked at
+            raise InputError(f"{path} is another run's", remedy="Start again: the next number is free")
+        replace_text(path, masked_yaml(self.parser.dump(self.config, skip_none=False)), private=True)
         seed = self.config.get("seed_everything")
-        options = {"verb": str(stage), "seed": seed, "resumed_from": trainer.ckpt_path}
-        folder = trainer.loggers[0].log_dir if trainer.loggers else None
-        add_start(Path(folder or trainer.default_root_dir), options)
+        add_start(self._folder, {"verb": str(stage), "seed": seed, "resumed_from": trainer.ckpt_path})
 
 
 class QuailCLI(LightningCLI):
@@ -65,9 +82,19 @@ class QuailCLI(LightningCLI):
         parser.link_arguments("model.schedule", "data.init_args.schedule")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_data_seed)
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would unpickle a file named by --ckpt_path; our checkpoints are folders without options."""
+
     def before_instantiate_classes(self) -> None:
-        """A run that is resumed goes on in its own folder."""
+        """Choose the arithmetic where none is given; a run that is resumed goes on in its own folder."""
+        if is_code_allowed():
+            sys.argv.append(FLAG)  # the command line of the processes that Lightning starts
         section = self.config[self.subcommand]
+        device = device_type(section.trainer.accelerator)
+        if section.trainer.precision is None:
+            section.trainer.precision = training_precision(device)
+        elif notice := emulation_notice(section.trainer.precision, device):
+            rank_zero_info(notice)
         if section.ckpt_path is None:
             return
         if self.subcommand != "fit":
@@ -80,7 +107,7 @@ class QuailCLI(LightningCLI):
         section.ckpt_path = str(checkpoint.folder)
         resume_logger(section.trainer, checkpoint)
         # the first config stays; the last one, which may want more epochs, is kept beside it
-        self.save_config_kwargs = {"config_filename": "config-resumed.yaml", "overwrite": True}
+        self.save_config_kwargs |= {"config_filename": "config-resumed.yaml", "overwrite": True}
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         return super()._instantiate_trainer(config, callbacks + progress_bars(config))
@@ -93,6 +120,12 @@ class QuailCLI(LightningCLI):
 
     def before_test(self) -> None:
         self._before_run()
+
+    def after_fit(self) -> None:
+        """Say where the private text can still be read back from."""
+        folder = run_folder(self.trainer)  # asked by all processes
+        if self.trainer.is_global_zero:
+            say_what_is_left([folder, *filter(None, [self.model.reference.kept_in])])
 
     def _before_run(self) -> None:
         """Whatever can be refused without a model is refused here, then missing models are made."""
@@ -139,19 +172,19 @@ class QuailCLI(LightningCLI):
 
 def run_lightning_cli(arguments: Sequence[str]) -> None:
     """Parse and run one of Lightning's verbs."""
-    import sys
-
     # LightningCLI warns when it is handed arguments while sys.argv holds some
     sys.argv = [sys.argv[0], *arguments]
-    QuailCLI(
-        UnlearningModule,
-        LightningDataModule,
-        subclass_mode_data=True,
-        seed_everything_default=DEFAULT_SEED,
-        auto_configure_optimizers=False,
-        parser_class=SuggestingParser,
-        save_config_callback=SaveConfigAndRecord,
-    )
+    with released_afterwards():
+        QuailCLI(
+            UnlearningModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            seed_everything_default=DEFAULT_SEED,
+            auto_configure_optimizers=False,
+            parser_class=SuggestingParser,
+            save_config_callback=SaveConfigAndRecord,
+            save_config_kwargs={"save_to_log_dir": False},  # ours writes it, without secrets
+        )
 
 
 def _data_seed(seed: Any) -> int:

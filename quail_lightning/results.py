@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 from quail_lightning.durable import replace_text
 from quail_lightning.errors import InputError
+from quail_lightning.masking import masked
+from quail_lightning.vouched import read_vouched, write_vouched
 
 CSV_COLUMNS = ("model", "epoch", "precision", "metric", "value", "n", "low", "high", "reason")
 
@@ -62,16 +65,22 @@ class ResultRow:
     epoch: int | None = None
 
 
-def write_results(folder: Path, rows: Sequence[ResultRow], note: str = "") -> None:
+def write_results(
+    folder: Path, rows: Sequence[ResultRow], note: str = "", arithmetic: Mapping[str, str] | None = None
+) -> None:
     """Write ``results.json`` and ``results.csv`` (one line a figure), each whole or not at all.
 
     Args:
         folder: the run's folder; its parents are made.
         rows: all rows so far.
         note: where the records depart from the benchmark's.
+        arithmetic: stage (``training``, ``evaluation``) → in what it was computed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"note": note, "rows": [_as_json(row) for row in rows]}
+    content: dict[str, object] = {"note": note}
+    if arithmetic is not None:
+        content["arithmetic"] = dict(arithmetic)
+    content["rows"] = [_as_json(row) for row in rows]
     replace_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     lines = io.StringIO()
     writer = csv.DictWriter(lines, CSV_COLUMNS, restval="")
@@ -84,9 +93,17 @@ def write_results(folder: Path, rows: Sequence[ResultRow], note: str = "") -> No
 
 
 def read_results(folder: Path) -> list[ResultRow]:
-    """The rows of ``results.json``, without the per-record scores."""
-    content = json.loads((folder / "results.json").read_text("utf-8"))
-    return [_from_json(row) for row in content["rows"]]
+    """The rows of ``results.json``, without the per-record scores.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = folder / "results.json"
+    try:
+        return [_from_json(row) for row in json.loads(path.read_text("utf-8"))["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise InputError(f"{path} cannot be read ({what})") from error
 
 
 def write_scores(folder: Path, rows: Sequence[ResultRow], settings: Mapping[str, object]) -> None:
@@ -98,21 +115,21 @@ def write_scores(folder: Path, rows: Sequence[ResultRow], settings: Mapping[str,
         settings: how they were judged, fit for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"settings": settings, "rows": [_as_json(row) | {"scores": _scores(row)} for row in rows]}
-    replace_text(folder / "scores.json", json.dumps(content, allow_nan=False) + "\n")
+    content: dict[str, Any] = {"settings": masked(settings)}
+    content["rows"] = [_as_json(row) | {"scores": _scores(row)} for row in rows]
+    write_vouched(folder / "scores.json", content)
 
 
 def read_scores(folder: Path, settings: Mapping[str, object]) -> list[ResultRow]:
-    """The rows of ``scores.json``, exactly as they were; none where there is no such file.
+    """The rows of ``scores.json``, exactly as they were; none where there is no such file, or a damaged one.
 
     Raises:
         InputError: they were judged with other settings, so that the rows to come could not stand beside them.
     """
-    path = folder / "scores.json"
-    if not path.is_file():
+    content = read_vouched(folder / "scores.json", "what was judged before is judged again, or left out")
+    if content is None:
         return []
-    content = json.loads(path.read_text("utf-8"))
-    wanted = json.loads(json.dumps(settings))
+    wanted = json.loads(json.dumps(masked(settings)))
     if content["settings"] != wanted:
         differing = [name for name in wanted if content["settings"].get(name) != wanted[name]]
         raise InputError(
@@ -134,13 +151,34 @@ def _scores(row: ResultRow) -> dict[str, tuple[float, ...]]:
 
 def _from_json(row: Mapping[str, Any]) -> ResultRow:
     scores = row.get("scores", {})
-    metrics: dict[str, Measure] = {
-        name: Undefined(**measure)
-        if "reason" in measure
-        else Estimate(**measure, scores=tuple(scores.get(name, ())))
+    metrics = {
+        name: measure_from_json({**measure, "scores": scores.get(name, ())})
         for name, measure in row["metrics"].items()
     }
     return ResultRow(row["model"], row["precision"], metrics, row["epoch"])
+
+
+def measure_from_json(row: Mapping[str, Any]) -> Measure:
+    """A measure, with the ``scores`` that the row has.
+
+    Raises:
+        KeyError, TypeError, ValueError: the row is none, or holds something that is no finite number.
+    """
+    if "reason" in row:
+        return Undefined(str(row["reason"]))
+    figures, scores = [row[name] for name in ("value", "low", "high")], list(row.get("scores", ()))
+    for number in (*figures, *scores):
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise ValueError("a figure is no finite number")
+    if isinstance(row["n"], bool) or not isinstance(row["n"], int):
+        raise TypeError("n is no number of records")
+    value, low, high = figures
+    return Estimate(value, row["n"], low, high, tuple(scores))
+
+
+def scored_json(measure: Measure) -> dict[str, object]:
+    """A measure with its per-record scores, as ``measure_from_json`` reads it."""
+    return measure_as_json(measure) | ({"scores": measure.scores} if isinstance(measure, Estimate) else {})
 
 
 def measure_as_json(measure: Measure) -> dict[str, object]:

@@ -16,28 +16,40 @@ from typing import Any
 import torch
 
 from quail_lightning.durable import replace_text
+from quail_lightning.masking import masked, masked_command
 
 RECORD = "run.json"
 PACKAGE = Path(__file__).parent
 
 
 def add_start(folder: Path, options: Mapping[str, Any]) -> None:
-    """Note in ``run.json`` that a run was started, or gone on with; earlier starts stay.
+    """Note in ``run.json`` that a run was started, or gone on with; earlier starts stay. Secrets are masked.
 
     Args:
         folder: the run's, which exists.
         options: what else there is to say of this start, fit for JSON.
     """
     path = folder / RECORD
-    starts = json.loads(path.read_text("utf-8"))["starts"] if path.is_file() else []
-    replace_text(path, json.dumps({"starts": [*starts, described_start() | dict(options)]}, indent=2) + "\n")
+    starts = _earlier_starts(path)
+    started = described_start() | masked(options)
+    replace_text(path, json.dumps({"starts": [*starts, started]}, indent=2) + "\n", private=True)
+
+
+def _earlier_starts(path: Path) -> list[Any]:
+    try:
+        return list(json.loads(path.read_text("utf-8"))["starts"])
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        print(f"{path} is damaged: the run's earlier starts are not known", file=sys.stderr, flush=True)
+        return []
 
 
 def described_start() -> dict[str, Any]:
     """Command, versions, git revision and hardware of this process."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": masked_command(sys.argv),
         "python": platform.python_version(),
         "packages": _packages(),
         "git": git_revision(PACKAGE.parent),

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, Trainer
@@ -17,21 +18,28 @@ from quail_lightning.callbacks.first_process import check_by_first_process
 from quail_lightning.callbacks.quantized_evaluation import SIXTEEN_BITS
 from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.data.window_records import spread
-from quail_lightning.durable import replace_text
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
-from quail_lightning.models.checkpoint import load_config, save_model
+from quail_lightning.masking import masked
+from quail_lightning.models.checkpoint import load_config, read_provenance, save_model
 from quail_lightning.models.release import release_memory
 from quail_lightning.models.sharded import is_sharded
 from quail_lightning.processes import current_processes
-from quail_lightning.quantization import check_shards, load_quantizer, quantized_copy
+from quail_lightning.quantization import (
+    check_quantizers,
+    check_shards,
+    computing,
+    load_quantizer,
+    quantized_copy,
+)
 from quail_lightning.run_folder import run_folder
 from quail_lightning.unlearning.checks import check_export
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy, saved_copy
+from quail_lightning.vouched import read_vouched, write_vouched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,6 +105,7 @@ class KeepBest(Callback):
             self._sixteen_bits = SIXTEEN_BITS[pl_module.export_dtype]
             if pl_module.judging.sharded:
                 check_shards(self.quantizers, "best.precisions")
+            check_quantizers(load_config(pl_module.target), self.quantizers, pl_module.export_dtype)
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             sets = data.windows
             free = validation_windows(sets.forget, sets.retain, data.evaluation_records(), data.tokenizer)
@@ -139,16 +148,19 @@ class KeepBest(Callback):
         folder = run_folder(trainer)
         if not self.enabled or trainer.ckpt_path is None:
             return
-        if (folder / HISTORY).is_file():
-            content = json.loads((folder / HISTORY).read_text("utf-8"))
-            if content.get("settings") != self._settings():
+        content = read_vouched(folder / HISTORY, "of the epochs before, only the best model's own figure is known")
+        if content is None:
+            self._history = _of_the_best_model(folder)
+        else:
+            if content["settings"] != json.loads(json.dumps(masked(self._settings()))):
                 raise InputError(
                     f"the best model of {folder} was chosen by other figures",
-                    given=self._settings(),
-                    allowed=content.get("settings"),
+                    given=masked(self._settings()),
+                    allowed=content["settings"],
                     remedy="Resume with the same best section",
                 )
-            self._history = [entry for entry in content["epochs"] if entry["epoch"] <= trainer.current_epoch]
+            self._history = content["epochs"]
+        self._history = [entry for entry in self._history if entry["epoch"] <= trainer.current_epoch]
         judged = trainer.strategy.broadcast([entry["epoch"] for entry in self._history])
         if trainer.current_epoch and trainer.current_epoch not in judged:
             self._consider(trainer, pl_module, trainer.current_epoch)
@@ -196,8 +208,8 @@ class KeepBest(Callback):
                 if other != out:
                     shutil.rmtree(other)
             rank_zero_info(f"best so far: epoch {epoch}, shortfall {score:.4g} nats a token: {out}")
-        content = {"settings": self._settings(), "goal": self._goal, "target": _nlls(self._target)}
-        replace_text(folder / HISTORY, json.dumps(content | {"epochs": self._history}, indent=2) + "\n")
+        content = {"settings": masked(self._settings()), "goal": self._goal, "target": _nlls(self._target)}
+        write_vouched(folder / HISTORY, content | {"epochs": self._history})
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -218,7 +230,7 @@ class KeepBest(Callback):
 
     def _nlls(self, model: PreTrainedModel) -> Likelihoods:
         given = {name: rows for name, rows in self.windows.items() if len(rows)}
-        with shared_among(current_processes(), model):
+        with computing(model), shared_among(current_processes(), model):
             nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
             said = {
                 name: asked.score(model, self._tokenizer, self.batch_size) for name, asked in self.prompts.items()
@@ -227,6 +239,14 @@ class KeepBest(Callback):
         forget = tuple(nlls["forget"].tolist())
         # without a retain set nothing is lost of it
         return Likelihoods(means["forget"], means.get("retain", 0.0), forget, said)
+
+
+def _of_the_best_model(folder: Path) -> list[dict[str, Any]]:
+    """Epoch and shortfall of the best model so far, as noted beside its weights; nothing where there is none."""
+    noted = [read_provenance(path) or {} for path in folder.glob("best-epoch-*")]
+    return [
+        {"epoch": each["finished_epochs"], "shortfall": each["shortfall"]} for each in noted if "shortfall" in each
+    ]
 
 
 def _nlls(found: Mapping[str, Likelihoods]) -> dict[str, dict[str, float]]:

@@ -16,26 +16,36 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
+from quail_lightning.data.opening import describe_opening
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.evaluation.finished import digest
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
+from quail_lightning.models.empty import empty_model
 from quail_lightning.models.release import release_memory
 from quail_lightning.processes import current_processes
-from quail_lightning.quantization import check_shards, load_quantizer, quantized_copy, widest_copy
+from quail_lightning.quantization import (
+    check_quantizers,
+    check_shards,
+    load_quantizer,
+    partly_quantized,
+    quantized_copy,
+    widest_copy,
+)
 from quail_lightning.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.run_folder import run_folder
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy
 from quail_lightning.unlearning.fitting import judging_of
 from quail_lightning.unlearning.memory_plan import Judging
 from quail_lightning.unlearning.sharding import shards
+from quail_lightning.vouched import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,9 +99,11 @@ class QuantizedEvaluation(Callback):
         self.sharded = sharded
         self.rows: list[ResultRow] = []
         self._sixteen_bits = "bf16"
+        self._arithmetic = ""
         self._auc_retrain: float | None = None
         self._judged_epoch: int | None = None
         self._calibration_tokens: Tensor | None = None
+        self._shares: dict[str, float] = {}  # of the body's weights, that each precision quantizes
 
     # --- when ------------------------------------------------------------------------------------------
 
@@ -117,7 +129,11 @@ class QuantizedEvaluation(Callback):
             return
         self.check_run_folder(trainer)
         self._put_sixteen_bits_first(SIXTEEN_BITS[pl_module.export_dtype])
+        self._arithmetic = arithmetic_name(pl_module.export_dtype, trainer.strategy.root_device)
         self.check_sharded(trainer)
+        for checkpoint in filter(None, (pl_module.target, self.retrained)):
+            shares = check_quantizers(load_config(str(checkpoint)), self.quantizers, pl_module.export_dtype)
+            self._shares = self._shares or shares  # the target's, which comes first
         pl_module.judging = self._judging(trainer, pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
@@ -165,7 +181,8 @@ class QuantizedEvaluation(Callback):
     def _judging(self, trainer: Trainer, pl_module: Any) -> Judging:
         """How the model lies on the devices while it is judged, by this callback or by one that keeps the best."""
         made = [q for each in trainer.callbacks for q in getattr(each, "quantizers", {}).values()]  # type: ignore[attr-defined]
-        judging = judging_of(pl_module, self.sharded, widest_copy(made))
+        layout = empty_model(load_config(pl_module.target), pl_module.export_dtype)
+        judging = judging_of(pl_module, self.sharded, widest_copy(made, layout))
         if judging.sharded:
             self._check_shards()
         return judging
@@ -220,6 +237,7 @@ class QuantizedEvaluation(Callback):
             "retrained": self.retrained,
             "suite": asdict(self.suite),
             "max_windows": self.max_windows,
+            "arithmetic": self._arithmetic,
         }
 
     def _judge_baselines(self, trainer: Trainer, pl_module: Any) -> None:
@@ -269,10 +287,9 @@ class QuantizedEvaluation(Callback):
         self.rows += judged
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
-            note = trainer.datamodule.evaluation_records().note  # type: ignore[attr-defined]
-            if calibrated := self._calibrated():
-                note += f" Calibration of {', '.join(calibrated)}: {self.calibration.describe()}."
-            write_results(folder, self.rows, note)
+            note = self._note(trainer.datamodule)  # type: ignore[attr-defined]
+            trained = {} if epoch is None else {"training": str(trainer.precision)}
+            write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic})
             write_scores(folder, self.rows, self._settings(trainer))
             print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 
@@ -314,6 +331,17 @@ class QuantizedEvaluation(Callback):
             precision: metrics | {"privleak": privleak_measure(metrics["membership_auc"], self._auc_retrain)}
             for precision, metrics in measured.items()
         }
+
+    def _note(self, data: Any) -> str:
+        """What a reader of the figures must know."""
+        calibrated = self._calibrated()
+        notes = [
+            data.evaluation_records().note,
+            describe_opening(data.tokenizer),
+            f"Calibration of {', '.join(calibrated)}: {self.calibration.describe()}." if calibrated else "",
+            partly_quantized(self._shares),
+        ]
+        return " ".join(filter(None, notes))
 
     def _calibrated(self) -> list[str]:
         return [name for name, quantizer in self.quantizers.items() if quantizer.needs_calibration]

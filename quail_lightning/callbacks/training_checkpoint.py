@@ -14,12 +14,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.callbacks.first_process import check_by_first_process
 from quail_lightning.disk_room import bytes_in, refuse_too_little_room
 from quail_lightning.durable import is_disk_full, publish
 from quail_lightning.errors import InputError, RunError
+from quail_lightning.masking import masked
+from quail_lightning.privacy import make_private, private_folder
 from quail_lightning.run_folder import run_folder
 from quail_lightning.training_state import (
     SafetensorsIO,
@@ -72,10 +75,15 @@ class TrainingCheckpoint(Callback):
         """Refuse a damaged checkpoint, and one of another run, before a weight is loaded."""
         if stage != "fit":
             return
-        trainer.strategy.checkpoint_io = SafetensorsIO()
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            from quail_lightning.training_state.shards import write_without_pickles  # 0.3 s of imports
+
+            write_without_pickles(trainer.strategy)
+        else:
+            trainer.strategy.checkpoint_io = SafetensorsIO()
         self._checked = self._max_steps = self._saved_inside = None
         # by all processes, so that all refuse a changed file; each takes the target's digest for its cache anyway
-        self._origin = json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str))
+        self._origin = masked(json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str)))
         self._check(trainer)
         run = run_folder(trainer)
         if self.enabled:
@@ -190,7 +198,7 @@ class TrainingCheckpoint(Callback):
         if trainer.is_global_zero:
             for left in (partial, folder):  # of a run that was killed, or gone on with from before this step
                 shutil.rmtree(left, ignore_errors=True)
-            partial.mkdir(parents=True)
+            private_folder(partial, partial.parent)
         trainer.strategy.barrier()
         try:
             trainer.save_checkpoint(partial)
@@ -209,6 +217,8 @@ class TrainingCheckpoint(Callback):
                 }
                 (partial / RUN).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
                 write_manifest(partial)
+                for path in partial.rglob("*"):
+                    make_private(path)
                 publish(partial, folder)
                 remove_old(run, self.keep)
         except Exception as error:
@@ -271,6 +281,7 @@ def _to_be_logged(trainer: Trainer) -> dict[str, float]:
 
 
 def _check_same_run(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    then = masked(then)  # an earlier version kept secrets, too
     differing = [name for name in now if then.get(name) != now[name]]
     if differing:
         changes = ", ".join(f"{name}: {then.get(name)!r} then, {now[name]!r} now" for name in differing)

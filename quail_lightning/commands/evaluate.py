@@ -9,6 +9,8 @@ import torch
 from tqdm.auto import tqdm
 
 from quail_lightning.data.calibration import CalibrationRequest
+from quail_lightning.data.opening import describe_opening
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
@@ -18,7 +20,12 @@ from quail_lightning.evaluation.privleak import privleak_measure, published_auc_
 from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.leftovers import say_what_is_left
+from quail_lightning.locks import hold
+from quail_lightning.masking import masked
 from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.privacy import private_folder
+from quail_lightning.quantization import partly_quantized
 from quail_lightning.results import Estimate, ResultRow, measure_as_json, write_results
 
 Protocol = Literal["paper", "published"]
@@ -99,11 +106,21 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
     )
     precisions = load_precisions(arguments.precisions, arguments.protocol)
     device = _device(arguments.device)
-    judge = CheckpointJudge(suite, benchmark.name, Path(arguments.finished), device, arguments.calibration)
+    root = Path(arguments.finished)
+    if root.exists() and not root.is_dir():
+        raise InputError("--finished names a file", given=str(root), allowed="a folder, which is made if need be")
+    judge = CheckpointJudge(suite, benchmark.name, root, device, arguments.calibration)
     named = dict.fromkeys(filter(None, [arguments.retrained, *arguments.models]))
     records = {model: benchmark.read_records(arguments.corpus, model) for model in named}
-    for model in named:
-        judge.check(model, records[model], precisions)
+    told = [
+        note
+        for model in named
+        for note in (
+            partly_quantized(judge.check(model, records[model], precisions)),
+            describe_opening(load_tokenizer(model)),
+        )
+    ]
+    hold(private_folder(root, root), f"the folder of finished evaluations {root}", shared=True)
     sixteen = next((p for p in precisions if p.config in ("bf16", "fp16")), load_precisions(["bf16"], "paper")[0])
     judged: dict[str, dict[str, Judged]] = {}
     with tqdm(leave=False) as bar:
@@ -132,8 +149,9 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
             about = {"model": name, "precision": precision, "log": str(found.folder), "reused": list(found.reused)}
             against = {} if auc_retrain is None else {"auc_retrain": auc_retrain}
             content.append(about | against | _figures(measures, _log_scores(found.folder)))
-    note = _note(arguments, records, any("privleak" in row.metrics for row in rows))
+    note = _note(arguments, records, any("privleak" in row.metrics for row in rows), told)
     print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note)
+    arithmetic = judge.arithmetic(sixteen)
     if arguments.json is not None:
         run_as: dict[str, Any] = {
             "benchmark": benchmark.name,
@@ -142,10 +160,12 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
             "partial": arguments.limit is not None,
             "limit": arguments.limit,
             "note": note,
+            "arithmetic": arithmetic,
         }
-        write_json(Path(arguments.json), run_as | {"rows": content})
+        write_json(Path(arguments.json), masked(run_as) | {"rows": content})
     if arguments.out is not None:
-        write_results(Path(arguments.out), rows, note)
+        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic})
+    say_what_is_left([root])
 
 
 def _auc_retrain(model: str, benchmark: Benchmark, protocol: Protocol, retrained: Judged | None) -> float | None:
@@ -159,8 +179,8 @@ def _auc_retrain(model: str, benchmark: Benchmark, protocol: Protocol, retrained
     return published_auc_retrain(target)
 
 
-def _note(arguments: Any, records: Any, has_privleak: bool) -> str:
-    notes = list(dict.fromkeys(found.note for found in records.values() if found.note))
+def _note(arguments: Any, records: Any, has_privleak: bool, told: list[str]) -> str:
+    notes = list(dict.fromkeys(filter(None, [*(found.note for found in records.values()), *told])))
     if arguments.limit is not None:
         notes.append(f"PARTIAL: only the first {arguments.limit} records of each split, no benchmark figures.")
     if arguments.protocol == "published":

@@ -12,12 +12,15 @@ from typing import Any, Literal, Protocol
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.data.sets import Documents, Windows
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import FinetuningModule, Optimization
+from quail_lightning.locks import hold, lock_beside, released_afterwards
+from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
 from quail_lightning.models.checkpoint import (
     check_fits,
     load_config,
@@ -81,7 +84,8 @@ class FinetuneRecipe:
         base: checkpoint to start from, a folder or a hub name; or
         tiny: a small model from scratch. Exactly one of the two.
         optimization: epochs, learning rate, ...; the defaults are MUSE's.
-        precision: Lightning's name of the arithmetic; the weights are float32 in any case.
+        precision: Lightning's name of the arithmetic; the weights are float32 in any case. None: what the device
+            multiplies natively. It is noted beside the model then, and does not tell one model from another.
         export_dtype: dtype of the saved weights.
         seed: of the initial weights and of the windows' order.
     """
@@ -89,7 +93,7 @@ class FinetuneRecipe:
     base: str | None = None
     tiny: TinyModel | None = None
     optimization: Optimization = field(default_factory=Optimization)
-    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    precision: Precision | None = None
     export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 42
 
@@ -119,6 +123,7 @@ def is_made(recipe: FinetuneRecipe, data: TrainingText, sets: Sets, out: Path) -
     return out.exists() and _is_reusable(out, _provenance(recipe, data, sets))
 
 
+@released_afterwards()
 def finetune(
     recipe: FinetuneRecipe,
     data: TrainingText,
@@ -128,6 +133,8 @@ def finetune(
     alone: bool = False,
 ) -> bool:
     """Make the model and save it, unless ``out`` holds just this model already.
+
+    Where another job is making ``out`` at the same time, one that works alone waits for it; any other is refused.
 
     Args:
         recipe: how.
@@ -141,11 +148,20 @@ def finetune(
         whether a model was made; False where the one at hand was reused.
 
     Raises:
-        InputError: ``out`` holds something else; nothing is overwritten.
+        InputError: ``out`` holds something else, which stays, or another process is making it.
     """
     provenance = _provenance(recipe, data, sets)  # of what is read now, whatever changes on disk while training
     if out.exists() and _is_reusable(out, provenance):
         return False
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        hold(lock_beside(out), str(out), wait=alone)
+        if out.exists() and _is_reusable(out, provenance):
+            return False
+    device = device_type(hardware.accelerator)
+    precision = recipe.precision or training_precision(device)
+    if notice := emulation_notice(precision, device):
+        rank_zero_info(notice)
     model, tokenizer = _start(recipe, data)
     dtype = getattr(torch, recipe.export_dtype)
     try_saving(model, tokenizer, out, weight_bytes(model, dtype))
@@ -159,7 +175,7 @@ def finetune(
     )
     trainer = Trainer(
         max_epochs=recipe.optimization.epochs,
-        precision=recipe.precision,
+        precision=precision,
         gradient_clip_val=recipe.optimization.clip_norm,
         callbacks=progress_bars({}),
         logger=False,
@@ -178,7 +194,12 @@ def finetune(
             parameter.data = parameter.data.to(dtype)
         model.config.dtype = dtype
         made = {"finished_epochs": trainer.current_epoch, "steps": trainer.global_step}
-        save_model(model.eval(), tokenizer, out, provenance | made | {"hardware": asdict(hardware)})
+        save_model(
+            model.eval(),
+            tokenizer,
+            out,
+            provenance | made | {"hardware": asdict(hardware) | {"precision": precision}},
+        )
     trainer.strategy.barrier()
     return True
 

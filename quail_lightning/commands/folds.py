@@ -6,13 +6,13 @@ import json
 import math
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.analysis.figures import save_figures
 from quail_lightning.analysis.fold_curves import draw_folds
 from quail_lightning.config_files import find_config
@@ -20,7 +20,12 @@ from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.leftovers import say_what_is_left
+from quail_lightning.locks import hold, lock_in, released_afterwards
+from quail_lightning.masking import masked_command
 from quail_lightning.models.checkpoint import weights_digest
+from quail_lightning.parent import dependent_process
+from quail_lightning.reference.cached import FOLDER as CACHES
 from quail_lightning.results import Estimate, Measure, ResultRow, read_results, write_results
 from quail_lightning.training_state import last_checkpoint
 
@@ -105,6 +110,8 @@ def run(arguments: Any) -> None:
     if not arguments.forget:
         raise InputError("there is no fold", allowed="at least one part of the corpus, such as sust/forget_1")
     for name in arguments.fit:
+        if name.startswith("-"):  # an option of each fold's command line
+            raise InputError("a config's name cannot begin with -", given=name)
         find_config(name)
     plan = FoldPlan(
         tuple(arguments.fit),
@@ -119,10 +126,11 @@ def run(arguments: Any) -> None:
     print_results(rows, f"{plan.out}: each fold starts from the {plan.start_from}", note)
     save_figures({"folds": draw_folds(rows, [plan.row_name(fold) for fold in plan.numbers])}, plan.out)
     print(f"curves over the folds: {plan.out / 'folds.png'}")
+    say_what_is_left([plan.out, Path(CACHES)])
 
 
 def run_folds(plan: FoldPlan, execute: Execute) -> list[ResultRow]:
-    """Run what is not finished yet, in order.
+    """Run what is not finished yet, in order; one process at a time works in ``plan.out``.
 
     Args:
         plan: all folds.
@@ -133,9 +141,11 @@ def run_folds(plan: FoldPlan, execute: Execute) -> list[ResultRow]:
         fold's last rows, named after it.
 
     Raises:
-        InputError: a finished fold was made otherwise, a folder that is none of ours stands in the way, or a
-            fold failed.
+        InputError: another process runs these folds, a finished fold was made otherwise, a folder that is none of
+            ours stands in the way, or a fold failed.
     """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    hold(lock_in(plan.out), f"the folder of the folds {plan.out}")
     found: list[list[ResultRow]] = []
     for fold in plan.numbers:
         _finish(plan, fold, execute)
@@ -184,11 +194,13 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
     folder, made_by = plan.folder(fold), plan.out / f"fold_{fold}.json"
     arguments = plan.arguments(fold)
     chained = plan.start_from == "previous" and fold > 1
-    wanted = {"arguments": arguments, "start": weights_digest(str(plan.model(fold - 1))) if chained else {}}
+    start = weights_digest(str(plan.model(fold - 1))) if chained else {}
+    wanted = {"arguments": masked_command(arguments), "start": start}
     if plan.model(fold).is_dir():
-        if not made_by.is_file() or json.loads(made_by.read_text("utf-8")) != wanted:
+        if _mark(made_by) != wanted:
             raise InputError(
-                f"fold {fold} in {folder} is finished, but was made with other arguments or from another model",
+                f"fold {fold} in {folder} is finished, but was made with other arguments or from another model "
+                f"(or {made_by.name} was damaged)",
                 remedy="Name another folder by --out, or remove this fold and those after it",
             )
         print(f"fold {fold}: finished before, {folder}", flush=True)
@@ -197,14 +209,16 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
     if folder.exists():
         if not made_by.is_file():
             raise InputError(f"{folder} exists and is no fold of ours", remedy="Name another folder by --out")
-        if last_checkpoint(folder) is not None and json.loads(made_by.read_text("utf-8")) == wanted:
+        if last_checkpoint(folder) is not None and _mark(made_by) == wanted:
             print(f"fold {fold}: was interrupted and goes on from its last checkpoint", flush=True)
             resumed = ["--ckpt_path=last"]
         else:
             print(f"fold {fold}: was interrupted and starts anew", flush=True)
-            shutil.rmtree(folder)
+            with released_afterwards():  # the fold of a call that was killed may live for a moment
+                hold(lock_in(folder), f"the run's folder {folder}")
+                shutil.rmtree(folder)
     write_json(made_by, wanted)
-    print(f"fold {fold}: quail {' '.join([*arguments, *resumed])}", flush=True)
+    print(f"fold {fold}: quail {' '.join(masked_command([*arguments, *resumed]))}", flush=True)
     if status := execute([*arguments, *resumed]):
         raise InputError(
             f"fold {fold} ended with exit status {status}, see above",
@@ -216,16 +230,28 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
 
 
 def _execute(arguments: Sequence[str]) -> int:
-    """A process of its own for each fold: nothing of one is left in the next. SIGTERM is passed on to it."""
-    process = subprocess.Popen([sys.executable, "-m", "quail_lightning", *arguments])
+    """A process of its own for each fold: nothing of one is left in the next. It ends when this one does."""
+    allowed = [FLAG] if is_code_allowed() else []
+    # -P: Python's own start would import from the current folder, which may be a colleague's
+    safe = [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]
+    with dependent_process([sys.executable, *safe, "-m", "quail_lightning", *arguments, *allowed]) as process:
 
-    def end(number: int, frame: object) -> None:
-        process.terminate()
-        raise SystemExit(128 + signal.SIGTERM)
+        def end(number: int, frame: object) -> None:
+            process.terminate()
+            raise SystemExit(128 + signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, end)
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            return process.wait()
+        finally:
+            process.wait()  # nobody else writes into the fold's folder once this one has ended
+            signal.signal(signal.SIGTERM, before)
+
+
+def _mark(made_by: Path) -> Any:
+    """What a fold was made by; None where that is not known."""
     try:
-        return process.wait()
-    finally:
-        process.wait()  # nobody else writes into the fold's folder once this one has ended
-        signal.signal(signal.SIGTERM, before)
+        found = json.loads(made_by.read_text("utf-8"))
+        return found | {"arguments": masked_command(found["arguments"])}  # an earlier version kept secrets, too
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.data.calibration import CalibrationRequest
+from quail_lightning.errors import InputError
 from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.quantization.architecture import WORTH_SAYING, described_share
 from quail_lightning.results import Measure, ResultRow, Undefined, read_results
 
 # of the formats that transformers does not load by itself; the kernel it chooses on a CPU may round differently
@@ -34,8 +36,8 @@ def model_card(
     Args:
         model: the checkpoint that was quantized; results are looked for in its folder and the one above.
         provenance: what was noted beside it; empty where it is not one of ours.
-        made: ``precision``, ``dtype``, ``quantizer`` (its config file), ``simulated`` and, for AWQ and GPTQ, the
-            ``backend``.
+        made: ``precision``, ``dtype``, ``quantizer`` (its config file), ``simulated``, the ``share`` of the body's
+            weights that is quantized and, for AWQ and GPTQ, the ``backend``.
         calibration: what the quantizer was calibrated on; None where it needs nothing.
     """
     base = provenance.get("target") or model
@@ -46,6 +48,10 @@ def model_card(
         f"## Method\n\n{_method(provenance)}",
         f"## Quantizer\n\n```yaml\n{made['quantizer'].strip()}\n```",
     ]
+    rest = ", the rest kept in 16 bits" if made["share"] < WORTH_SAYING else ""
+    parts.append(
+        f"Quantized: {described_share(made['share'])}{rest}; embeddings, head, norms and biases never are."
+    )
     if made["simulated"]:
         parts.append(
             "The grid is simulated: weights are rounded to it and stored in 16 or 32 bits, so the checkpoint is "
@@ -79,7 +85,10 @@ def _method(provenance: Mapping[str, Any]) -> str:
 def _metrics(model: Path, precision: str) -> str:
     """The table of the last epoch's rows at 16 bits and at this precision, where the run left results."""
     folder = next((place for place in (model, model.parent) if (place / "results.json").is_file()), None)
-    rows = [] if folder is None else [row for row in read_results(folder) if row.model == "unlearned"]
+    try:
+        rows = [] if folder is None else [row for row in read_results(folder) if row.model == "unlearned"]
+    except InputError as problem:
+        return f"Not known: {problem.fact}."
     if not rows:
         return "Not known: no results.json of an unlearning run beside or above the model."
     last = max(row.epoch or 0 for row in rows)

@@ -21,8 +21,16 @@ from quail_lightning.evaluation.encoding import positions
 from quail_lightning.models.checkpoint import check_whole, load_config, load_model, read_provenance, save_model
 from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.saving import try_saving, weight_bytes
-from quail_lightning.quantization import Awq, Gptq, Quantizer, Uniform, load_quantizer
-from quail_lightning.quantization.body import quantized_linears
+from quail_lightning.quantization import (
+    Awq,
+    Gptq,
+    Quantizer,
+    Uniform,
+    check_quantizers,
+    described_share,
+    load_quantizer,
+)
+from quail_lightning.quantization.body_weights import body_weights
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -58,11 +66,12 @@ def quantize(
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
+    share = check_quantizers(config, {to: quantizer}, getattr(torch, dtype))[to]
     check_whole(model, getattr(torch, dtype))
     tokenizer = load_tokenizer(model)
     empty = empty_model(config, getattr(torch, dtype))
     empty.generation_config = stored_generation_config(model, empty)
-    try_saving(empty, tokenizer, out, _stored_bytes(empty, quantizer))
+    try_saving(empty, tokenizer, out, _stored_bytes(empty, quantizer, share))
     tokens = None
     if quantizer.needs_calibration:
         sets = None if data is None or calibration.source == "general" else _windows(data, tokenizer)
@@ -80,11 +89,12 @@ def quantize(
         "calibration": asdict(calibration) if quantizer.needs_calibration else None,
         "simulated": isinstance(quantizer, Uniform),
         "backend": quantizer.backend if isinstance(quantizer, Awq | Gptq) else None,
+        "share": share,
     }
     provenance = read_provenance(Path(model)) or {}
     card = model_card(model, provenance, made, calibration if quantizer.needs_calibration else None)
     save_model(quantized, tokenizer, out, provenance | {"quantized": made}, card)
-    print(f"saved: {out} ({to}, {_gib(out)})")
+    print(f"saved: {out} ({to}, {_gib(out)}, {described_share(share)} quantized)")
     if made["simulated"]:
         print(
             f"{to} is simulated: the weights are rounded to its grid and stored in {dtype}, at full size; no "
@@ -121,13 +131,13 @@ def run(arguments: Any) -> None:
     )
 
 
-def _stored_bytes(model: Any, quantizer: Quantizer) -> float:
-    """What the quantized copy's weights take on the disk, without scales."""
+def _stored_bytes(model: Any, quantizer: Quantizer, share: float) -> float:
+    """What the quantized copy's weights take on the disk, without scales; ``share`` of the body is quantized."""
     whole = weight_bytes(model, model.dtype)
     if isinstance(quantizer, Uniform) or quantizer.bits >= 16:
         return whole
-    body = sum(linear.weight.numel() for _, linear in quantized_linears(model))
-    return whole - body * (model.dtype.itemsize - quantizer.bits / 8)
+    body = sum(each.parameter.numel() for each in body_weights(model))
+    return whole - share * body * (model.dtype.itemsize - quantizer.bits / 8)
 
 
 def _windows(data: MuseDataModule, tokenizer: Any) -> Mapping[str, Tensor]:

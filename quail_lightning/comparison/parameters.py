@@ -9,6 +9,7 @@ import torch
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.activations import decoder_layers
+from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization import quantized_linears
 
 if TYPE_CHECKING:
@@ -54,14 +55,7 @@ def roles_from_config(config: Any) -> dict[str, Role]:
     Raises:
         InputError: no causal language model, or one without linear layers.
     """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        raise InputError(f"no causal language model: {str(error).splitlines()[0]}") from error
-    return parameter_roles(model)
+    return parameter_roles(empty_model(config, torch.float32))
 
 
 def compared_parameters(
@@ -80,7 +74,7 @@ def compared_parameters(
         model: name → sizes of w′.
 
     Raises:
-        InputError: naming tensors that only one of the two has, or whose sizes differ.
+        InputError: naming tensors that only one of the two has, whose sizes differ, or that neither has.
     """
     chosen: dict[str, str] = {}
     for name, role in roles.items():
@@ -93,6 +87,12 @@ def compared_parameters(
             "none of the weights to be quantized is in the checkpoint under its name",
             given=sorted(reference)[:2],
             allowed=next(name for name, role in roles.items() if role.quantized),
+        )
+    if unread := [role.first_name for role in roles.values() if role.first_name not in chosen]:
+        raise InputError(
+            f"{len(set(unread))} weights are not in the checkpoint under their names, such as {unread[0]}: "
+            "transformers joins a layer's experts when it loads them",
+            remedy="The weights of this architecture cannot be compared file by file: leave the analysis out",
         )
     # what the architecture does not know, but only one of the two has: more layers, say
     strange = {name for name, sizes in (*reference.items(), *model.items()) if len(sizes) > 1} - roles.keys()

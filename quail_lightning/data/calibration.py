@@ -12,6 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from quail_lightning.data.opening import opening_tokens
+from quail_lightning.data.text_files import read_documents
+from quail_lightning.data.tokens import token_ids
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 
@@ -31,7 +34,7 @@ class CalibrationRequest:
             retain set's windows; ``forget``: the forget set's.
         windows: how many.
         length: tokens a window; a model with fewer positions gets windows of its positions.
-        text: a UTF-8 file of your own in place of the shipped text; with ``general`` only.
+        text: a file of your own in place of the shipped text (see ``read_documents``); with ``general`` only.
     """
 
     source: Literal["general", "retain", "forget"] = "general"
@@ -69,7 +72,7 @@ def calibration_tokens(
 
     Args:
         request: which text and how much.
-        tokenizer: the model's; each window cut from text opens with its BOS where it has one.
+        tokenizer: the model's; each window cut from text opens as ``opening_tokens`` says.
         positions: the model's positions; None where it has no limit.
         sets: ``retain`` and ``forget`` → [n, time] token windows; needed for those sources only.
 
@@ -106,19 +109,16 @@ def _general_text(request: CalibrationRequest) -> str:
         folder = files("quail_lightning.data") / "general_text"
         raw = "\n\n".join((folder / name).read_text("utf-8") for name in GENERAL_TEXTS)
     else:
-        try:
-            raw = Path(request.text).read_text("utf-8")
-        except UnicodeDecodeError as problem:
-            raise InputError(f"calibration.text is not UTF-8 ({problem.reason})", given=request.text) from problem
+        raw = "\n\n".join(read_documents(request.text))
     paragraphs = (re.sub(r"\s+", " ", paragraph).strip() for paragraph in re.split(r"\n\s*\n", raw))
     return "\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
 def _cut(text: str, tokenizer: Any, length: int) -> Tensor:
     """[n, length]: whole windows only, so that no text is shown twice."""
-    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    opening = opening_tokens(tokenizer)
+    tokens = token_ids(text, tokenizer)
     run = length - len(opening)
     count = len(tokens) // run
-    rows = [opening + tokens[number * run : (number + 1) * run] for number in range(count)]
-    return torch.tensor(rows, dtype=torch.int64).view(count, length)
+    openings = torch.tensor(opening, dtype=torch.int64).expand(count, len(opening))
+    return torch.cat([openings, tokens[: count * run].view(count, run)], dim=1)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quail_lightning.data.opening import opening_tokens
+from quail_lightning.data.tokens import token_ids
 from quail_lightning.errors import InputError
 
 
@@ -15,33 +17,59 @@ def token_windows(texts: Sequence[str], tokenizer: Any, max_len: int) -> Tensor:
     """Cut a corpus into windows of ``max_len`` tokens.
 
     The documents are joined by a blank line, tokenized without special tokens and cut into runs of
-    ``max_len − 1`` tokens; BOS goes before each. The last, short run is filled from the corpus' start.
+    ``max_len − 1`` tokens; BOS goes before each. A tokenizer without BOS leaves its place to the text, see
+    ``opening_tokens``. The last, short run is filled from the corpus' start.
 
     Args:
         texts: documents.
-        tokenizer: a transformers tokenizer with a BOS token.
+        tokenizer: a transformers tokenizer.
         max_len: tokens a window, BOS included.
 
     Returns:
         [windows, max_len] int64.
 
     Raises:
-        InputError: no text at all, a window too short to hold a prediction, or a tokenizer without BOS.
+        InputError: no text at all, or a window too short to hold a prediction.
     """
     if max_len < 2:
         raise InputError("max_len must be at least 2 tokens (BOS and one to predict)", given=max_len)
-    if tokenizer.bos_token_id is None:
-        raise InputError("the tokenizer has no BOS token, which opens every window", given=tokenizer.name_or_path)
-    # verbose=False: the warning about texts longer than the model does not apply, they are cut right below
-    encoded = tokenizer("\n\n".join(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    if not encoded:
-        raise InputError("the texts hold no token, so there is no window to cut", given=list(texts)[:3])
-    tokens = torch.tensor(encoded, dtype=torch.int64)
-    run = max_len - 1
+    opening = opening_tokens(tokenizer)
+    run = max_len - len(opening)
+    if run < 1:
+        raise InputError(f"a window opens with {len(opening)} tokens, which leaves none to predict", given=max_len)
+    tokens = token_ids("\n\n".join(texts), tokenizer)
+    if not len(tokens):
+        raise InputError(
+            "the texts hold no token, so there is no window to cut",
+            given=f"{len(texts)} texts of {sum(map(len, texts))} characters",
+        )
     count = -(-len(tokens) // run)
     missing = count * run - len(tokens)
     if missing:
         filling = tokens.repeat(-(-missing // len(tokens)))[:missing]
         tokens = torch.cat([tokens, filling])
-    bos = torch.full((count, 1), tokenizer.bos_token_id, dtype=torch.int64)
-    return torch.cat([bos, tokens.view(count, run)], dim=1)
+    openings = torch.tensor(opening, dtype=torch.int64).expand(count, len(opening))
+    return torch.cat([openings, tokens.view(count, run)], dim=1)
+
+
+def without_repeats(window: Tensor, longest: int) -> Tensor:
+    """The beginning of a run of tokens, up to where it only repeats itself.
+
+    A corpus shorter than a window fills it with itself, and what is repeated can be copied from the run alone.
+
+    Worked: a b c a b → a b c; a b c d → a b c d.
+
+    Args:
+        window: [time], without its opening.
+        longest: tokens that what is repeated may have.
+
+    Returns:
+        [time or fewer].
+    """
+    length = len(window)
+    periods = (
+        period
+        for period in range(1, min(longest + 1, length))
+        if torch.equal(window[period:], window[: length - period])
+    )
+    return window[: next(periods, length)]

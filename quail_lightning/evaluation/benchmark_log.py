@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.data.located import shape_of
 from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.attacks import ATTACKS, SPLITS
+from quail_lightning.privacy import private_folder
 
 RESPONSE_PARTS = {"verbmem_f": "verbmem_forget", "knowmem_f": "knowmem_forget", "knowmem_r": "knowmem_retain"}
 """Folder of the log → metric."""
@@ -76,15 +78,21 @@ def read_log(folder: Path) -> BenchmarkLog:
 def write_log(folder: Path, log: BenchmarkLog) -> None:
     """Write the parts that the log has, in the layout that ``read_log`` takes; each file whole or not at all.
 
+    They hold texts, so their owner alone may read them.
+
     Responses to what MUSE does not ask (RWKU's probes) go to ``<metric>/log.json``, in the same form.
     """
     names = {metric: part for part, metric in RESPONSE_PARTS.items()}
     for metric, responses in log.responses.items():
         rows = [{"prompt": row.prompt, "gt": row.truth, "response": row.response} for row in responses]
-        write_json(folder / names.get(metric, metric) / "log.json", rows)
+        _write(folder, names.get(metric, metric), rows)
     if log.membership is not None:
         content = {split: [dict(row) for row in rows] for split, rows in log.membership.items()}
-        write_json(folder / MEMBERSHIP_PART / "log.json", content)
+        _write(folder, MEMBERSHIP_PART, content)
+
+
+def _write(folder: Path, part: str, content: Any) -> None:
+    write_json(private_folder(folder / part, folder) / "log.json", content, private=True)
 
 
 def _responses(path: Path) -> tuple[Response, ...]:
@@ -101,7 +109,8 @@ def _responses(path: Path) -> tuple[Response, ...]:
 def _membership(path: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
     content = _load(path)
     if not isinstance(content, dict) or not set(SPLITS) & set(content):
-        given = sorted(content) if isinstance(content, dict) else type(content).__name__
+        # what other keys it has is not said: they may be text
+        given = None if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path} must hold an object of splits", given=given, allowed=", ".join(SPLITS))
     scores: dict[str, tuple[Mapping[str, float], ...]] = {}
     for split in SPLITS:
@@ -122,7 +131,7 @@ def _check_columns(path: Path, place: str, row: Any, wanted: tuple[str, ...] | l
     if wrong:
         raise InputError(
             f"{path}: {place} lacks {', '.join(map(repr, wrong))}, or holds something else there",
-            given=sorted(row) if isinstance(row, dict) else row,
+            given=shape_of(row),
             allowed="texts" if kind is str else "numbers",
         )
 

@@ -6,15 +6,17 @@ from argparse import ArgumentError
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import LightningDataModule
 
+from quail_lightning.bounded_yaml import read_yaml
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
+from quail_lightning.import_gate import class_in, close_gate
 
 KEYS = {"class_path", "init_args", "auc_retrain"}
 
@@ -47,6 +49,7 @@ class Benchmark:
         """
         from jsonargparse import ArgumentParser
 
+        close_gate()
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(self.data_class, skip={"tokenizer"}, fail_untyped=False)
         given = dict(self.init_args) | ({} if corpus is None else {"corpus": corpus})
@@ -90,12 +93,13 @@ def load_benchmark(name: str) -> Benchmark:
         )
     path = find_config(f"benchmark/{name}.yaml")
     try:
-        described = yaml.safe_load(path.read_text("utf-8"))
+        described = read_yaml(path)
         if not isinstance(described, dict) or "class_path" not in described or set(described) - KEYS:
             raise TypeError(f"it holds {described if not isinstance(described, dict) else sorted(described)}")
-        module, _, class_name = str(described["class_path"]).rpartition(".")
-        data_class = getattr(import_module(module), class_name)
-    except (AttributeError, ImportError, TypeError, ValueError, yaml.YAMLError) as problem:
+        data_class = class_in(path, described["class_path"])
+        if not issubclass(data_class, LightningDataModule):
+            raise TypeError(f"{described['class_path']!r} is no DataModule")
+    except (TypeError, yaml.YAMLError) as problem:
         raise InputError(
             f"{path} does not describe a benchmark: {problem}", allowed=f"the keys {', '.join(sorted(KEYS))}"
         ) from problem

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from torch import Tensor
 
+from quail_lightning.bounded_yaml import read_yaml
 from quail_lightning.config_files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.questions import EvaluationRecords
@@ -21,8 +21,9 @@ from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.finished import FinishedMetrics, parts
 from quail_lightning.evaluation.suite import EvaluationSuite
+from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import check_whole, load_config, load_model, weights_digest
-from quail_lightning.quantization import Quantizer, load_quantizer
+from quail_lightning.quantization import Quantizer, check_quantizers, load_quantizer
 from quail_lightning.results import Measure
 
 if TYPE_CHECKING:
@@ -109,12 +110,15 @@ class CheckpointJudge:
     calibration: CalibrationRequest
     _cut: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def check(self, model: str, records: EvaluationRecords, precisions: Sequence[Precision]) -> None:
-        """Refuse a model that is not whole, or cannot be judged with this, before a weight is loaded."""
+    def check(self, model: str, records: EvaluationRecords, precisions: Sequence[Precision]) -> dict[str, float]:
+        """Refuse what the model cannot be judged with, before a weight is loaded; see ``check_quantizers``."""
         check_whole(model, torch.bfloat16)
-        self.suite.check(records, {}, load_tokenizer(model), load_config(model))
+        config = load_config(model)
+        self.suite.check(records, {}, load_tokenizer(model), config)
+        shares = check_quantizers(config, {precision.name: precision.quantizer for precision in precisions})
         if any(precision.quantizer.needs_calibration for precision in precisions):
             self._calibration_tokens(model)
+        return shares
 
     def judge(
         self, model: str, records: EvaluationRecords, precisions: Sequence[Precision], progress: Progress
@@ -183,6 +187,10 @@ class CheckpointJudge:
             self._cut[model] = calibration_tokens(self.calibration, load_tokenizer(model), limit)
         return self._cut[model]
 
+    def arithmetic(self, precision: Precision) -> str:
+        """In what a model is computed at a precision here."""
+        return arithmetic_name(precision.dtype, self.device)
+
     def _about(self, model: str, digests: Mapping[str, str], precision: Precision) -> dict[str, Any]:
         calibrated: dict[str, Any] = {}
         if precision.quantizer.needs_calibration:
@@ -192,7 +200,8 @@ class CheckpointJudge:
         return {
             "model": dict(digests),
             "precision": precision.config,
-            "quantizer": yaml.safe_load(find_config(f"quantizer/{precision.config}.yaml").read_text("utf-8")),
+            "arithmetic": self.arithmetic(precision),
+            "quantizer": read_yaml(find_config(f"quantizer/{precision.config}.yaml")),
             "benchmark": self.benchmark,
         } | calibrated
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from quail_lightning.data.opening import opening_tokens
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token numbers of each text, with BOS before it and nothing after it.
+    """Token numbers of each text, with its opening before it and nothing after it.
 
     For Llama's tokenizer this is ``add_special_tokens=True``, as MUSE does. BOS is put there by hand because
     other tokenizers leave it out or add EOS as well, and the training windows open with BOS. A tokenizer that
-    has no BOS adds none.
+    has no BOS mostly adds nothing: see ``opening_tokens``.
     """
     if not texts:
         return []
-    prefix = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    prefix = opening_tokens(tokenizer)
     # verbose=False: whether a text fits is judged here against the model, not against the tokenizer's own limit
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return [prefix + list(ids) for ids in encoded]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from quail_lightning.data.questions import EvaluationRecords
-from quail_lightning.durable import replace_text, write_json
+from quail_lightning.durable import partial_name, publish_or_keep, remove, replace_text, write_json
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, write_log
-from quail_lightning.results import Estimate, Measure, Undefined
+from quail_lightning.privacy import private_folder
+from quail_lightning.results import Measure, measure_from_json, scored_json
+from quail_lightning.vouched import DamagedError, digest, load_vouched, write_vouched
 
 VERSION = 3  # raised when a metric's definition changes, which makes all that is stored stale
 MEASURES = "measures.json"
+ABOUT = "about.json"
 
 
 def parts(records: EvaluationRecords) -> Iterator[tuple[str, EvaluationRecords]]:
@@ -26,11 +31,6 @@ def parts(records: EvaluationRecords) -> Iterator[tuple[str, EvaluationRecords]]
             yield field.name, replace(EvaluationRecords(), **{field.name: value})
 
 
-def digest(content: Any) -> str:
-    """SHA-256 of a value by its JSON, or by its ``repr`` where it is no JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class FinishedMetrics:
     """What was measured of one model at one precision.
@@ -38,8 +38,11 @@ class FinishedMetrics:
     ``<root>/parts/<key>/`` holds one finished part: ``measures.json``, the responses and per-text scores in MUSE's
     log layout, and ``about.json``. The key is made of everything that decides the part's figures and of nothing
     else: ``about`` (digests of weights and tokenizer, the quantizer's settings), the part's records and those
-    settings of the suite that it depends on. So another choice of attacks leaves the responses finished. A damaged
-    part is not taken for finished.
+    settings of the suite that it depends on. So another choice of attacks leaves the responses finished.
+
+    ``measures.json`` holds the key, the digest of every other file and one of itself. A part that was edited,
+    damaged or put there from elsewhere is not taken for finished, which is said; the next ``write`` replaces it.
+    A folder gets its name when all of it is written, so that two evaluations at once do not mix.
 
     ``<root>/<key>/`` brings the logs of the parts of one evaluation together, as ``--from-log`` takes them.
 
@@ -59,20 +62,17 @@ class FinishedMetrics:
             records: its own.
             settings: of the suite, those that decide this part's figures.
         """
-        key = digest([VERSION, self.about, part, settings, repr(records)])[:16]
-        return self.root / "parts" / key
+        return self.root / "parts" / self._key(part, records, settings)[:16]
 
     def read(
         self, part: str, records: EvaluationRecords, settings: Mapping[str, Any]
     ) -> dict[str, Measure] | None:
         """The part's measures with their per-record scores; None where it is yet to be run."""
+        folder = self.part_folder(part, records, settings)
         try:
-            folder = self.part_folder(part, records, settings)
-            content = json.loads((folder / MEASURES).read_text("utf-8"))
-            if not all((folder / name / "log.json").is_file() for name in content["logs"]):
-                return None
-            return {name: _measure(row) for name, row in content["measures"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return _measures(folder, self._key(part, records, settings))
+        except DamagedError as problem:
+            print(f"finished part {folder} ({part}): {problem}; it is run again", file=sys.stderr, flush=True)
             return None
 
     def write(
@@ -83,14 +83,17 @@ class FinishedMetrics:
         measures: Mapping[str, Measure],
         log: BenchmarkLog,
     ) -> None:
-        """Keep a finished part. Its measures come last, so that what they vouch for is there."""
-        folder = self.part_folder(part, records, settings)
+        """Keep a finished part."""
+        key = self._key(part, records, settings)
         described = {"part": part, "settings": settings, "records_sha256": digest(repr(records))}
-        write_json(folder / "about.json", dict(self.about) | described)
-        write_log(folder, log)
-        logs = sorted(path.parent.name for path in folder.glob("*/log.json"))
-        kept = {name: _as_json(measure) for name, measure in measures.items()}
-        write_json(folder / MEASURES, {"logs": logs, "measures": kept})
+
+        def fill(folder: Path) -> None:
+            write_json(folder / ABOUT, dict(self.about) | described, private=True)
+            write_log(folder, log)
+            kept = {name: scored_json(measure) for name, measure in measures.items()}
+            write_vouched(folder / MEASURES, {"key": key, "files": _digests(folder), "measures": kept})
+
+        self._publish(self.part_folder(part, records, settings), fill, partial(_is_intact, key=key))
 
     def gather(self, folders: Mapping[str, Path]) -> Path:
         """One folder with the logs of several parts.
@@ -100,22 +103,72 @@ class FinishedMetrics:
         """
         names = {part: folder.name for part, folder in folders.items()}
         gathered = self.root / digest(names)[:16]
-        for folder in folders.values():
-            for path in folder.glob("*/log.json"):
-                copy = gathered / path.parent.name / path.name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                replace_text(copy, path.read_text("utf-8"))
-        write_json(gathered / "about.json", dict(self.about) | {"parts": names})
+        logs = {
+            path.relative_to(folder): path for folder in folders.values() for path in folder.glob("*/log.json")
+        }
+
+        def fill(folder: Path) -> None:
+            for name, path in logs.items():
+                private_folder((folder / name).parent, self.root)
+                replace_text(folder / name, path.read_text("utf-8"), private=True)
+            write_json(folder / ABOUT, dict(self.about) | {"parts": names}, private=True)
+
+        wanted = {str(name): _digest(path) for name, path in logs.items()}
+        self._publish(gathered, fill, lambda folder: _digests(folder, but=ABOUT) == wanted)
         return gathered
 
+    def _key(self, part: str, records: EvaluationRecords, settings: Mapping[str, Any]) -> str:
+        return digest([VERSION, self.about, part, settings, repr(records)])
 
-def _measure(row: Mapping[str, Any]) -> Measure:
-    if "reason" in row:
-        return Undefined(row["reason"])
-    return Estimate(row["value"], row["n"], row["low"], row["high"], tuple(row["scores"]))
+    def _publish(self, folder: Path, fill: Callable[[Path], None], is_good: Callable[[Path], bool]) -> None:
+        """Write a folder under a name of its own and give it its name, unless another process did meanwhile."""
+        new = private_folder(partial_name(folder), self.root)
+        try:
+            fill(new)
+            publish_or_keep(new, folder, is_good)
+        finally:
+            remove(new)
 
 
-def _as_json(measure: Measure) -> dict[str, Any]:
-    if isinstance(measure, Undefined):
-        return {"reason": measure.reason}
-    return {key: getattr(measure, key) for key in ("value", "n", "low", "high", "scores")}
+def _measures(folder: Path, key: str) -> dict[str, Measure] | None:
+    """What a part's folder holds; None where there is none.
+
+    Raises:
+        DamagedError: it is not what was written under this key.
+    """
+    try:
+        content = load_vouched(folder / MEASURES)
+    except FileNotFoundError:
+        if not os.path.lexists(folder):
+            return None
+        raise DamagedError(f"{MEASURES} is missing") from None
+    if content.get("key") != key:
+        raise DamagedError("it is another part's")
+    try:
+        found, wanted = _digests(folder, but=MEASURES), dict(content["files"])
+        measures = {name: measure_from_json(row) for name, row in content["measures"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DamagedError(f"{MEASURES} has the wrong form") from None
+    if differing := sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name)):
+        raise DamagedError(f"{', '.join(differing)} was edited, or is missing")
+    return measures
+
+
+def _is_intact(folder: Path, key: str) -> bool:
+    try:
+        return _measures(folder, key) is not None
+    except DamagedError:
+        return False
+
+
+def _digests(folder: Path, but: str = "") -> dict[str, str]:
+    """Name → digest of the files of a part, or of gathered parts; of what cannot be read, why."""
+    paths = [folder / ABOUT, folder / MEASURES, *folder.glob("*/log.json")]
+    return {str(path.relative_to(folder)): _digest(path) for path in paths if path.exists() and path.name != but}
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return str(error)

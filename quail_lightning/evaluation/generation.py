@@ -45,7 +45,7 @@ def generate(
     Args:
         model: a causal language model of transformers, on its device; its mode is restored afterwards, and no
             random state is used.
-        tokenizer: its own; BOS is put before each prompt. It is not changed.
+        tokenizer: its own; each prompt opens as ``opening_tokens`` says. It is not changed.
         prompts: texts to continue.
         max_new_tokens: tokens; generation stops earlier at EOS.
         batch_size: prompts generated together; None: as many as the free memory holds.

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quail_lightning.allowed_code import code_refused, is_code_allowed
+from quail_lightning.data.opening import opening_text, opening_tokens
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import encode
 from quail_lightning.evaluation.intervals import bootstrap_mean
@@ -64,8 +66,8 @@ def harness_accuracy(
 ) -> Measure:
     """Accuracy of a task, or over all questions of a group, × 100, with its own interval.
 
-    The model is handed over, not loaded again; mode and random states are left as they were. Questions open with
-    BOS where the tokenizer has one, as every other metric's prompts do.
+    The model is handed over, not loaded again; mode and random states are left as they were. Questions open as
+    every other metric's prompts do (``opening_tokens``).
 
     Args:
         model: a causal language model on its device.
@@ -88,7 +90,7 @@ def harness_accuracy(
     try:
         with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
             # a copy: the harness gives the tokenizer a padding token
-            judged = _opening_with_bos(HFLM)(
+            judged = _opening_as_ours(HFLM)(
                 pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8
             )
             results = harness.simple_evaluate(
@@ -112,29 +114,31 @@ def harness_accuracy(
     return bootstrap_mean(scores)
 
 
-def _opening_with_bos(harness_model: Any) -> Any:
+def _opening_as_ours(harness_model: Any) -> Any:
     """The harness's model class, whose own texts open with BOS only where the tokenizer puts it there by itself.
 
     On small models that one token, the training windows' first, changes an answer here and there.
     """
 
-    class OpeningWithBos(harness_model):
+    class OpeningAsOurs(harness_model):
         def tok_encode(self, string: str, **options: Any) -> list[int]:
-            bos = self.tokenizer.bos_token
-            continued = options.get("add_special_tokens") is False or (bos and string.startswith(bos))
+            opening = opening_text(self.tokenizer)
+            continued = options.get("add_special_tokens") is False or (opening and string.startswith(opening))
             ids = encode(self.tokenizer, [string])[0]
-            ids = ids[1:] if continued and bos else ids
+            ids = ids[len(opening_tokens(self.tokenizer)) :] if continued else ids
             return ids[-(options.get("left_truncate_len") or 0) :]
 
-    return OpeningWithBos
+    return OpeningAsOurs
 
 
 @cache
 def _manager(task_folder: str | None) -> Any:
     """Made once in a process: it reads thousands of task files."""
-    import_harness()
     if task_folder is not None and not Path(task_folder).is_dir():
         raise InputError(f"no folder of harness tasks {task_folder!r}")
+    if task_folder is not None and not is_code_allowed():  # by !function, and by templates
+        raise code_refused("the harness's task files may run programs of their own", task_folder)
+    import_harness()
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every group it does not use

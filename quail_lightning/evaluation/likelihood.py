@@ -17,7 +17,7 @@ from quail_lightning.evaluation.shares import current_shares
 from quail_lightning.evaluation.short_memory import Progress, explained_memory, in_batches
 from quail_lightning.functional.head import Head
 from quail_lightning.functional.token_likelihood import token_log_likelihood
-from quail_lightning.models.activations import check_head, output_head
+from quail_lightning.models.activations import check_head, language_decoder, output_head
 from quail_lightning.models.sharded import inside, is_sharded
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _pass(model: PreTrainedModel, rows: Sequence[Tensor], head: Head | None) -> 
             label_log_probabilities(logits[row, : len(tokens) - 1], ids[row, 1 : len(tokens)]).cpu()
             for row, tokens in enumerate(rows)
         ]
-    final = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    final = language_decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     predicting = places[:-1] < lengths[:, None] - 1
     hidden, labels = final[:, :-1][predicting], ids[:, 1:][predicting]  # [tokens of all rows, ...]
     size, words = (CPU_CHUNK, CPU_WORDS) if ids.device.type == "cpu" else (CHUNK, len(head.weight))

@@ -24,6 +24,7 @@ from quail_lightning.evaluation.privleak import MembershipAUC, min_k, privleak_m
 from quail_lightning.evaluation.rouge import RougeLF1
 from quail_lightning.evaluation.sampling import Sampling
 from quail_lightning.evaluation.utility import Utility
+from quail_lightning.quantization import computing
 from quail_lightning.results import Measure
 
 if TYPE_CHECKING:
@@ -171,7 +172,19 @@ class EvaluationSuite:
             InputError: see ``check``; nothing was run then.
         """
         self.check(records, windows, tokenizer, model.config)
+        with computing(model):
+            return self._measured(model, tokenizer, records, windows, auc_retrain, progress, log)
 
+    def _measured(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        records: EvaluationRecords,
+        windows: Mapping[str, Tensor],
+        auc_retrain: float | None,
+        progress: SuiteProgress | None,
+        log: BenchmarkLog | None,
+    ) -> dict[str, Measure]:
         def step(name: str) -> Callable[[int, int], None] | None:
             return None if progress is None else partial(progress, name)
 

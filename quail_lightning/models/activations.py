@@ -47,7 +47,7 @@ def activations(
         for layer in {*layers, *(perturbations or {})}:
             shift = (perturbations or {}).get(layer)
             hooks.enter_context(_hook(decoder_layers(model)[layer], layer, shift, caught))
-        final = _decoder(model)(input_ids=input_ids, use_cache=False).last_hidden_state
+        final = language_decoder(model)(input_ids=input_ids, use_cache=False).last_hidden_state
     return Activations(final, {layer: caught[layer] for layer in layers})
 
 
@@ -57,7 +57,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     Raises:
         InputError: this architecture keeps them where we do not look.
     """
-    decoder = _decoder(model)
+    decoder = language_decoder(model)
     for name in ("layers", "h", "blocks"):
         layers = getattr(decoder, name, None)
         if isinstance(layers, nn.ModuleList):
@@ -103,9 +103,18 @@ def check_head(
         )
 
 
-def _decoder(model: PreTrainedModel) -> nn.Module:
-    decoder: nn.Module = model.get_decoder()
-    return decoder
+def language_decoder(model: PreTrainedModel) -> nn.Module:
+    """The language model without its head; of a multimodal model no tower.
+
+    Raises:
+        InputError: this architecture keeps it where we do not look.
+    """
+    found: Any = model.get_decoder()
+    if found is model:  # the library did not find it (Llama 4)
+        found = getattr(model, "model", None)
+    if not isinstance(found, nn.Module):
+        raise InputError(f"{type(model).__name__} keeps its decoder where this program does not look")
+    return found
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import torch
 
 from quail_lightning.durable import publish
 from quail_lightning.errors import InputError
+from quail_lightning.locks import hold, lock_beside, released_afterwards
+from quail_lightning.masking import masked
 from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
 from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
 from quail_lightning.models.integrity import (
@@ -23,6 +26,7 @@ from quail_lightning.models.non_finite import refuse_non_finite
 from quail_lightning.models.saving import savable_generation
 from quail_lightning.models.weight_files import WeightFiles, shards
 from quail_lightning.out_of_memory import first_line, is_out_of_memory
+from quail_lightning.privacy import share_by_umask
 from quail_lightning.readable import check_json_objects, check_readable, read_json
 
 if TYPE_CHECKING:
@@ -127,7 +131,8 @@ def save_model(
 ) -> None:
     """Write model, tokenizer and ``provenance.json`` to a folder that does not exist yet, whole or not at all.
 
-    The digests of the weight files are noted with the provenance, so that later damage is seen.
+    Others may read it as the umask has it. The digests of the weight files are noted with the provenance, so that
+    later damage is seen.
 
     Args:
         model: as it is to be loaded again.
@@ -142,16 +147,21 @@ def save_model(
     if folder.exists():
         raise InputError(f"{folder} exists already", remedy="Name another folder, or remove it first")
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with savable_generation(model):
-        model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    noted = {**provenance, DIGESTS: file_digests(partial, shards(partial))}
-    (partial / PROVENANCE).write_text(json.dumps(noted, indent=2, default=str) + "\n", "utf-8")
-    if card is not None:
-        (partial / "README.md").write_text(card, "utf-8")
-    publish(partial, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with released_afterwards():
+        hold(lock_beside(folder), str(folder))
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        mode = stat.S_IMODE(partial.stat().st_mode)  # what the umask leaves
+        with savable_generation(model):
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        noted = masked({**provenance, DIGESTS: file_digests(partial, shards(partial))})
+        (partial / PROVENANCE).write_text(json.dumps(noted, indent=2, default=str) + "\n", "utf-8")
+        if card is not None:
+            (partial / "README.md").write_text(card, "utf-8")
+        share_by_umask(partial, mode)
+        publish(partial, folder)
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:

@@ -6,16 +6,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from quail_lightning.errors import InputError
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The architecture of a checkpoint on the meta device."""
+    """The architecture of a checkpoint on the meta device.
+
+    Raises:
+        InputError: the config is of no causal language model.
+    """
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except ValueError as error:
+        raise InputError(f"no causal language model: {str(error).splitlines()[0]}") from error
     return model
 
 

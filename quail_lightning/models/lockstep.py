@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from quail_lightning.models.activations import language_decoder
 from quail_lightning.models.sharded import announcing, is_sharded, unannounced
 from quail_lightning.processes import Processes, sum_over_processes
 
@@ -72,7 +73,7 @@ def in_step(model: PreTrainedModel, processes: Processes) -> Iterator[Processes]
 
     def dummy() -> None:
         with torch.no_grad():
-            unannounced(model, lambda: model.get_decoder()(input_ids=token, use_cache=False))
+            unannounced(model, lambda: language_decoder(model)(input_ids=token, use_cache=False))
 
     lockstep = Lockstep(processes, dummy, device)
     with announcing(model, lockstep.announce):

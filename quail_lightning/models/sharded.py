@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from quail_lightning.functional.head import Head
 from quail_lightning.models.activations import decoder_layers, output_head
+from quail_lightning.models.arithmetic import compute_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +43,8 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute: torch.dtype | None)
 
     Layers are gathered in ``compute``, one at a time, and again for the backward pass. What autocast leaves in the
     weights' own dtype (norms, the residual stream, embedding and head) stays in it, and gradients are summed in
-    float32: the arithmetic is that of one device.
+    float32: the arithmetic is that of one device. 16-bit weights whose products the device emulates are all
+    gathered in float32.
 
     Args:
         model: may lie on the meta device.
@@ -52,13 +54,16 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute: torch.dtype | None)
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     # the residual stream enters a layer as it is: autocast casts for each product
-    plain = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    cast = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
+    own = next(model.parameters()).dtype
+    wide = compute_dtype(own, mesh.device_type)
+    gathered = None if wide == own else wide
+    plain = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
+    cast = MixedPrecisionPolicy(compute or gathered, torch.float32, cast_forward_inputs=False)
     for layer in decoder_layers(model):
         if compute is not None:
             for part in layer.modules():
-                own = list(part.parameters(recurse=False))
-                if own and all(parameter.ndim < 2 for parameter in own):
+                direct = list(part.parameters(recurse=False))
+                if direct and all(parameter.ndim < 2 for parameter in direct):
                     fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=plain)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=cast)
     root = Root(model)

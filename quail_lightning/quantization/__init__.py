@@ -1,8 +1,10 @@
 """Quantized copies of a model, one protocol for all formats."""
 
+from quail_lightning.quantization.architecture import check_quantizers, described_share, partly_quantized
 from quail_lightning.quantization.awq import Awq
 from quail_lightning.quantization.bitsandbytes import BitsAndBytes
 from quail_lightning.quantization.body import quantized_linears
+from quail_lightning.quantization.computing import computing
 from quail_lightning.quantization.gptq import Gptq
 from quail_lightning.quantization.named import available_precisions, load_quantizer
 from quail_lightning.quantization.protocol import Quantizer, QuantizesShards, quantized_copy
@@ -21,8 +23,12 @@ __all__ = [
     "Uniform",
     "Unquantized",
     "available_precisions",
+    "check_quantizers",
     "check_shards",
+    "computing",
+    "described_share",
     "load_quantizer",
+    "partly_quantized",
     "quantized_copy",
     "quantized_linears",
     "widest_copy",

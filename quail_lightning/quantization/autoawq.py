@@ -11,7 +11,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from quail_lightning.errors import InputError
+from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.quantization.body import quantized_linears, refuse_indivisible, refuse_non_finite
+from quail_lightning.quantization.computing import cast_weights
 from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.terminal import transient_bars
 
@@ -58,32 +60,17 @@ def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_siz
         InputError: AutoAWQ does not know the architecture, or the weights, their outputs or the group size do not
             fit.
     """
-    with warnings.catch_warnings(record=True):  # its notice that it is archived, which turns filters off
-        from awq.models._config import AwqConfig
-        from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
+    kind, known = check_autoawq(model, group_size)
     linears = quantized_linears(model)
-    refuse_indivisible(
-        linears, group_size, "Set group_size in a copy of the quantizer's file to a divisor (64, 32)"
-    )
-    misfits = [f"{name} ({linear.out_features})" for name, linear in linears if linear.out_features % _ROWS]
-    if misfits:
-        raise InputError(
-            f"AutoAWQ quantizes layers whose outputs are a multiple of {_ROWS}, not so for {', '.join(misfits)}",
-            remedy="Use backend: llmcompressor",
-        )
     refuse_non_finite(linears)
-    kind = model.config.model_type
-    if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
-        raise InputError(
-            "AutoAWQ does not know this architecture", given=kind, remedy="Use backend: llmcompressor"
-        )
+    from awq.models._config import AwqConfig
+
     settings = {"zero_point": True, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
     with isolate_rng(), transient_bars(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         working = copy.deepcopy(model).eval()
-        wrapped = AWQ_CAUSAL_LM_MODEL_MAP[kind](
-            working, kind, False, working.config, AwqConfig.from_dict(settings), None
-        )
+        cast_weights(working, compute_dtype(model.dtype, model.device))
+        wrapped = known(working, kind, False, working.config, AwqConfig.from_dict(settings), None)
         wrapped.quantize(
             quant_config=settings,
             calib_data=calibration.tolist(),
@@ -91,6 +78,7 @@ def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_siz
             max_calib_seq_len=calibration.shape[1],
         )
     quantized: PreTrainedModel = wrapped.model
+    cast_weights(quantized, model.dtype)
     quantized.config.quantization_config = {
         "quant_method": "awq",
         "bits": 4,
@@ -104,3 +92,32 @@ def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_siz
         for name, _ in linears:
             quantized.set_submodule(name, _UnpackedLinear(quantized.get_submodule(name)))
     return quantized.train(model.training)
+
+
+def check_autoawq(model: PreTrainedModel, group_size: int) -> tuple[str, Any]:
+    """The type of the model and AutoAWQ's class for it, where its shapes fit; the model may be on the meta device.
+
+    Raises:
+        InputError: see ``quantize_with_autoawq``.
+    """
+    # its notice that it is archived turns filters off
+    with isolate_rng(), warnings.catch_warnings(record=True):
+        from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
+    linears = quantized_linears(model)
+    refuse_indivisible(
+        {name: linear.in_features for name, linear in linears},
+        group_size,
+        "Set group_size in a copy of the quantizer's file to a divisor (64, 32)",
+    )
+    misfits = [f"{name} ({linear.out_features})" for name, linear in linears if linear.out_features % _ROWS]
+    if misfits:
+        raise InputError(
+            f"AutoAWQ quantizes layers whose outputs are a multiple of {_ROWS}, not so for {', '.join(misfits)}",
+            remedy="Use backend: llmcompressor",
+        )
+    kind = model.config.model_type
+    if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
+        raise InputError(
+            "AutoAWQ does not know this architecture", given=kind, remedy="Use backend: llmcompressor"
+        )
+    return kind, AWQ_CAUSAL_LM_MODEL_MAP[kind]

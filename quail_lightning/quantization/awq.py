@@ -8,9 +8,11 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.body import quantized_linears
-from quail_lightning.quantization.compressor import compress, demand_calibration, require_package
+from quail_lightning.quantization.body_weights import linear_names
+from quail_lightning.quantization.compressor import compress, demand_calibration, require_package, undisturbed
 from quail_lightning.quantization.packed_format import PackedFormat
 from quail_lightning.quantization.protocol import PreTrainedModel
+from quail_lightning.quantization.smoothing import smoothing_pairs
 
 
 class Awq:
@@ -71,20 +73,40 @@ class Awq:
         """``group128``, or ``channel``."""
         return self.format.granularity
 
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """See ``Quantizer.targets``."""
+        names = linear_names(model, "AWQ")
+        if self.backend == "autoawq":
+            from quail_lightning.quantization.autoawq import check_autoawq
+
+            assert self.format.group_size is not None
+            check_autoawq(model, self.format.group_size)
+            return names
+        self.format.groups(quantized_linears(model))
+        with undisturbed():
+            smoothing_pairs(model, "AWQ")
+        return names
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
+        tokens = demand_calibration(calibration, "AWQ")
+        self.targets(model)
         if self.backend == "autoawq":
             from quail_lightning.quantization.autoawq import quantize_with_autoawq
 
             assert self.format.group_size is not None
-            tokens = demand_calibration(calibration, "AWQ")
             return quantize_with_autoawq(model, tokens, self.format.group_size)
         groups = self.format.groups(quantized_linears(model))
 
         def modifiers() -> list[Any]:
             from llmcompressor.modifiers.quantization import QuantizationModifier
-            from llmcompressor.modifiers.transform.awq import AWQModifier
+            from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
 
-            return [AWQModifier(n_grid=self.search_steps), QuantizationModifier(config_groups=groups)]
+            pairs = smoothing_pairs(model, "AWQ")
+            mappings = None if pairs is None else [AWQMapping(source, balanced) for source, balanced in pairs]
+            return [
+                AWQModifier(n_grid=self.search_steps, mappings=mappings),
+                QuantizationModifier(config_groups=groups),
+            ]
 
-        return compress(model, modifiers, calibration, "AWQ")
+        return compress(model, modifiers, tokens, smoothing="AWQ")

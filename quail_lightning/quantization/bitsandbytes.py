@@ -16,13 +16,11 @@ from quail_lightning.functional.finite import is_finite
 from quail_lightning.models.empty import empty_model
 from quail_lightning.models.sharded import whole
 from quail_lightning.models.sharded_loading import restore_buffers
-from quail_lightning.quantization.body import (
-    copy_unconverted,
-    quantized_linears,
-    refuse_broken,
-    refuse_non_finite,
-)
+from quail_lightning.quantization.body import copy_unconverted, refuse_broken
+from quail_lightning.quantization.body_weights import dense_names
 from quail_lightning.quantization.protocol import PreTrainedModel
+
+CPU_ROWS = 32  # of a 4-bit weight, packed together
 
 
 class BitsAndBytes:
@@ -74,14 +72,21 @@ class BitsAndBytes:
         """``channel`` (output row) for int8, else ``block64``: 64 weights consecutive in memory."""
         return "channel" if self.format == "int8" else "block64"
 
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """See ``Quantizer.targets``: linear and Conv1D layers; stacked experts stay in 16 bits."""
+        if any("Mamba" in type(module).__name__ for module in model.modules()):
+            raise InputError(
+                f"{type(model).__name__} has state-space mixers, which read weights past bitsandbytes' layers",
+                remedy="Use a uniform grid (uniform4-channel)",
+            )
+        return dense_names(model)
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
-        linears = quantized_linears(model)
-        refuse_non_finite(linears)
-        names = {name for name, _ in linears}
-        full_precision = [
-            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in names
-        ]
+        weights = self.targets(model)
+        refuse_broken([name for name in weights if not is_finite(model.get_parameter(name).detach())])
+        names = {name.removesuffix(".weight") for name in weights}
+        full_precision = _others(model, names)
         with _quiet():
             quantized: PreTrainedModel = type(model).from_pretrained(
                 None,
@@ -92,6 +97,7 @@ class BitsAndBytes:
                 device_map={"": str(model.device)},
             )
         self._refuse_others(quantized, names)
+        _spare_odd_sizes(quantized)
         copy_unconverted(model, quantized, names)
         quantized.generation_config = copy.deepcopy(model.generation_config)
         return quantized.train(model.training)
@@ -99,15 +105,15 @@ class BitsAndBytes:
     def quantize_shards(self, model: PreTrainedModel) -> PreTrainedModel:
         """See ``QuantizesShards``; each process is given the whole copy, in 4 or 8 bits, on its device."""
         from transformers.integrations import replace_with_bnb_linear
+        from transformers.pytorch_utils import Conv1D
 
-        names = {name for name, _ in quantized_linears(model)}
-        full_precision = [
-            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in names
-        ]
+        names = {name.removesuffix(".weight") for name in self.targets(model)}
+        full_precision = _others(model, names)
         quantized = empty_model(copy.deepcopy(model.config), model.dtype)
         with _quiet():
             replace_with_bnb_linear(quantized, full_precision, self._config(model, full_precision))
         self._refuse_others(quantized, names)
+        _spare_odd_sizes(quantized)
         broken = []
         for name, parameter in model.named_parameters():
             owner, _, leaf = name.rpartition(".")
@@ -115,9 +121,10 @@ class BitsAndBytes:
             if owner not in names or leaf != "weight":
                 setattr(layer, leaf, nn.Parameter(weight.clone(), requires_grad=False))
             elif is_finite(weight):
-                setattr(layer, leaf, _packed(weight, getattr(layer, leaf)))
+                packed = _packed(weight.T if layer.source_cls is Conv1D else weight, getattr(layer, leaf))
+                setattr(layer, leaf, packed)
             else:
-                broken.append(owner)
+                broken.append(name)
         refuse_broken(broken)
         quantized.tie_weights()
         restore_buffers(quantized, model.device)
@@ -150,11 +157,34 @@ class BitsAndBytes:
         )
 
 
+def _others(model: PreTrainedModel, names: set[str]) -> list[str]:
+    """What bitsandbytes would convert as well: the head, and the towers of a multimodal model."""
+    from transformers.pytorch_utils import Conv1D
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name not in names
+    ]
+
+
 def _converted_layers(quantized: PreTrainedModel) -> set[str]:
     import bitsandbytes as bnb
 
     kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
     return {name for name, module in quantized.named_modules() if isinstance(module, kinds)}
+
+
+def _spare_odd_sizes(quantized: PreTrainedModel) -> None:
+    """WORKAROUND: on CPUs with bfloat16 instructions bitsandbytes packs 4-bit rows by 32, asserting none is left.
+
+    Layers of other sizes (gates of one output, low ranks) take its general path.
+    """
+    import bitsandbytes as bnb
+
+    for module in quantized.modules():
+        if isinstance(module, bnb.nn.Linear4bit) and module.out_features % CPU_ROWS:
+            module.support_avx512bf16_for_cpu = False
 
 
 def _packed(weight: Tensor, empty: Any) -> Any:

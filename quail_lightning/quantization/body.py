@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.finite import is_finite
+from quail_lightning.quantization.body_weights import decoder_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+MOST_NAMED = 8  # layers in one error
+
 
 def quantized_linears(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
-    """Every ``nn.Linear`` except the output head, with its name, in the model's order.
+    """Every ``nn.Linear`` of the language model except the output head, with its name, in the model's order.
 
-    Embeddings, norms and biases stay in full precision. Fused layers that are no ``nn.Linear`` (GPT-2's
-    ``Conv1D``, stacked experts) are not listed.
+    Embeddings, norms, biases and a multimodal model's towers stay in full precision. Layers that are no
+    ``nn.Linear`` (GPT-2's ``Conv1D``, stacked experts) are not listed; see ``body_weights``.
 
     Raises:
         InputError: there is none.
@@ -26,13 +29,13 @@ def quantized_linears(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
     head = model.get_output_embeddings()
     linears = [
         (name, module)
-        for name, module in model.named_modules()
+        for name, module in decoder_modules(model)
         if isinstance(module, nn.Linear) and module is not head
     ]
     if not linears:
         raise InputError(
-            f"{type(model).__name__} has no nn.Linear besides its output head, so there is nothing to quantize",
-            remedy="Use precision bf16 for this architecture",
+            f"{type(model).__name__} has no nn.Linear besides its output head",
+            remedy="What looks at linear layers alone (`quail analyze`, BucketOverlap, SURE) is not for it",
         )
     return linears
 
@@ -43,28 +46,27 @@ def refuse_non_finite(linears: list[tuple[str, nn.Linear]]) -> None:
     Raises:
         InputError: naming every weight concerned.
     """
-    refuse_broken([name for name, linear in linears if not is_finite(linear.weight.detach())])
+    refuse_broken([f"{name}.weight" for name, linear in linears if not is_finite(linear.weight.detach())])
 
 
 def refuse_broken(names: Sequence[str]) -> None:
-    """Refuse layers whose weights are not finite, if there are any.
+    """Refuse weights that are not finite, if there are any.
 
     Raises:
         InputError: naming every weight concerned.
     """
     if names:
-        broken = ", ".join(f"{name}.weight" for name in names)
         raise InputError(
-            f"weights to be quantized must be finite; NaN or infinity in {broken}",
+            f"weights to be quantized must be finite; NaN or infinity in {', '.join(names)}",
             remedy="The training that made this model diverged: go back to an earlier checkpoint",
         )
 
 
-def refuse_indivisible(linears: list[tuple[str, nn.Linear]], group_size: int | None, remedy: str) -> None:
+def refuse_indivisible(inputs: Mapping[str, int], group_size: int | None, remedy: str) -> None:
     """Refuse a group size that leaves a part of a row over.
 
     Args:
-        linears: the layers to be quantized.
+        inputs: of the layers to be quantized, the length of a row.
         group_size: inputs that share a step; None is always fine.
         remedy: what the user can set instead.
 
@@ -73,10 +75,13 @@ def refuse_indivisible(linears: list[tuple[str, nn.Linear]], group_size: int | N
     """
     if group_size is None:
         return
-    misfits = [f"{name} ({linear.in_features})" for name, linear in linears if linear.in_features % group_size]
+    misfits = [f"{name} ({length})" for name, length in inputs.items() if length % group_size]
     if misfits:
+        named = ", ".join(misfits[:MOST_NAMED]) + (
+            f" and {more} more" if (more := len(misfits) - MOST_NAMED) > 0 else ""
+        )
         raise InputError(
-            f"group_size must divide the inputs of every quantized layer, not so for {', '.join(misfits)}",
+            f"group_size must divide the inputs of every quantized layer, not so for {named}",
             given=group_size,
             remedy=remedy,
         )

@@ -22,8 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from quail_lightning.errors import InputError
+from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
+from quail_lightning.quantization.computing import cast_weights, computing, unpack
 from quail_lightning.quantization.protocol import PreTrainedModel
+from quail_lightning.quantization.smoothing import Method, refuse_changed_layers
 from quail_lightning.terminal import transient_bars
 
 
@@ -52,34 +55,35 @@ def demand_calibration(calibration: Tensor | None, method: str) -> Tensor:
 
 
 def compress(
-    model: PreTrainedModel, modifiers: Callable[[], list[Any]], calibration: Tensor | None, method: str
+    model: PreTrainedModel,
+    modifiers: Callable[[], list[Any]],
+    tokens: Tensor,
+    smoothing: Method | None = None,
 ) -> PreTrainedModel:
     """A packed copy of a model.
 
     Args:
         model: unchanged.
         modifiers: makes llm-compressor's recipe; called after its import.
-        calibration: [windows, time] token ids; the windows are shown one at a time.
-        method: named in errors.
+        tokens: [windows, time] token ids of the calibration; the windows are shown one at a time.
+        smoothing: what moves factors between layers before they are quantized, which is checked.
 
     Returns:
         the copy, on the model's device, in its dtype and mode.
 
     Raises:
-        InputError: calibration is missing, weights that are not finite, or other layers than the linear ones of
-            the body were quantized.
+        InputError: weights that are not finite, smoothing that changes the model, or
+            other layers than the linear ones of the body were quantized.
     """
-    tokens = demand_calibration(calibration, method)
-    from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
-
     linears = quantized_linears(model)
     refuse_non_finite(linears)
-    with isolate_rng(), _undisturbed(), tempfile.TemporaryDirectory() as folder:
+    with undisturbed(), tempfile.TemporaryDirectory() as folder:
         from compressed_tensors.compressors import ModelCompressor
         from compressed_tensors.offload import remove_dispatch
         from llmcompressor import oneshot
 
         working = copy.deepcopy(model).eval().requires_grad_(False)
+        cast_weights(working, compute_dtype(model.dtype, model.device))
         # oneshot reads the config of the folder that the model names; what it names now may be gone, or the hub
         model.config.save_pretrained(folder)
         working.config._name_or_path = folder
@@ -89,12 +93,32 @@ def compress(
             oneshot(model=working, recipe=modifiers(), **settings)
         finally:
             _forget_session()
+        _restore_norms(model, working)
+        if smoothing is not None:
+            with computing(model):
+                refuse_changed_layers(model, working, tokens[0], smoothing)
         compressor = ModelCompressor.from_pretrained_model(working)
         compressor.compress_model(working)
+        cast_weights(working, model.dtype)
         compressor.update_config(folder)
         packing = json.loads((Path(folder) / "config.json").read_text("utf-8"))["quantization_config"]
         remove_dispatch(working)  # calibration leaves one behind; parameters are plain tensors after it
         return _assembled(model, working, packing, {name for name, _ in linears})
+
+
+def _restore_norms(model: PreTrainedModel, working: PreTrainedModel) -> None:
+    """Undo what llm-compressor does to norms that scale by 1 + weight (Gemma) in passing.
+
+    It adds 1 and takes it off again, which rounds every weight to a multiple of the dtype's step at 1.
+    """
+    held = dict(working.named_parameters())
+    with torch.no_grad():
+        for name, original in model.named_parameters():
+            if original.ndim == 1:
+                worked_in = held[name].dtype
+                passed = ((1 + original.float()).to(worked_in).float() - 1).to(worked_in)
+                if torch.equal(held[name].to(passed.device), passed):  # no factor was moved into it
+                    held[name].copy_(original)
 
 
 def _assembled(
@@ -128,19 +152,14 @@ def _assembled(
 
 def _unpack_quietly(quantized: Any) -> None:
     """Let the first forward pass only unpack; compressed-tensors' own hook prints bars and moves the model."""
-    from compressed_tensors.compressors.base import decompress_module
-    from compressed_tensors.quantization.utils import is_module_quantized
-
     quantized.ct_decompress_hook.remove()
     del quantized.ct_decompress_hook
 
-    def unpack(module: nn.Module, _: Any) -> None:
-        for part in list(module.modules()):
-            if is_module_quantized(part):
-                decompress_module(part)
+    def unpack_first(module: PreTrainedModel, _: Any) -> None:
+        unpack(module)
         handle.remove()
 
-    handle = quantized.register_forward_pre_hook(unpack)
+    handle = quantized.register_forward_pre_hook(unpack_first)
 
 
 def _forget_session() -> None:
@@ -152,8 +171,17 @@ def _forget_session() -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Quiet, without lasting changes to the environment, and with the CPU fault of AWQ worked around."""
+def undisturbed() -> Iterator[None]:
+    """llm-compressor imported and at work, without lasting changes to random states or environment."""
+    from lightning.pytorch.utilities.seed import isolate_rng  # here: it imports transformers
+
+    with isolate_rng(), _quiet():
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without its notes, with the environment restored, and with the CPU fault of AWQ worked around."""
     from loguru import logger
     from transformers.utils import logging as transformers_logging
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.body import quantized_linears
+from quail_lightning.quantization.body_weights import linear_names
 from quail_lightning.quantization.compressor import compress, demand_calibration, require_package
 from quail_lightning.quantization.packed_format import PackedFormat
 from quail_lightning.quantization.protocol import PreTrainedModel
@@ -79,12 +80,24 @@ class Gptq:
         """``group128``, or ``channel``."""
         return self.format.granularity
 
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """See ``Quantizer.targets``."""
+        names = linear_names(model, "GPTQ")
+        self.format.groups(quantized_linears(model))
+        if self.backend == "gptqmodel":
+            from quail_lightning.quantization.gptqmodel_backend import check_gptqmodel
+
+            check_gptqmodel(model)
+        return names
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
+        tokens = demand_calibration(calibration, "GPTQ")
+        self.targets(model)
         if self.backend == "gptqmodel":
             from quail_lightning.quantization.gptqmodel_backend import quantize_with_gptqmodel
 
-            tokens, packing = demand_calibration(calibration, "GPTQ"), self.format
+            packing = self.format
             return quantize_with_gptqmodel(
                 model, tokens, packing.bits, packing.group_size, packing.symmetric, self.dampening
             )
@@ -95,4 +108,4 @@ class Gptq:
 
             return [GPTQModifier(config_groups=groups, dampening_frac=self.dampening)]
 
-        return compress(model, modifiers, calibration, "GPTQ")
+        return compress(model, modifiers, tokens)

@@ -57,28 +57,20 @@ def quantize_with_gptqmodel(
         the copy, whose ``save_pretrained`` writes the classic GPTQ format (``quant_method: gptq``).
 
     Raises:
-        InputError: a float32 model, an architecture that GPTQModel does not know or quantizes other layers of, or
-            weights or a group size that do not fit.
+        InputError: an architecture that GPTQModel quantizes other layers of, or weights or a group size that do
+            not fit.
     """
     linears = quantized_linears(model)
     refuse_indivisible(
-        linears, group_size, "Set group_size in a copy of the quantizer's file to a divisor (64, 32), or null"
+        {name: linear.in_features for name, linear in linears},
+        group_size,
+        "Set group_size in a copy of the quantizer's file to a divisor (64, 32), or null",
     )
     refuse_non_finite(linears)
-    if model.dtype not in (torch.bfloat16, torch.float16):
-        raise InputError(
-            "backend gptqmodel quantizes models of 16 bits", given=model.dtype, allowed="bfloat16 or float16"
-        )
     packed = tempfile.TemporaryDirectory()  # lives as long as the copy, whose export it is
     with isolate_rng(), _undisturbed(), tempfile.TemporaryDirectory() as folder:
         from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
-        from gptqmodel.models.auto import MODEL_MAP
 
-        kind = model.config.model_type
-        if kind not in MODEL_MAP:
-            raise InputError(
-                "GPTQModel does not know this architecture", given=kind, remedy="Use backend: llmcompressor"
-            )
         model.save_pretrained(folder)
         # GPTQModel insists on a tokenizer and does not use it: the calibration is token ids
         train_tokenizer(["none"], 259).save_pretrained(folder)
@@ -108,6 +100,25 @@ def quantize_with_gptqmodel(
             dtype=torch.float16 if plain else model.dtype,
         )
     return _handed_over(model, loaded.model, packed, {name for name, _ in linears}, symmetric)
+
+
+def check_gptqmodel(model: PreTrainedModel) -> None:
+    """Refuse what GPTQModel does not take, before it is asked; the model may be on the meta device.
+
+    Raises:
+        InputError: a float32 model, or an architecture that it does not know.
+    """
+    if model.dtype not in (torch.bfloat16, torch.float16):
+        raise InputError(
+            "backend gptqmodel quantizes models of 16 bits", given=model.dtype, allowed="bfloat16 or float16"
+        )
+    with isolate_rng(), _undisturbed():  # its import draws numbers
+        from gptqmodel.models.auto import MODEL_MAP
+    kind = model.config.model_type
+    if kind not in MODEL_MAP:
+        raise InputError(
+            "GPTQModel does not know this architecture", given=kind, remedy="Use backend: llmcompressor"
+        )
 
 
 def _handed_over(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 
 import yaml
 
+from quail_lightning.bounded_yaml import read_yaml
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.protocol import Quantizer
@@ -47,14 +47,17 @@ def load_quantizer(name: str) -> Quantizer:
 def _built(path: Path) -> Quantizer:
     from jsonargparse import ArgumentParser
 
+    from quail_lightning.import_gate import close_gate
+
+    close_gate()
     parser = ArgumentParser(exit_on_error=False)
     try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+        described = read_yaml(path)
         # Not add_argument(type=Quantizer), which imports transformers to compare signatures: seconds.
-        quantizer_class = _named_class(described)
+        quantizer_class = _named_class(described, path)
         parser.add_class_arguments(quantizer_class)
         arguments = parser.parse_object(described.get("init_args") or {})
-    except (ArgumentError, ImportError, TypeError, yaml.YAMLError) as problem:
+    except (ArgumentError, TypeError, yaml.YAMLError) as problem:
         raise InputError(
             f"{path} does not describe a quantizer: {problem}",
             allowed="class_path of a quantizer, and init_args that its constructor takes",
@@ -62,13 +65,14 @@ def _built(path: Path) -> Quantizer:
     return quantizer_class(**arguments.as_dict())
 
 
-def _named_class(described: object) -> type[Quantizer]:
+def _named_class(described: object, path: Path) -> type[Quantizer]:
     if not isinstance(described, dict) or "class_path" not in described:
         raise TypeError("it has no class_path")
     if unknown := described.keys() - {"class_path", "init_args"}:
         raise TypeError(f"it holds {', '.join(map(str, sorted(unknown)))} beside class_path and init_args")
-    module, _, name = str(described["class_path"]).rpartition(".")
-    found = getattr(import_module(module), name, None) if module else None
-    if not isinstance(found, type) or not hasattr(found, "quantize"):
-        raise TypeError(f"{described['class_path']!r} is no class with a quantize method")
+    from quail_lightning.import_gate import class_in
+
+    found = class_in(path, described["class_path"])
+    if not hasattr(found, "quantize") or not hasattr(found, "targets"):
+        raise TypeError(f"{described['class_path']!r} is no class with a quantize method and a targets method")
     return found

@@ -55,7 +55,7 @@ class PackedFormat:
             InputError: the group size does not divide a layer's inputs, or a pattern matches no layer.
         """
         refuse_indivisible(
-            linears,
+            {name: linear.in_features for name, linear in linears},
             self.group_size,
             "Set group_size in a copy of the quantizer's file to a divisor (64, 32), or null",
         )

@@ -20,8 +20,8 @@ class Quantizer(Protocol):
     """Makes the model as it will be deployed, to be judged in place of the 16-bit one.
 
     The contract, kept for all of them by ``tests/contracts/test_quantizers.py``: the input is unchanged bit for
-    bit and shares no memory with the copy; only the linear layers of the body are quantized
-    (``quantized_linears``; AWQ and SmoothQuant also move a factor of each channel from a linear layer into the
+    bit and shares no memory with the copy; only matrices of the language model's body are quantized
+    (``targets``; AWQ and SmoothQuant also move a factor of each channel from a linear layer into the
     norm or layer before it, which stays in full precision); the same input and calibration give the same copy;
     torch's, Python's and numpy's random states are as before.
     """
@@ -37,6 +37,17 @@ class Quantizer(Protocol):
     @property
     def needs_calibration(self) -> bool:
         """Whether ``quantize`` must be given calibration tokens."""
+
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """Names of the parameters that ``quantize`` quantizes.
+
+        Args:
+            model: its shapes alone are read, so that it may lie on the meta device: what the architecture decides
+                is refused before any weight is loaded (``check_quantizers``).
+
+        Raises:
+            InputError: the architecture cannot be quantized this way.
+        """
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """A quantized copy on the model's device, in its dtype and its train or eval mode.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 
 from quail_lightning.errors import InputError
-from quail_lightning.quantization.protocol import Quantizer, QuantizesShards
+from quail_lightning.quantization.architecture import WORTH_SAYING
+from quail_lightning.quantization.body_weights import quantized_share
+from quail_lightning.quantization.protocol import PreTrainedModel, Quantizer, QuantizesShards
 from quail_lightning.quantization.uniform import Uniform
 from quail_lightning.quantization.unquantized import Unquantized
 
@@ -33,10 +36,23 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
         )
 
 
-def widest_copy(quantizers: Iterable[Quantizer]) -> int:
-    """Bits of a weight in the widest quantized copy as it lies in memory; 0 where there is none.
+def widest_copy(quantizers: Iterable[Quantizer], model: PreTrainedModel) -> int:
+    """Bits of a weight in the widest quantized copy as it lies in memory, on average; 0 where there is none.
 
-    What is simulated takes 16, and so does what is calibrated, while it is made.
+    What is simulated takes 16, and so does what is calibrated, while it is made, and what a format leaves out.
+
+    Args:
+        quantizers: that ``check_quantizers`` let pass.
+        model: may be on the meta device.
     """
-    lossy = [quantizer for quantizer in quantizers if not isinstance(quantizer, Unquantized)]
-    return max((16 if isinstance(q, Uniform) or q.needs_calibration else q.bits for q in lossy), default=0)
+    return max(
+        (_bits_in_memory(quantizer, model) for quantizer in quantizers if not isinstance(quantizer, Unquantized)),
+        default=0,
+    )
+
+
+def _bits_in_memory(quantizer: Quantizer, model: PreTrainedModel) -> int:
+    if isinstance(quantizer, Uniform) or quantizer.needs_calibration:
+        return 16
+    share = quantized_share(model, quantizer.targets(model))
+    return ceil(share * quantizer.bits + (1 - share) * 16) if share < WORTH_SAYING else quantizer.bits

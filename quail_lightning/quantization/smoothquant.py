@@ -8,8 +8,10 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.body import quantized_linears
-from quail_lightning.quantization.compressor import compress, require_package
+from quail_lightning.quantization.body_weights import linear_names
+from quail_lightning.quantization.compressor import compress, demand_calibration, require_package, undisturbed
 from quail_lightning.quantization.protocol import PreTrainedModel
+from quail_lightning.quantization.smoothing import smoothing_pairs
 
 
 class SmoothQuant:
@@ -35,8 +37,17 @@ class SmoothQuant:
         require_package("llmcompressor", "SmoothQuant", "'llmcompressor>=0.14,<0.15'")
         self.smoothing_strength = smoothing_strength
 
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """See ``Quantizer.targets``."""
+        names = linear_names(model, "SmoothQuant")
+        with undisturbed():
+            smoothing_pairs(model, "SmoothQuant")
+        return names
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
+        tokens = demand_calibration(calibration, "SmoothQuant")
+        self.targets(model)
         names = [name for name, _ in quantized_linears(model)]
         integer = {"num_bits": 8, "type": "int", "symmetric": True}
         group = {
@@ -49,9 +60,11 @@ class SmoothQuant:
             from llmcompressor.modifiers.quantization import QuantizationModifier
             from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
+            pairs = smoothing_pairs(model, "SmoothQuant")
+            mappings: Any = None if pairs is None else [(balanced, source) for source, balanced in pairs]
             return [
-                SmoothQuantModifier(smoothing_strength=self.smoothing_strength),
+                SmoothQuantModifier(smoothing_strength=self.smoothing_strength, mappings=mappings),
                 QuantizationModifier(config_groups={"w8a8": group}),
             ]
 
-        return compress(model, modifiers, calibration, "SmoothQuant")
+        return compress(model, modifiers, tokens, smoothing="SmoothQuant")

@@ -10,15 +10,10 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.affine_grid import Granularity, Grid, GridKind, fit_grid
-from quail_lightning.functional.finite import is_finite
 from quail_lightning.models.sharded import own_rows, share, whole
 from quail_lightning.models.sharded_loading import cast_shards
-from quail_lightning.quantization.body import (
-    quantized_linears,
-    refuse_broken,
-    refuse_indivisible,
-    refuse_non_finite,
-)
+from quail_lightning.quantization.body import refuse_broken, refuse_indivisible
+from quail_lightning.quantization.body_weights import BodyWeight, Layout, body_weights, matrices, matrix_names
 from quail_lightning.quantization.layer_bits import bits_of_layers
 from quail_lightning.quantization.protocol import PreTrainedModel
 
@@ -31,7 +26,8 @@ class Uniform:
     Args:
         bits: N, 2 … 8; the grid has 2^N levels.
         granularity: how many weights share a step: all quantized weights of the model (``global``), a
-            ``tensor``, an output row (``channel``), or ``group_size`` inputs of a row (``group``).
+            ``tensor`` (of stacked experts, each expert's), an output row (``channel``), or ``group_size`` inputs
+            of a row (``group``).
         group_size: inputs that share a step; with ``group`` only, where it must divide every layer's inputs.
         grid: which formula, see ``quail_lightning.functional.affine_grid``: ``symmetric`` is Eq. 2 of the
             catastrophic-failure paper, ``minmax-floor`` QUAIL's Eq. 2, ``minmax-round`` QUAIL's Eq. 7.
@@ -75,51 +71,57 @@ class Uniform:
 
     needs_calibration = False
 
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """See ``Quantizer.targets``: linear and Conv1D layers, and every expert of a stack on grids of its own."""
+        return [each.name for each, _ in self._plan(model)]
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
-        grids = self.grids(model)
+        plan = self._plan(model)
+        bounds = self._examined(plan)
         quantized = copy.deepcopy(model)
-        with torch.no_grad():
-            for name, linear in quantized_linears(model):
-                # Read from the input: a weight that two layers share is rounded once.
-                quantized.get_parameter(f"{name}.weight").copy_(grids[name].round(linear.weight))
+        for each, bits in plan:
+            # Read from the input: a weight that two layers share is rounded once.
+            source, copied = each.parameter.detach(), quantized.get_parameter(each.name).detach()
+            self._round(source, copied, each.layout, bits, bounds)
         return quantized
 
     def quantize_shards(self, model: PreTrainedModel) -> PreTrainedModel:
         """See ``QuantizesShards``; the copy is simulated in 16 bits and therefore sharded as well."""
-        linears = quantized_linears(model)
-        refuse_indivisible(linears, self.group_size, DIVISOR)
-        bits = bits_of_layers([name for name, _ in linears], self.bits, self.layer_bits)
-        extremes, broken = [], []
-        for name, linear in linears:
-            weight = whole(linear.weight.detach())
-            extremes.append(torch.aminmax(weight))
-            if not is_finite(weight):
-                broken.append(name)
-        refuse_broken(broken)
-        bounds = _bounds(extremes) if self.granularity == "global" else None
+        plan = self._plan(model)
+        bounds = self._examined(plan)
         quantized = cast_shards(model, model.dtype)
-        for name, linear in linears:
-            weight, copied = whole(linear.weight.detach()), quantized.get_parameter(f"{name}.weight")
-            rounded = self._grid(weight, bits[name], bounds).round(weight)
+        for each, bits in plan:
+            weight, copied = whole(each.parameter.detach()), quantized.get_parameter(each.name)
+            rounded = torch.empty_like(weight)
+            self._round(weight, rounded, each.layout, bits, bounds)
             share(copied).copy_(rounded[own_rows(copied)])
         return quantized
 
-    def grids(self, model: PreTrainedModel) -> dict[str, Grid]:
-        """The grid of every quantized weight, by the name of its layer.
+    def _plan(self, model: PreTrainedModel) -> list[tuple[BodyWeight, int]]:
+        """The weights to be rounded, and to how many bits; reads no values."""
+        chosen = set(matrix_names(model))
+        body = [each for each in body_weights(model) if each.name in chosen]
+        layers = {each.name: each.name.removesuffix(".weight") for each in body}
+        inputs = {layers[each.name]: each.inputs for each in body}
+        refuse_indivisible(inputs, self.group_size, DIVISOR)
+        bits = bits_of_layers(inputs, self.bits, self.layer_bits)
+        return [(each, bits[layers[each.name]]) for each in body]
 
-        Raises:
-            InputError: a weight holds NaN or infinity, or the group size does not divide a layer's inputs.
-        """
-        linears = quantized_linears(model)
-        refuse_indivisible(linears, self.group_size, DIVISOR)
-        refuse_non_finite(linears)
-        weights = {name: linear.weight.detach() for name, linear in linears}
-        bits = bits_of_layers(weights, self.bits, self.layer_bits)
-        bounds = None
-        if self.granularity == "global":
-            bounds = _bounds([torch.aminmax(weight) for weight in weights.values()])
-        return {name: self._grid(weight, bits[name], bounds) for name, weight in weights.items()}
+    def _examined(self, plan: Sequence[tuple[BodyWeight, int]]) -> tuple[float, float] | None:
+        """Refuse NaN and infinity; (min, max) over all weights where one grid serves them all."""
+        extremes = {each.name: torch.aminmax(whole(each.parameter.detach())) for each, _ in plan}
+        refuse_broken([name for name, bounds in extremes.items() if not torch.stack([*bounds]).isfinite().all()])
+        if self.granularity != "global":
+            return None
+        lows, highs = zip(*extremes.values(), strict=True)
+        return min(map(float, lows)), max(map(float, highs))
+
+    def _round(
+        self, weight: Tensor, place: Tensor, layout: Layout, bits: int, bounds: tuple[float, float] | None
+    ) -> None:
+        for matrix, rounded in zip(matrices(weight, layout), matrices(place, layout), strict=True):
+            rounded.copy_(self._grid(matrix, bits, bounds).round(matrix))
 
     def _grid(self, weight: Tensor, bits: int, bounds: tuple[float, float] | None) -> Grid:
         return fit_grid(
@@ -130,9 +132,3 @@ class Uniform:
             group_size=self.group_size,
             bounds=bounds,
         )
-
-
-def _bounds(extremes: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """(min, max) over all weights."""
-    lows, highs = zip(*extremes, strict=True)
-    return min(map(float, lows)), max(map(float, highs))

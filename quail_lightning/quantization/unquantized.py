@@ -20,6 +20,10 @@ class Unquantized:
     granularity = "none"
     needs_calibration = False
 
+    def targets(self, model: PreTrainedModel) -> list[str]:
+        """See ``Quantizer.targets``: none."""
+        return []
+
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
         return copy.deepcopy(model)

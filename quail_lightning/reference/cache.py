@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 from quail_lightning.batch import TokenBatch
 from quail_lightning.disk_room import size_text
 from quail_lightning.functional.head import Head
+from quail_lightning.locks import hold
+from quail_lightning.privacy import private_folder
 from quail_lightning.reference import manifest as vouched
 from quail_lightning.reference.building import Source, evaluating
 from quail_lightning.reference.kinds import Kind
@@ -42,6 +44,7 @@ class Cache:
         self._head: Head | None = None
         self._device = torch.device("cpu")
         self.fingerprint: str | None = None  # of the cache in use
+        self.folder: Path | None = None
 
     def check(self, requests: Mapping[Side, Request], sizes: Sizes, dtype: torch.dtype) -> None:
         """See that the disk has room.
@@ -67,8 +70,10 @@ class Cache:
         self._store = self._head = None
         made_of = origin(self._kind, requests, identity, arithmetic)
         self.fingerprint = vouched.fingerprint(made_of)
-        folder = self._caches / self.fingerprint[:16]
+        folder = self.folder = self._caches / self.fingerprint[:16]
         first = processes.rank == 0
+        if folder.is_dir():
+            _lock(folder)
 
         manifest = None
         try:
@@ -80,6 +85,7 @@ class Cache:
         if manifest is None:
             room = _room(requests, source())
             room.refuse_too_large(self._caches, replaced=folder)
+            _lock(folder)
             if first:
                 _say(folder, f"takes {size_text(room.in_all())}")
             per_shard = windows_per_shard(arithmetic.batch_size, max(room.of_window(side) for side in requests))
@@ -131,6 +137,12 @@ class Cache:
         self._requests, self._device = dict(requests), device
         self._head = read_head(folder / HEAD, device) if HEAD in files else None
         self._store = Store(folder, [name for name in files if name != HEAD], per_shard)
+
+
+def _lock(folder: Path) -> None:
+    """Keep `quail clean` from what this process reads; two builds of one cache need not wait for each other."""
+    private_folder(folder, folder.parent)
+    hold(folder, f"the reference cache {folder}", shared=True)
 
 
 def _source(model: PreTrainedModel, kind: Kind, arithmetic: Arithmetic) -> Source:

@@ -55,6 +55,11 @@ class CachedStates:
         """Of the cache in use; None before one is."""
         return self._cache.fingerprint
 
+    @property
+    def kept_in(self) -> Path | None:
+        """Folder of the cache in use; None before one is."""
+        return self._cache.folder
+
     def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
         """What was asked for about the windows of a batch."""
         return self._cache.outputs(side, batch)
@@ -93,6 +98,11 @@ class CachedLogits:
     def fingerprint(self) -> str | None:
         """Of the cache in use; None before one is."""
         return self._cache.fingerprint
+
+    @property
+    def kept_in(self) -> Path | None:
+        """Folder of the cache in use; None before one is."""
+        return self._cache.folder
 
     def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
         """What was asked for about the windows of a batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 class LiveReference:
     """Keep the target in memory: one more model and one more forward pass a step, and exactly the arithmetic of
     the live logits (same batch, same kernels), so that the hinge is exactly flat at step 0."""
+
+    kept_in: Path | None = None
 
     def __init__(self) -> None:
         self._requests: Mapping[Side, Request] = {}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from safetensors import safe_open
 
+from quail_lightning.errors import InputError
 from quail_lightning.reference.store import write_whole
 
 FORMAT = 1  # raise it when the same names come to mean something else
@@ -46,6 +47,7 @@ def read_manifest(folder: Path, origin: Mapping[str, Any]) -> Manifest | None:
 
     Raises:
         UnusableError: it is missing, damaged, or another cache's.
+        InputError: another account's.
     """
     try:
         found: Any = json.loads((folder / MANIFEST).read_bytes())
@@ -53,7 +55,12 @@ def read_manifest(folder: Path, origin: Mapping[str, Any]) -> Manifest | None:
         if not folder.is_dir():
             return None
         raise UnusableError(f"{MANIFEST} is missing (it was never finished)") from None
-    except ValueError:
+    except PermissionError:
+        raise InputError(
+            f"the reference cache {folder} is private to the account that built it",
+            remedy="Name a folder of your own by model.reference.init_args.folder",
+        ) from None
+    except (OSError, ValueError):
         raise UnusableError(f"{MANIFEST} cannot be read") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UnusableError(f"{MANIFEST} is not of format version {FORMAT}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -82,6 +83,11 @@ class FrozenOutputs(NamedTuple):
 @runtime_checkable
 class Reference(Protocol):
     """The frozen target's outputs on the windows of a run."""
+
+    @property
+    def kept_in(self) -> Path | None:
+        """Folder of what is kept on disk; None where nothing is."""
+        ...
 
     def check(self, requests: Mapping[Side, Request], sizes: Sizes, dtype: torch.dtype) -> None:
         """Refuse what will not fit, before any weight is loaded; say how much room will be taken.

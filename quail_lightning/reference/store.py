@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from quail_lightning.durable import partial_name
 from quail_lightning.functional.head import Head
+from quail_lightning.privacy import make_private, private_folder
 
 HEAD = "head.safetensors"
 ABANDONED = 3600.0  # seconds after which an unfinished file is nobody's any more; writing one takes seconds
@@ -94,11 +95,12 @@ def read_head(path: Path, device: torch.device) -> Head:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a name of its own, then rename it: whoever looks finds all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    """Write a private file under a name of its own, then rename it: whoever looks finds all of it or nothing."""
+    private_folder(path.parent, path.parent.parent)
+    partial = partial_name(path)
     try:
         write(partial)
+        make_private(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -106,7 +108,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def remove_abandoned(folder: Path) -> None:
     """Delete what killed builds left half written; the files of a build under way are younger."""
-    for path in folder.glob(".*.partial"):
+    for path in (*folder.glob(".*.partial"), *folder.glob(".tmp*")):  # the latter are safetensors' own
         with suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - ABANDONED:
                 path.unlink()

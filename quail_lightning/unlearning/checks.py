@@ -17,7 +17,8 @@ from quail_lightning.models.checkpoint import check_fits, check_whole, load_conf
 from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.objectives import GradientDescent, MeasuredStep, Term
-from quail_lightning.quantization import load_quantizer
+from quail_lightning.quantization import check_quantizers, load_quantizer
+from quail_lightning.quantization.body_weights import body_weights, matrix_names
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.optimizers import AdamStates, weight_dtype
@@ -214,24 +215,44 @@ def check_retain_set(windows: Tensor) -> None:
         )
 
 
-def check_measured_step(hinge: Term | None) -> None:
-    """See that the precision by which a hinge's step is to be measured exists.
+def check_measured_step(hinge: Term | None, target: str) -> None:
+    """See that the precision by which a hinge's step is to be measured exists, and fits the target.
 
     Raises:
-        InputError: naming those that do.
+        InputError: naming those that do; or why it does not.
     """
     step = getattr(hinge, "step", None)
     if isinstance(step, MeasuredStep):
-        load_quantizer(step.precision)
+        check_quantizers(load_config(target), {step.precision: load_quantizer(step.precision)})
+
+
+def check_saliency(saliency: Saliency | None, checkpoint: str) -> None:
+    """See that the modules SURE chooses among are all linear layers.
+
+    Raises:
+        InputError: the checkpoint keeps others where its knowledge is.
+    """
+    if saliency is None:
+        return
+    model = empty_model(load_config(checkpoint), torch.float32)
+    if others := [each.name for each in body_weights(model) if each.layout not in ("linear", "other")]:
+        raise InputError(
+            f"model.saliency chooses among linear layers, and {type(model).__name__} has others "
+            f"({others[0]}, ...)",
+            remedy="Leave model.saliency out for this architecture",
+        )
 
 
 def check_names(trainable: Trainable, checkpoint: str) -> None:
-    """See that patterns of parameter names fit the checkpoint's architecture, without its weights.
+    """See that what is to be trained is in the checkpoint's architecture, without its weights.
 
     Raises:
-        InputError: naming those that fit none.
+        InputError: naming the patterns that fit nothing.
     """
-    if isinstance(trainable, str):
+    if trainable == "all":
         return
     model = empty_model(load_config(checkpoint), torch.float32)
+    if isinstance(trainable, str):
+        matrix_names(model)
+        return
     matching_names([name for name, _ in model.named_parameters()], trainable)

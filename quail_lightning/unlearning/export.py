@@ -28,7 +28,10 @@ RECORDED_PACKAGES = ("quail-lightning", "torch", "transformers", "lightning")
 
 
 def exported_copy(
-    model: PreTrainedModel, dtype: torch.dtype, target: str, task_vector: TaskVector | None
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    target: Callable[[], PreTrainedModel],
+    task_vector: TaskVector | None,
 ) -> PreTrainedModel:
     """A copy of a model as it is deployed: weights in ``dtype``, evaluation mode.
 
@@ -38,15 +41,15 @@ def exported_copy(
     Args:
         model: unchanged.
         dtype: of the copy's weights.
-        target: checkpoint that a task vector starts from.
+        target: loads what a task vector starts from, as it was loaded to be trained.
         task_vector: negate what was trained; None takes the weights as they are.
     """
     values = {name: parameter.detach() for name, parameter in model.named_parameters()}
     if task_vector is not None:
         # in the dtype that was trained: what rounding took off a weight at the start is no training to be negated
-        origin = dict(load_model(target, model.dtype).named_parameters())
+        origin = dict(target().named_parameters())
         for name, value in values.items():
-            values[name] = task_vector.negated(whole(value), origin[name].to(value.device))
+            values[name] = task_vector.negated(whole(value), whole(origin[name].detach()).to(value.device))
     if is_sharded(model):
         device = next(model.parameters()).device
         gathered = {name: whole(value).to(device, dtype, copy=True) for name, value in values.items()}

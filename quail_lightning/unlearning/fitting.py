@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 
+from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.empty import empty_model
 from quail_lightning.reference import LiveReference
@@ -95,6 +96,7 @@ def run_of(module: UnlearningModule, reads_logits: bool) -> Run:
         weight_precision=module.weight_precision,
         adam_states=module.adam_states,
         mixed=module.trainer.precision == "bf16-mixed",
+        emulated=compute_dtype(torch.bfloat16, module.trainer.strategy.root_device) != torch.bfloat16,
         gradient_checkpointing=module.gradient_checkpointing,
         reference_model=reads_logits and live,
         reference_head=reads_logits,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
@@ -43,7 +44,7 @@ def measure_steps(
         tokenizer: the target's, for precisions that are calibrated: on the general text, never on the forget set.
 
     Returns:
-        what was measured, by name, for the log.
+        what was measured, by name; it is printed as well.
     """
     how = getattr(term, "step", None)
     if not isinstance(how, MeasuredStep):
@@ -58,11 +59,15 @@ def measure_steps(
         layers = named_layers(term, len(decoder_layers(target)))
         errors = _layer_errors((target, quantized), chosen, tuple(layers.values()), forward, batch_size)
         term.measured = {layer: 2 * errors[number].quantile(how.quantile) for layer, number in layers.items()}
-        return {f"layer {layer}": step for layer, step in term.measured.items()}
-    assert isinstance(term, LogitHinge)
-    error = _logit_errors((target, quantized), chosen, forward, dtype, batch_size)
-    term.step = 2 * error.quantile(how.quantile)
-    return {"logits": term.step}
+        measured = {f"layer {layer}": step for layer, step in term.measured.items()}
+    else:
+        assert isinstance(term, LogitHinge)
+        error = _logit_errors((target, quantized), chosen, forward, dtype, batch_size)
+        term.step = 2 * error.quantile(how.quantile)
+        measured = {"logits": term.step}
+    for name, step in measured.items():
+        rank_zero_info(f"measured step of the hinge, {name}: {step:.4g}")
+    return measured
 
 
 class _Errors:

@@ -89,6 +89,7 @@ class Run:
         weight_precision: as in the module.
         adam_states: as in the module.
         mixed: ``bf16-mixed`` arithmetic.
+        emulated: the device has no bfloat16 products, so 16-bit weights are held in float32, too.
         gradient_checkpointing: as in the module.
         reference_model: a second, frozen model is held.
         reference_head: a frozen copy of the head is held.
@@ -103,6 +104,7 @@ class Run:
     weight_precision: WeightPrecision = "float32"
     adam_states: AdamStates = "full"
     mixed: bool = True
+    emulated: bool = False
     gradient_checkpointing: bool = True
     reference_model: bool = False
     reference_head: bool = True
@@ -119,7 +121,8 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     and beside it a quantized one.
     """
     shares = run.processes if run.sharded else 1
-    weight = weight_dtype(run.weight_precision).itemsize
+    stored = weight_dtype(run.weight_precision).itemsize
+    weight = 4 if run.emulated else stored
     compute = 2 if run.mixed else weight
     head = sizes.vocabulary * sizes.width
     states = STATES_8BIT if run.adam_states == "8bit" else STATES[run.weight_precision]
@@ -127,7 +130,7 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     if run.adam_states == "offloaded":  # those of one weight, and as much again for its update
         moments = head * (STATES[run.weight_precision] + weight)
     held = {
-        "weights": sizes.parameters * weight / shares,
+        "weights": (sizes.parameters * weight + (weight > stored) * sizes.trained * stored) / shares,
         "optimizer": moments,
         "reference": run.reference_model * sizes.parameters * weight / shares
         + run.reference_head * head * compute,
@@ -190,7 +193,9 @@ def _evaluation(sizes: Sizes, run: Run, head: int) -> float:
     bits = run.judging.bits + BITS_OF_SCALES * (run.judging.bits < 8)
     quantized = linear * bits / 8 + ends
     if not run.judging.sharded:
-        return 2.0 * sizes.parameters + quantized
+        # where products are emulated a 16-bit copy is widened while it is evaluated, a 4-bit one unpacked beside
+        widened = run.emulated * max(2.0 * sizes.parameters, quantized + 4.0 * linear)
+        return 2.0 * sizes.parameters + max(quantized, widened)
     share = 2.0 * sizes.parameters / run.processes
     gathered = ends + 2 * 2.0 * sizes.largest_layer  # a layer and the next one
     if run.judging.bits >= 16:

@@ -17,6 +17,7 @@ from quail_lightning.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.models.activations import Activations, activations, check_head
+from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config, weights_digest
 from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
 from quail_lightning.objectives import MeasuredStep, Term, term_weights
@@ -166,7 +167,8 @@ class UnlearningModule(LightningModule):
             for layer in self.adversary.layers if self.adversary is not None else ():
                 layer_number(layer, text.num_hidden_layers)
             checks.check_names(self.trainable, self.target)
-            checks.check_measured_step(self.hinge)
+            checks.check_saliency(self.saliency, self.target)
+            checks.check_measured_step(self.hinge, self.target)
             sizes = Sizes(text.vocab_size, text.hidden_size)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, sizes, self._head_dtype())
@@ -190,29 +192,24 @@ class UnlearningModule(LightningModule):
         """Whatever must be taken from the target and from θ_o while they are still what they are."""
         self._to_device(model)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        micro = self._micro(data.batch_size)
+        forget, micro, dtype = data.trained.forget, self._micro(data.batch_size), self._head_dtype()
         if requests := self._requests(model.config.get_text_config().num_hidden_layers):
             identity = weights_digest(self.target) | {
                 "weights": str(weight_dtype(self.weight_precision)),
                 "precision": str(self.trainer.precision),
                 "device": self._root_device().type,
+                "products": str(dtype),
             }
-            arithmetic = Arithmetic(self._forward, self._head_dtype(), micro, self._root_device())
+            arithmetic = Arithmetic(self._forward, dtype, micro, self._root_device())
             target, again = self._target_model, partial(self._load, self.target)
             sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
         if self.generic_labels is not None:
             together = self._micro(data.batch_size * process_count())  # every process trains the same copy
-            self._labels = self.generic_labels.labels(
-                self._target_model(), data.trained.forget, self._forward, self._head_dtype(), together
-            )
+            self._labels = self.generic_labels.labels(self._target_model(), forget, self._forward, dtype, together)
         if isinstance(getattr(self.hinge, "step", None), MeasuredStep):
             assert self.hinge is not None
-            target, forget = self._target_model(), data.trained.forget
-            self.measured_steps = measure_steps(
-                self.hinge, target, forget, self._forward, self._head_dtype(), micro, data.tokenizer
-            )
-            for name, step in self.measured_steps.items():
-                rank_zero_info(f"measured step of the hinge, {name}: {step:.4g}")
+            target, tokenizer = self._target_model(), data.tokenizer
+            self.measured_steps = measure_steps(self.hinge, target, forget, self._forward, dtype, micro, tokenizer)
         if self.saliency is not None:
             self.saliency_map = self.saliency.map(model, self._forget_backward)
             self._masks = self.saliency.masks(model, self.saliency_map)
@@ -327,7 +324,9 @@ class UnlearningModule(LightningModule):
 
     def _head_dtype(self) -> torch.dtype:
         """Of the head's product."""
-        return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else weight_dtype(self.weight_precision)
+        if self.trainer.precision == "bf16-mixed":
+            return torch.bfloat16
+        return compute_dtype(weight_dtype(self.weight_precision), self._root_device())
 
     # --- what the preparations need --------------------------------------------------------------------
 
@@ -391,7 +390,7 @@ class UnlearningModule(LightningModule):
         """A copy of the model as it is deployed; see ``exported_copy``. All processes must call."""
         assert self.model is not None
         task_vector = self.task_vector if self.trained else None
-        return exported_copy(self.model, self.export_dtype, self.target, task_vector)
+        return exported_copy(self.model, self.export_dtype, partial(self._load, self.target), task_vector)
 
     def describe(self) -> dict[str, Any]:
         """What made this model, for the provenance beside the saved weights."""

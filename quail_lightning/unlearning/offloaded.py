@@ -20,7 +20,7 @@ class OffloadedAdamW(torch.optim.AdamW):
 
     Args:
         parameters: on the device.
-        learning_rate: size of a step.
+        lr: size of a step.
         weight_decay: decoupled, as in torch.
         betas: decay of the first and the second moment.
     """
@@ -28,12 +28,12 @@ class OffloadedAdamW(torch.optim.AdamW):
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        learning_rate: float,
+        lr: float,
         weight_decay: float,
         betas: tuple[float, float],
     ) -> None:
         # several weights at once would need room for several weights' temporaries
-        super().__init__(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, foreach=False)
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay, betas=betas, foreach=False)
         self._kept: dict[Tensor, dict[str, Any]] = {}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
 from quail_lightning.unlearning.offloaded import OffloadedAdamW
+from quail_lightning.unlearning.stored_weights import OnStoredWeights
 
 WeightPrecision = Literal["float32", "bf16-stochastic", "bf16-nearest"]
 """``float32``: masters, nothing is lost. ``bf16-stochastic``: bfloat16 weights, every update rounded up or down
@@ -89,7 +90,8 @@ def adamw(
     change it in place (``fill_``).
 
     Args:
-        parameters: float32 ones among bfloat16 ones are updated without rounding.
+        parameters: float32 ones among bfloat16 ones are updated without rounding, unless they hold what is stored
+            as bfloat16 (``models.arithmetic.hold_for_computing``): see ``OnStoredWeights``.
         weight_precision: how an update enters a weight.
         states: how the moments are held.
         learning_rate: size of a step.
@@ -99,22 +101,20 @@ def adamw(
     Raises:
         InputError: torchao is needed and not installed.
     """
-    if states == "offloaded":
-        check_installed(weight_precision, states)
-        return OffloadedAdamW(parameters, learning_rate, weight_decay, betas)
-    if not _needs_torchao(weight_precision, states):
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas)
     check_installed(weight_precision, states)
-    with _quiet_import():
-        from torchao.optim import AdamW8bit, _AdamW
-    base: Any = _AdamW if states == "full" else AdamW8bit
-    optimizer: torch.optim.Optimizer = type(base.__name__, (_OnFloat32Moments, base), {})(
-        parameters,
-        lr=learning_rate,
-        weight_decay=weight_decay,
-        betas=betas,
-        bf16_stochastic_round=weight_precision == "bf16-stochastic",
-    )
+    options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay, "betas": betas}
+    bases: tuple[Any, ...] = (torch.optim.AdamW,)
+    if states == "offloaded":
+        bases = (OffloadedAdamW,)
+    elif _needs_torchao(weight_precision, states):
+        with _quiet_import():
+            from torchao.optim import AdamW8bit, _AdamW
+        bases = (_OnFloat32Moments, _AdamW if states == "full" else AdamW8bit)
+        options["bf16_stochastic_round"] = weight_precision == "bf16-stochastic"
+    given = list(parameters)
+    if any(hasattr(parameter, "stored_dtype") for parameter in given):
+        bases = (OnStoredWeights, *bases)
+    optimizer: torch.optim.Optimizer = type(bases[-1].__name__, bases, {})(given, **options)
     return optimizer
 
 

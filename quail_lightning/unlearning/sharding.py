@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 
 from quail_lightning.functional.head import Head
 from quail_lightning.models.activations import Activations
+from quail_lightning.models.arithmetic import hold_for_computing
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.models.lockstep import Lockstep
 from quail_lightning.models.sharded import inside, is_sharded, whole, whole_head
@@ -34,12 +35,14 @@ def shards(trainer: Trainer) -> bool:
 def load_for(trainer: Trainer, checkpoint: str, dtype: torch.dtype) -> PreTrainedModel:
     """A checkpoint as the strategy wants it: whole in main memory, or this process's share on its device.
 
+    What the device does not multiply in ``dtype`` is rounded to it and held in float32.
+
     Raises:
         InputError: see ``load_model`` and ``load_sharded``.
     """
-    if not shards(trainer):
-        return load_model(checkpoint, dtype)
     device = trainer.strategy.root_device
+    if not shards(trainer):
+        return hold_for_computing(load_model(checkpoint, dtype), device)
     # one mesh of all processes, whatever sizes the strategy was given: its own default is to split tensors
     mesh = torch.distributed.init_device_mesh(device.type, (trainer.world_size,))
     compute = torch.bfloat16 if trainer.precision == "bf16-mixed" and dtype == torch.float32 else None

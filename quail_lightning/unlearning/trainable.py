@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from quail_lightning.errors import InputError
-from quail_lightning.quantization.body import quantized_linears
+from quail_lightning.models.activations import language_decoder
+from quail_lightning.quantization.body_weights import matrix_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,16 +22,18 @@ def train_only(model: PreTrainedModel, trainable: Trainable) -> None:
 
     Args:
         model: changed in place.
-        trainable: ``all``; the ``quantized`` ones (linear layers of the body); or patterns of parameter names,
-            such as ``*.mlp.down_proj.weight``.
+        trainable: ``all`` of the language model, not a multimodal model's towers; the ``quantized`` ones (matrices
+            of the language model's body: linear layers, stacked experts); or patterns of parameter names, such as
+            ``*.mlp.down_proj.weight``.
 
     Raises:
         InputError: a pattern that fits no parameter.
     """
     if trainable == "all":
-        return
-    if trainable == "quantized":
-        chosen = {id(linear.weight) for _, linear in quantized_linears(model)}
+        parts = (language_decoder(model), model.get_output_embeddings())
+        chosen = {id(parameter) for part in parts for parameter in part.parameters()}
+    elif trainable == "quantized":
+        chosen = {id(model.get_parameter(name)) for name in matrix_names(model)}
     else:
         names = dict(model.named_parameters())
         chosen = {id(names[name]) for name in matching_names(list(names), trainable)}

@@ -1,18 +1,23 @@
 """Whole commands, as a user types them."""
 
+import contextlib
 import json
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from quail_lightning import lightning_cli
 from quail_lightning.cli import main
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.data import Newsroom
+from quail_lightning.models.arithmetic import arithmetic_name, training_precision
 from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.results import read_results
 
@@ -56,7 +61,8 @@ def quickstart(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["quail"])
-        run("fit", "--config", "quickstart.yaml", *SMALL)
+        with (folder / "said").open("w") as said, contextlib.redirect_stdout(said):
+            run("fit", "--config", "quickstart.yaml", *SMALL)
     return folder
 
 
@@ -72,6 +78,30 @@ def test_quickstart_makes_corpus_models_table_and_export(quickstart):
     hinge = read_provenance(folder / "model")["terms"]["hinge"]
     assert hinge["class"] == "LogitHinge"
     assert hinge["step"] == 1.0
+
+
+def test_a_fit_says_where_the_text_can_still_be_read_and_keeps_that_private(quickstart, capfd):
+    (said,) = [line for line in (quickstart / "said").read_text().splitlines() if "private text" in line]
+    (cache,) = (quickstart / "checkpoints/reference-cache").iterdir()
+    assert f"checkpoints/reference-cache/{cache.name}" in said
+    assert said.endswith(f"quail clean checkpoints/reference-cache/{cache.name} --yes")
+    assert all(
+        stat.S_IMODE(path.stat().st_mode) in (0o600, 0o700) for path in (cache.parent, cache, *cache.iterdir())
+    )
+    run_folder = quickstart / "logs/quickstart/version_0"
+    assert not (run_folder / ".lock").exists()
+    assert stat.S_IMODE((run_folder / "config.yaml").stat().st_mode) == 0o600
+    assert stat.S_IMODE((run_folder / "model/model.safetensors").stat().st_mode) == 0o666 & ~umask_of(quickstart)
+    run("clean")
+    listed = capfd.readouterr().out
+    assert cache.name in listed
+    assert "Nothing was removed" in listed
+    assert cache.is_dir()
+
+
+def umask_of(folder):
+    (folder / "by_umask").touch()
+    return 0o666 & ~stat.S_IMODE((folder / "by_umask").stat().st_mode)
 
 
 def test_tensorboard_shows_the_losses_and_the_judgement(quickstart):
@@ -260,4 +290,26 @@ def test_installed_package_brings_its_configs(tmp_path):
 
 def test_results_json_is_strict_json(quickstart):
     text = (quickstart / "logs/quickstart/version_0/results.json").read_text()
-    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    content = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    chosen = training_precision("cpu")
+    assert content["arithmetic"] == {"training": chosen, "evaluation": arithmetic_name(torch.bfloat16, "cpu")}
+
+
+def test_the_arithmetic_is_chosen_once_and_written_down(quickstart):
+    config = yaml.safe_load((quickstart / "logs/quickstart/version_0/config.yaml").read_text())
+    assert config["trainer"]["precision"] == training_precision("cpu")
+    for name in ("target", "retrained"):
+        provenance = read_provenance(quickstart / "checkpoints/quickstart" / name)
+        assert provenance["recipe"]["precision"] is None
+        assert provenance["hardware"]["precision"] == training_precision("cpu")
+
+
+def test_emulated_products_are_kept_where_they_are_asked_for_with_a_line(quickstart, monkeypatch):
+    monkeypatch.setenv("QUAIL_ARITHMETIC", "float32")
+    told: list[str] = []
+    monkeypatch.setattr(lightning_cli, "rank_zero_info", told.append)
+    options = ["--trainer.fast_dev_run=true", "--trainer.precision=bf16-mixed"]
+    run("validate", "--config", "quickstart.yaml", *SMALL[:-2], *options, "--trainer.accelerator=cpu")
+    (notice,) = told
+    assert "no instructions for bfloat16 products" in notice
+    assert "32-true" in notice

@@ -1,5 +1,6 @@
 """`quail folds` with real fits: where each fold starts, what is kept, and how a killed run goes on."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -118,9 +119,9 @@ def test_the_table_holds_the_target_and_the_last_epoch_of_each_fold_and_a_curve_
     assert (here / "logs/sust/folds.png").stat().st_size > 5000
 
 
-def command():
+def command(given):
     return subprocess.Popen(
-        [sys.executable, "-m", "quail_lightning", *arguments("previous")],
+        [sys.executable, "-m", "quail_lightning", *given],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -129,18 +130,57 @@ def command():
     )
 
 
+def wait_for(process, pattern, folder):
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_run_takes_its_fold_with_it_and_no_second_call_deletes_under_it(
+    here, started, capfd, monkeypatch
+):
+    monkeypatch.chdir(here)
+    given = [part if not part.startswith("--out") else "--out=logs/killed" for part in arguments("target")]
+    process = command(given)
+    try:
+        wait_for(process, "logs/killed/fold_1/.lock", here)
+        with pytest.raises(SystemExit) as ended:
+            main(given)
+        assert ended.value.code == 2
+        assert f"the folder of the folds logs/killed is in use by process {process.pid}" in capfd.readouterr().err
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 60
+        while is_running(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    finally:
+        process.stdout.close()
+
+
+def is_running(group):
+    """Whether a process of a group lives; one that ended and was not waited for does not."""
+    states = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of_group = path.read_text().rpartition(")")[2].split()[:3]
+            states += [state] if int(of_group) == group else []
+    return any(state != "Z" for state in states)
+
+
 def test_a_terminated_run_ends_its_fold_and_goes_on_with_the_finished_ones(here, started, monkeypatch, capfd):
     monkeypatch.chdir(here)
     undisturbed = (here / "logs/sust/fold_2/model/model.safetensors").read_bytes()
     kept = (here / "logs/sust/fold_1/model/model.safetensors").stat().st_mtime_ns
     shutil.rmtree(here / "logs/sust/fold_2")
-    process = command()
+    process = command(arguments("previous"))
     try:
-        deadline = time.monotonic() + 120
-        while not list(here.glob("logs/sust/fold_2/checkpoints/step-*")):
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(process, "logs/sust/fold_2/checkpoints/step-*", here)
         process.send_signal(signal.SIGTERM)
         log, _ = process.communicate(timeout=60)
     except BaseException:

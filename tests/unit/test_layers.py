@@ -11,6 +11,7 @@ LAYERS = [
     {"cli"},
     {"lightning_cli"},
     {"commands"},
+    {"leftovers"},
     {"analysis", "callbacks"},
     {"unlearning", "finetuning", "evaluation", "comparison"},
     {"reference", "quantization"},
@@ -29,7 +30,11 @@ LAYERS = [
         "training_state",
     },
     {"readable", "disk_room"},
-    {"errors", "durable", "out_of_memory"},
+    {"import_gate"},
+    {"allowed_code", "bounded_yaml"},
+    {"locks", "vouched"},
+    {"errors", "durable", "out_of_memory", "masking", "parent"},
+    {"privacy"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

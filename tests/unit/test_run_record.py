@@ -1,8 +1,11 @@
 """What a run was started on is kept with it."""
 
 import json
+import stat
 import subprocess
 from importlib.metadata import version
+
+import pytest
 
 from quail_lightning.run_record import add_start, git_revision
 
@@ -17,6 +20,24 @@ def test_every_start_is_noted_beside_the_ones_before(tmp_path):
         assert start["packages"]["lightning"] == version("lightning")
         assert start["hardware"]["memory_gib"] > 0
         assert start["python"].startswith("3.")
+
+
+def test_secrets_of_the_command_and_the_options_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["quail", "fit", "--data.token=s3cret", "--x.api_key", "s3cret", "--seed=1"])
+    add_start(tmp_path, {"hub": {"password": "s3cret"}})
+    text = (tmp_path / "run.json").read_text()
+    assert "s3cret" not in text
+    assert "--seed=1" in text
+    assert stat.S_IMODE((tmp_path / "run.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"starts": 3}'])
+def test_a_damaged_record_does_not_keep_a_run_from_going_on(tmp_path, content, capsys):
+    (tmp_path / "run.json").write_text(content)
+    add_start(tmp_path, {"seed": 7})
+    (start,) = json.loads((tmp_path / "run.json").read_text())["starts"]
+    assert start["seed"] == 7
+    assert "run.json is damaged" in capsys.readouterr().err
 
 
 def git(folder, *arguments):

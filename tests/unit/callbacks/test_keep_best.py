@@ -14,7 +14,7 @@ from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.rouge import rougeL_f1
 from quail_lightning.models.checkpoint import load_model, read_provenance
 from quail_lightning.objectives import GradientAscent, GradientDescent
-from quail_lightning.quantization import Unquantized
+from quail_lightning.quantization import Unquantized, computing
 from quail_lightning.training_state import last_checkpoint
 from quail_lightning.unlearning import UnlearningModule
 
@@ -75,7 +75,9 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
     assert kept.name == f"best-epoch-{best}"
     assert read_provenance(kept)["finished_epochs"] == best
     # the figures are those of the model that was kept, on windows without a reported prompt
-    nll = window_nlls(load_model(str(kept), torch.bfloat16), windows["forget"], 3).mean()
+    model = load_model(str(kept), torch.bfloat16)
+    with computing(model):
+        nll = window_nlls(model, windows["forget"], 3).mean()
     assert found["epochs"][best - 1]["nll"]["bf16"]["forget"] == pytest.approx(float(nll), rel=1e-6)
     prompts = " ".join(f"{record.prompt} {record.truth}" for record in data.evaluation_records().verbatim)
     for window in windows["forget"]:
@@ -92,6 +94,18 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
     (tmp_path / "validation.json").unlink()  # as if killed in the last epoch's validation
     again, *_ = fit(tmp_path, corpus_folder, checkpoint, 3, ckpt_path=last_checkpoint(tmp_path).folder)
     assert again["epochs"][-1] == found["epochs"][-1]
+
+
+def test_of_a_damaged_history_the_best_models_own_figure_is_taken(tmp_path, corpus_folder, checkpoint, capsys):
+    found, *_ = fit(tmp_path, corpus_folder, checkpoint, 1)
+    text = (tmp_path / "validation.json").read_text()
+    (tmp_path / "validation.json").write_text(text.replace('"epoch": 1', '"epoch": 1, "x": 2'))
+    again, *_ = fit(tmp_path, corpus_folder, checkpoint, 2, ckpt_path=last_checkpoint(tmp_path).folder)
+    assert "validation.json was edited" in capsys.readouterr().err
+    assert [entry["epoch"] for entry in again["epochs"]] == [1, 2]
+    assert again["epochs"][0]["shortfall"] == found["epochs"][0]["shortfall"]
+    best = min(again["epochs"], key=lambda entry: entry["shortfall"])["epoch"]
+    assert [path.name for path in tmp_path.glob("best-epoch-*")] == [f"best-epoch-{best}"]
 
 
 def test_an_epoch_cut_short_is_not_considered(tmp_path, corpus_folder, checkpoint):

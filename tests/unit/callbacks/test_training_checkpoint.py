@@ -1,7 +1,9 @@
 """A run that was cut short and gone on with ends where the undisturbed one ends, to the last bit."""
 
 import copy
+import os
 import random
+import stat
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from quail_lightning.callbacks import TrainingCheckpoint
+from quail_lightning.callbacks import TrainingCheckpoint, training_checkpoint
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge, MeasuredStep
@@ -197,3 +199,20 @@ def test_counts_below_one_are_refused(option):
 def test_without_checkpoints_nothing_is_written(tmp_path, corpus_folder, checkpoint):
     run(tmp_path, corpus_folder, checkpoint, enabled=False)
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_checkpoint_is_its_owners_alone_and_keeps_no_secret(tmp_path, corpus_folder, checkpoint, monkeypatch):
+    described = training_checkpoint.origin
+    monkeypatch.setattr(training_checkpoint, "origin", lambda *given: described(*given) | {"hub_token": "s3cret"})
+    before = os.umask(0)
+    try:
+        run(tmp_path, corpus_folder, checkpoint, epochs=1)
+    finally:
+        os.umask(before)
+    kept = last_checkpoint(tmp_path / "run").folder
+    for path in (kept.parent, kept, *kept.iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    assert "s3cret" not in (kept / "run.json").read_text()
+    # another token is no other run
+    monkeypatch.setattr(training_checkpoint, "origin", lambda *given: described(*given) | {"hub_token": "an0ther"})
+    run(tmp_path, corpus_folder, checkpoint, epochs=2, ckpt_path=kept)

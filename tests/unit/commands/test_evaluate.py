@@ -116,6 +116,29 @@ def test_only_what_is_missing_is_run(checkpoint, corpus_folder, tmp_path):
     assert again["metrics"] == row["metrics"]
 
 
+def test_a_damaged_part_is_run_again_and_the_end_says_where_texts_are_kept(
+    checkpoint, corpus_folder, tmp_path, capsys
+):
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--limit", 2]
+    (row,) = evaluate(*arguments)["rows"]
+    assert "can still be read back from logs/evaluations (prompts" in capsys.readouterr().out
+    parts = json.loads((tmp_path / row["log"] / "about.json").read_text())["parts"]
+    log = tmp_path / "logs/evaluations/parts" / parts["verbatim"] / "verbmem_f/log.json"
+    log.write_text(log.read_text().replace('"response": "', '"response": "edited ', 1))
+    (again,) = evaluate(*arguments)["rows"]
+    assert "verbatim" not in again["reused"]
+    assert again["metrics"] == row["metrics"]
+    said = capsys.readouterr().err
+    assert "verbmem_f/log.json was edited, or is missing; it is run again" in said
+    assert "edited " not in (tmp_path / again["log"] / "verbmem_f/log.json").read_text()
+
+
+def test_a_file_in_the_place_of_the_finished_evaluations_is_refused(checkpoint, corpus_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--finished", "file"]
+    assert "--finished names a file" in refused(capsys, *arguments)
+
+
 def test_a_setting_runs_again_only_the_metrics_that_it_decides(checkpoint, corpus_folder, tmp_path):
     arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder]
     generated = ["verbatim", "forget_questions", "retain_questions"]

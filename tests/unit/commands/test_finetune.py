@@ -2,7 +2,11 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -11,12 +15,21 @@ from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, TinyMode
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import Optimization
+from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.models.checkpoint import load_model, read_provenance
 
 RECIPE = FinetuneRecipe(
     tiny=TinyModel(vocab_size=300, width=64, layers=1, heads=2, positions=64),
     optimization=Optimization(epochs=2, learning_rate=1e-3, batch_size=4),
 )
+HOLD = """
+import sys
+from pathlib import Path
+from quail_lightning.locks import hold, lock_beside
+hold(lock_beside(Path(sys.argv[1])), "it")
+print("held", flush=True)
+sys.stdin.read()
+"""
 QUIET = Hardware(accelerator="cpu")
 
 
@@ -47,6 +60,28 @@ def test_a_finished_model_is_reused_without_being_touched(data, made):
     before = (made / "model.safetensors").stat().st_mtime_ns
     assert finetune(RECIPE, data, "forget+retain", made, QUIET) is False
     assert (made / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_two_at_once_make_one_model_the_second_by_waiting_or_not_at_all(tmp_path, data):
+    with released_afterwards():
+        hold(lock_beside(tmp_path / "target"), "it")
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "target")],
+        cwd=Path(__file__).parents[3],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match=f"target is in use by process {other.pid}"):
+            finetune(RECIPE, data, "forget+retain", tmp_path / "target", QUIET)
+        Timer(0.3, other.stdin.close).start()
+        assert finetune(RECIPE, data, "forget+retain", tmp_path / "target", QUIET, alone=True)
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 def test_another_recipe_or_seed_is_not_taken_for_the_finished_one(data, made):

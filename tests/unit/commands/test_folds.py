@@ -1,5 +1,7 @@
 """Sustainability and scalability: one fit a fold."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,10 @@ from quail_lightning.cli import main
 from quail_lightning.commands.folds import BASELINES, FoldPlan, run_folds
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.errors import InputError
+from quail_lightning.locks import released_afterwards
 from quail_lightning.results import Estimate, ResultRow, write_results
+
+PACKAGE = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -79,6 +84,60 @@ def test_finished_folds_are_kept_and_an_interrupted_one_starts_anew(tmp_path, fi
     assert not (tmp_path / "s/fold_2/config.yaml").exists()
     run_folds(plan(tmp_path), fits)
     assert len(fits.calls) == 3
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from quail_lightning.locks import hold, lock_in
+hold(lock_in(Path(sys.argv[1])), "it")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    "held", ["s", "s/fold_1"], ids=["another call runs", "the fold of a killed one still runs"]
+)
+def test_a_second_call_never_deletes_under_a_living_one(tmp_path, fits, held):
+    def interrupted(arguments):
+        (tmp_path / "s/fold_1").mkdir()
+        (tmp_path / "s/fold_1/config.yaml").write_text("half")
+        return 1
+
+    with released_afterwards(), pytest.raises(InputError, match="fold 1 ended with exit status 1"):
+        run_folds(plan(tmp_path), interrupted)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / held)]
+    other = subprocess.Popen(command, cwd=PACKAGE, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with released_afterwards(), pytest.raises(InputError, match=f"in use by process {other.pid}"):
+            run_folds(plan(tmp_path), fits)
+    finally:
+        other.kill()
+        other.communicate()
+    assert (tmp_path / "s/fold_1/config.yaml").exists()
+    assert not fits.calls
+    with released_afterwards():
+        run_folds(plan(tmp_path), fits)
+    assert len(fits.calls) == 3
+
+
+def test_secrets_among_the_options_are_neither_kept_nor_in_the_way(tmp_path, fits, capsys):
+    for token in ("s3cret", "an0ther"):
+        run_folds(plan(tmp_path, options=(f"data.token={token}",)), fits)
+    assert len(fits.calls) == 3, "another token is no other run"
+    assert "--data.token=s3cret" in fits.calls[0]
+    assert "s3cret" not in capsys.readouterr().out + (tmp_path / "s/fold_1.json").read_text()
+
+
+@pytest.mark.parametrize("mark", ["{", "[]", '{"arguments": 3}'])
+def test_a_finished_fold_whose_mark_is_damaged_is_refused_and_kept(tmp_path, fits, mark):
+    run_folds(plan(tmp_path), fits)
+    (tmp_path / "s/fold_1.json").write_text(mark)
+    with pytest.raises(InputError, match=r"fold 1 .* finished.*fold_1\.json was damaged"):
+        run_folds(plan(tmp_path), fits)
+    assert (tmp_path / "s/fold_1/model").is_dir()
 
 
 def test_a_fold_made_otherwise_or_from_another_model_is_refused(tmp_path, fits):

@@ -59,3 +59,13 @@ def test_a_checkpoint_with_other_names_is_refused():
     other = {f"transformer.{name}": shape for name, shape in shapes(model).items()}
     with pytest.raises(InputError, match="none of the weights to be quantized"):
         compared_parameters(parameter_roles(model), other, other)
+
+
+def test_weights_that_the_checkpoint_keeps_otherwise_are_not_left_out_in_silence():
+    """As Mixtral's experts, which are stored one by one."""
+    model = llama()
+    stored = {name: shape for name, shape in shapes(model).items() if "down_proj" not in name}
+    with pytest.raises(
+        InputError, match=r"2 weights are not in the checkpoint .*layers\.0\.mlp\.down_proj\.weight"
+    ):
+        compared_parameters(parameter_roles(model), stored, stored)

@@ -47,6 +47,30 @@ def test_wrong_columns_are_named_with_file_and_record(tmp_path: Path, row: Any) 
         read_log(tmp_path)
 
 
+PRIVATE = "Ann lives at 7 Elm Row"
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        ("knowmem_f", [{PRIVATE: 1, "gt": PRIVATE}]),
+        ("knowmem_f", [PRIVATE]),
+        ("knowmem_f", [[PRIVATE]]),
+        ("knowmem_f", {PRIVATE: 1}),
+        ("knowmem_f", f'[{{"gt": "{PRIVATE}", "response" "{PRIVATE}"}}]'),
+        ("privleak", {PRIVATE: [ROW]}),
+        ("privleak", PRIVATE),
+        ("privleak", {"forget": {PRIVATE: 1}}),
+        ("privleak", {"forget": [{"PPL": PRIVATE, PRIVATE: 1}]}),
+    ],
+)
+def test_no_message_holds_what_a_record_says(tmp_path: Path, part: str, content: Any) -> None:
+    put(tmp_path, part, content)
+    with pytest.raises(InputError) as refused:
+        read_log(tmp_path)
+    assert "Elm" not in str(refused.value)
+
+
 def test_a_membership_record_without_a_score_that_others_have_is_named(tmp_path: Path) -> None:
     put(tmp_path, "privleak", {"forget": [ROW, {k: v for k, v in ROW.items() if k != "Min-40%"}]})
     with pytest.raises(InputError, match=r"forget record 1 lacks 'Min-40%'"):

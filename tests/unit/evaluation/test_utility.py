@@ -12,6 +12,7 @@ import torch
 import yaml
 from tokenizers.processors import TemplateProcessing
 
+from quail_lightning.allowed_code import code_allowed
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, generate
@@ -193,7 +194,8 @@ def test_the_harness_scores_are_the_likelihoods_of_the_choices_after_bos_and_que
     if tokenizer_adds_bos:  # as Llama's does, and as the byte-level one of these tests does not
         asked.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     assert asked("a")["input_ids"][0] == (0 if tokenizer_adds_bos else tokenizer("a")["input_ids"][0])
-    found = harness_module.harness_accuracy(model, asked, "trees", None, 5, str(tmp_path))
+    with code_allowed():
+        found = harness_module.harness_accuracy(model, asked, "trees", None, 5, str(tmp_path))
     model.eval()
     right = []
     for question in questions:

@@ -1,7 +1,9 @@
 """Loading, saving and what is refused."""
 
 import json
+import os
 import shutil
+import stat
 
 import pytest
 import torch
@@ -42,6 +44,21 @@ def test_a_save_that_fails_leaves_nothing_under_the_final_name(tmp_path, checkpo
     with pytest.raises(OSError, match="disk full"):
         save_model(load_model(checkpoint, torch.float32), Broken(), tmp_path / "saved", {})
     assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_a_saved_model_can_be_read_by_whom_the_umask_lets(tmp_path, checkpoint, umask):
+    before = os.umask(umask)
+    try:
+        model, tokenizer = load_model(checkpoint, torch.float32), AutoTokenizer.from_pretrained(checkpoint)
+        save_model(model, tokenizer, tmp_path / "saved", {"token": "s3cret", "target": "x"}, "a card")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "saved", *(tmp_path / "saved").rglob("*")):
+        wanted = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"], "no lock is left"
+    assert read_provenance(tmp_path / "saved")["token"] == "***"
 
 
 def test_pickled_weights_are_refused(tmp_path, checkpoint):

@@ -1,4 +1,4 @@
-"""What can fail when a model is saved fails before it is trained, and a generation config never costs the weights."""
+"""What can fail when a model is saved fails before it is trained; a generation config never costs the weights."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_sampling_without_do_sample_is_mended_in_what_is_saved(sampling, checkpo
     path.write_text(json.dumps({"bos_token_id": 0, "eos_token_id": 1, "_from_model_config": True} | sampling))
     model = load_model(str(folder), torch.bfloat16)
     own = model.generation_config
-    with pytest.raises(ValueError, match="generation config"):
+    with pytest.raises(ValueError, match=r"(?i)generation ?config"):
         own.save_pretrained(tmp_path)
     try_saving(model, tokenizer, tmp_path / "new", 0)
     capsys.readouterr()

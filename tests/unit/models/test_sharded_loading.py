@@ -9,6 +9,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.models.sharded import inside, is_sharded, share, spread_like, whole, whole_head
 from quail_lightning.models.sharded_loading import cast_shards, load_sharded
+from quail_lightning.quantization import computing
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_weights_buffers_and_logits_are_those_of_the_whole_model(dtype, folder, 
         assert torch.equal(model.get_buffer(name), buffer), name
     assert torch.equal(whole_head(model).weight, expected.get_output_embeddings().weight)
     ids = torch.tensor([[1, 5, 9, 2]])
-    with torch.no_grad():
+    with torch.no_grad(), computing(expected):
         assert torch.equal(inside(model, lambda: model(input_ids=ids).logits), expected(input_ids=ids).logits)
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from architectures import tiny_model
 from torch import distributed
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
-from quail_lightning.models.sharded import inside, is_sharded, share, whole
+from quail_lightning.models.sharded import inside, is_sharded, shard, share, whole
 from quail_lightning.models.sharded_loading import load_sharded
 from quail_lightning.quantization import (
     BitsAndBytes,
@@ -15,6 +16,7 @@ from quail_lightning.quantization import (
     Uniform,
     Unquantized,
     check_shards,
+    computing,
     quantized_copy,
     widest_copy,
 )
@@ -86,8 +88,21 @@ def test_a_simulated_copy_stays_sharded_and_is_the_whole_models_bit_for_bit(name
     for key, weight in expected.named_parameters():
         assert torch.equal(whole(found.get_parameter(key)), weight), key
         assert torch.equal(share(source.get_parameter(key)), before[key]), key
-    with torch.no_grad():
+    with torch.no_grad(), computing(expected):
         assert torch.equal(inside(found, lambda: found(IDS).logits), expected(IDS).logits)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mixtral", "qwen3"])
+@pytest.mark.parametrize("quantizer", [BitsAndBytes("nf4"), Uniform(4, "group", 64), Uniform(4, "tensor")])
+def test_conv1d_and_stacked_experts_are_the_whole_models_too(architecture, quantizer, tmp_path, mesh):
+    tiny_model(architecture, torch.bfloat16).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), torch.bfloat16)
+    expected = quantizer.quantize(model)
+    source = tiny_model(architecture, torch.bfloat16)
+    shard(source, mesh, None)
+    found = quantized_copy(quantizer, source)
+    for key, weight in expected.named_parameters():
+        assert torch.equal(whole(found.get_parameter(key)), weight), key
 
 
 @pytest.mark.parametrize("quantizer", [BitsAndBytes("nf4"), BitsAndBytes("int8"), Uniform(4)])
@@ -119,8 +134,14 @@ def test_precisions_that_need_the_whole_model_are_refused_by_name():
     assert "quail evaluate" in str(refused.value)
 
 
-def test_a_copy_that_is_simulated_or_calibrated_is_as_wide_as_the_model():
-    assert widest_copy([Unquantized()]) == widest_copy([]) == 0
-    assert widest_copy([Unquantized(), BitsAndBytes("nf4")]) == 4
-    assert widest_copy([BitsAndBytes("int8"), BitsAndBytes("nf4")]) == 8
-    assert widest_copy([BitsAndBytes("int8"), Uniform(3)]) == widest_copy([Gptq()]) == 16
+def test_a_copy_that_is_simulated_or_calibrated_is_as_wide_as_the_model(tiny_llama):
+    model = tiny_llama()
+    assert widest_copy([Unquantized()], model) == widest_copy([], model) == 0
+    assert widest_copy([Unquantized(), BitsAndBytes("nf4")], model) == 4
+    assert widest_copy([BitsAndBytes("int8"), BitsAndBytes("nf4")], model) == 8
+    assert widest_copy([BitsAndBytes("int8"), Uniform(3)], model) == widest_copy([Gptq()], model) == 16
+
+
+def test_what_a_format_leaves_at_16_bits_counts_in_memory():
+    model = tiny_model("mixtral")  # 11 % of the body are linear layers
+    assert widest_copy([BitsAndBytes("nf4")], model) == 15

@@ -1,11 +1,19 @@
 """A cache on disk: built once, shared by all runs that want the same."""
 
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from quail_lightning.errors import InputError
 from quail_lightning.reference import CachedLogits, CachedStates, layout
 
+TRY = "import sys, pathlib; from quail_lightning.locks import hold; hold(pathlib.Path(sys.argv[1]), 'the cache')"
 KINDS = pytest.mark.parametrize("kind", [CachedStates, CachedLogits])
 
 
@@ -83,3 +91,44 @@ def test_every_change_of_what_a_cache_depends_on_makes_another(folder, again, re
     assert len(list(folder.iterdir())) == len(changes) + 1
     _, calls = again(CachedStates, folder)
     assert calls == 0  # the first is still there
+
+
+def modes(folder):
+    paths = [folder, *folder.rglob("*")]
+    return {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in paths}
+
+
+@KINDS
+def test_a_cache_is_its_owners_alone_also_one_that_was_open_to_others(kind, folder, again):
+    before = os.umask(0)
+    try:
+        again(kind, folder)
+        wanted = {"0o700", "0o600"}
+        assert set(modes(folder).values()) == wanted
+        the_cache(folder).chmod(0o777)  # as an earlier version left it
+        again(kind, folder)
+        assert modes(folder)[the_cache(folder).name] == "0o700"
+    finally:
+        os.umask(before)
+
+
+def test_a_cache_in_use_is_locked_against_removal(folder, again):
+    again(CachedStates, folder)
+    held = subprocess.run(
+        [sys.executable, "-c", TRY, str(the_cache(folder))], cwd=Path(__file__).parents[3], capture_output=True
+    )
+    assert f"in use by process {os.getpid()}" in held.stderr.decode()
+
+
+def test_anothers_cache_is_named(folder, again, monkeypatch):
+    again(CachedStates, folder)
+    read = Path.read_bytes
+
+    def denied(path):
+        if path.name == "manifest.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(InputError, match=r"private to the account that built it.*init_args\.folder"):
+        again(CachedStates, folder)

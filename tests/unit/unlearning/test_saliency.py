@@ -21,6 +21,7 @@ from quail_lightning.objectives import (
 )
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning import module as module_file
+from quail_lightning.unlearning.optimizers import weight_dtype
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table
 
 HEADS, KEY_VALUE_HEADS, HEAD_WIDTH = 4, 2, 16
@@ -88,7 +89,7 @@ def fit(unlearning, data, epochs=1, callbacks=(), **options):
 
 def moved_weights(unlearning, checkpoint):
     """Names of the weights of which any bit changed."""
-    before = dict(load_model(checkpoint, next(unlearning.model.parameters()).dtype).named_parameters())
+    before = dict(load_model(checkpoint, weight_dtype(unlearning.weight_precision)).named_parameters())
     return {name for name, value in unlearning.model.named_parameters() if not torch.equal(value, before[name])}
 
 
@@ -329,7 +330,7 @@ def head_scores(checkpoint, loss, ids):
 
 def split_projections(unlearning, checkpoint, salient):
     """See that just the salient heads moved; the projections of which some heads did and some did not."""
-    before = dict(load_model(checkpoint, next(unlearning.model.parameters()).dtype).named_parameters())
+    before = dict(load_model(checkpoint, weight_dtype(unlearning.weight_precision)).named_parameters())
     split = set()
     for name, value in unlearning.model.named_parameters():
         changed = value != before[name]

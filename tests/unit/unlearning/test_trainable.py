@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from architectures import tiny_model
 from lightning.pytorch import Trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
-from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge
+from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge, MeasuredStep
 from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.checks import check_measured_step, check_saliency
+from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.trainable import matching_names, train_only
 
 NAMES = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.10.mlp.up_proj.weight"]
@@ -115,3 +118,46 @@ def test_case_matters():
 def test_no_pattern_at_all_is_refused():
     with pytest.raises(InputError, match="names no weights"):
         matching_names(NAMES, [])
+
+
+def test_of_a_multimodal_model_the_language_model_alone_is_trained():
+    model = tiny_model("gemma3")
+    train_only(model, "all")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if ".language_model." in name}
+    train_only(model, "quantized")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 2 * 7
+    assert all(name.startswith("model.language_model.layers.") for name in trained)
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "gpt_neox", "mixtral", "gemma2"])
+def test_all_of_a_language_model_is_all_of_it(name):
+    model = tiny_model(name).requires_grad_(False)
+    train_only(model, "all")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_experts_and_conv1d_count_among_what_is_quantized():
+    for name, weight in (
+        ("mixtral", "model.layers.0.mlp.experts.down_proj"),
+        ("gpt2", "transformer.h.1.mlp.c_fc.weight"),
+    ):
+        model = tiny_model(name)
+        train_only(model, "quantized")
+        assert model.get_parameter(weight).requires_grad
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
+def test_saliency_over_other_layers_is_refused_from_the_config(name, tmp_path):
+    tiny_model(name).config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="chooses among linear layers, and"):
+        check_saliency(Saliency(), str(tmp_path))
+    check_saliency(None, str(tmp_path))
+
+
+def test_a_step_is_measured_by_a_format_that_fits_the_target(tmp_path):
+    tiny_model("gpt2").config.save_pretrained(tmp_path)
+    check_measured_step(LogitHinge(MeasuredStep("nf4")), str(tmp_path))
+    with pytest.raises(InputError, match=r"gptq4: GPTQ quantizes linear layers"):
+        check_measured_step(LogitHinge(MeasuredStep("gptq4")), str(tmp_path))
