@@ -24,8 +24,7 @@ def check_readable(path: Path) -> None:
         where = "points to nothing" if path.is_symlink() else "cannot be read"
         raise InputError(f"{path} {where} ({error.strerror})", remedy="Copy or download it again") from error
     if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
-        raise InputError(f"{path} is no regular file but {kind}", remedy="Put the file itself there")
+        raise _no_file(path, "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device")
     if not found.st_size:
         raise damaged(path, "it is empty")
     try:
@@ -38,6 +37,21 @@ def check_readable(path: Path) -> None:
             f"{path} is the pointer that Git LFS leaves in place of a large file, not the file",
             remedy="Fetch it by `git lfs pull` in the folder it was cloned to",
         )
+
+
+def refuse_pipes(folder: Path) -> None:
+    """See that nothing in a folder, which the library reads by names of its own, lets a reader wait for ever.
+
+    Raises:
+        InputError: naming the first pipe, socket or device.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise _no_file(path, "a pipe, socket or device")
+
+
+def _no_file(path: Path, kind: str) -> InputError:
+    return InputError(f"{path} is no regular file but {kind}", remedy="Put the file itself there")
 
 
 def read_json(path: Path) -> Any:

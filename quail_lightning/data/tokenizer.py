@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.errors import InputError
-from quail_lightning.readable import check_json_objects, check_readable
+from quail_lightning.readable import check_json_objects, check_readable, refuse_pipes
 
 OBJECTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 TEXTS = ("tokenizer.model", "merges.txt", "vocab.txt")
@@ -21,6 +21,7 @@ def load_tokenizer(name_or_path: str) -> Any:
     from transformers import AutoTokenizer
 
     if is_folder := (folder := Path(name_or_path)).is_dir():
+        refuse_pipes(folder)
         check_json_objects(folder, OBJECTS)
         for path in (folder / name for name in TEXTS):
             if path.exists() or path.is_symlink():

@@ -17,17 +17,18 @@ from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.masking import masked
 from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
 from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
+from quail_lightning.models.empty import empty_model
 from quail_lightning.models.integrity import (
     check_checkpoint,
     refuse_adapter,
 )
-from quail_lightning.models.loading_report import gaps, not_whole, refuse_incomplete, some
+from quail_lightning.models.loading_report import refuse_incomplete, unfilled
 from quail_lightning.models.non_finite import refuse_non_finite
 from quail_lightning.models.saving import savable_generation
 from quail_lightning.models.weight_files import WeightFiles, shards
 from quail_lightning.out_of_memory import first_line, is_out_of_memory
 from quail_lightning.privacy import share_by_umask
-from quail_lightning.readable import check_json_objects, check_readable, read_json
+from quail_lightning.readable import check_json_objects, check_readable, read_json, refuse_pipes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -45,6 +46,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
 
     if is_folder := Path(name_or_path).is_dir():
         folder = Path(name_or_path)
+        refuse_pipes(folder)
         if not (folder / CONFIG).exists():
             refuse_adapter(folder)  # says more than that there is no config
         check_json_objects(folder, (CONFIG, "generation_config.json"))
@@ -117,9 +119,10 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
         # what is missing of a quantized layer or of a mixture's experts ends loading before it can be reported
         if is_out_of_memory(error):
             raise
-        lacking = gaps(WeightFiles(name_or_path).stored)
-        what = f"{some(lacking)} missing" if lacking else f"tensors cannot be filled ({first_line(error)})"
-        raise not_whole(name_or_path, what) from error
+        empty = empty_model(load_config(name_or_path), dtype)
+        parameters, base = dict(empty.named_parameters()), empty.base_model_prefix
+        stored = WeightFiles(name_or_path).stored
+        raise unfilled(name_or_path, stored, parameters, base, first_line(error)) from error
     model: PreTrainedModel = loaded[0]
     refuse_incomplete(name_or_path, loaded[1])
     refuse_non_finite(name_or_path, model, dtype)

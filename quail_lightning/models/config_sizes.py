@@ -56,7 +56,7 @@ def check_sizes(config: PreTrainedConfig, name: str) -> None:
             remedy=REMEDY,
         )
     experts, used = getattr(text, "num_experts", None), getattr(text, "num_experts_per_tok", None)
-    if isinstance(experts, int) and isinstance(used, int) and used > experts > 0:
+    if isinstance(experts, int) and isinstance(used, int) and experts > 0 and not 0 < used <= experts:
         raise InputError(
             f"the config of {name!r} says num_experts_per_tok {used}, and has {experts} experts", remedy=REMEDY
         )

@@ -7,6 +7,7 @@ over or of another shape. Whether the values are numbers is seen when they are l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 ADAPTER = "adapter_config.json"
+PACKED = ".weight_packed"  # of the compressed-tensors format
 
 
 def check_checkpoint(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, share: float = 1.0) -> None:
     """See that a folder holds the whole model that its config describes, from the headers of its files.
 
-    A quantized checkpoint stores other tensors than its architecture has; of one only the files are looked at, and
-    the library's report when it is loaded decides.
+    A quantized checkpoint stores other tensors than its architecture has; of one only files and shapes are
+    looked at, and the library's report when it is loaded decides.
 
     Args:
         folder: in Hugging Face format.
@@ -54,15 +56,20 @@ def check_checkpoint(folder: Path, config: PreTrainedConfig, dtype: torch.dtype,
         raise not_whole(
             files.name, f"its config says {layers:,} layers, its files hold {len(files.stored)} tensors"
         )
-    if getattr(config, "quantization_config", None) is not None:
-        return
     model = _built(files.name, config, dtype)
     parameters = dict(model.named_parameters())
+    if getattr(config, "quantization_config", None) is not None:
+        _refuse_doubled_prefix(files, parameters, model.base_model_prefix)
+        _refuse_other_shapes(files, parameters)
+        return
+    what = f"the model {files.name!r} in {dtype}"
+    # the library computes buffers even where it loads no weight
+    check_main_memory(sum(buffer.nbytes for buffer in model.buffers()), what)
     _refuse_whole_numbers(files, parameters, model.base_model_prefix)
     refuse_incomplete(files.name, _report(files, model), files.stored, model.base_model_prefix)
     _refuse_doubled_prefix(files, parameters, model.base_model_prefix)
     count = sum(parameter.numel() for parameter in parameters.values())
-    check_main_memory(count * dtype.itemsize * share, f"the model {files.name!r} in {dtype}")
+    check_main_memory(count * dtype.itemsize * share, what)
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -126,6 +133,24 @@ def _report(files: WeightFiles, model: PreTrainedModel) -> Mapping[str, Collecti
         raise not_whole(files.name, what) from error
     report: Mapping[str, Collection[Any]] = loaded[1]
     return report
+
+
+def _refuse_other_shapes(files: WeightFiles, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Of a quantized checkpoint, before the library makes room for what its config says."""
+    other = []
+    for key, stored in files.stored.items():
+        wanted = parameters.get(key.replace(PACKED, ".weight"))
+        if wanted is None:
+            continue
+        if key.endswith(PACKED):  # [outputs, inputs / values in an integer]
+            same = stored.shape[0] == wanted.shape[0]
+        elif stored.dtype == "U8":  # two values in a byte, in one column
+            same = 2 * math.prod(stored.shape) == wanted.numel()
+        else:
+            same = stored.shape == wanted.shape
+        if not same:
+            other.append((key, stored.shape, wanted.shape))
+    refuse_incomplete(files.name, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": other})
 
 
 def _refuse_whole_numbers(files: WeightFiles, parameters: Collection[str], base: str) -> None:

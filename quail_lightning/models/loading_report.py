@@ -20,6 +20,11 @@ WRAPPERS = {
 """What wrappers put into names → the remedy."""
 
 
+HARMLESS = re.compile(r"\.(inv_freq|(self_)?att(entio)?n\.(masked_)?bias|(cos|sin)_cached|position_ids)$")
+"""Buffers that earlier releases of the library stored (masks, rotary frequencies), which each model makes itself;
+today's ignores them for some architectures only."""
+
+
 def refuse_incomplete(
     name: str, report: Mapping[str, Collection[Any]], stored: Iterable[str] = (), base: str = ""
 ) -> None:
@@ -34,7 +39,8 @@ def refuse_incomplete(
     Raises:
         InputError: naming the first few tensors, and the remedy where a prefix explains them.
     """
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    missing = sorted(report["missing_keys"])
+    unexpected = sorted(key for key in report["unexpected_keys"] if not HARMLESS.search(f".{key}"))
     mismatched = sorted((key, tuple(found), tuple(wanted)) for key, found, wanted in report["mismatched_keys"])
     parts = []
     if missing:
@@ -64,6 +70,23 @@ def gaps(names: Iterable[str]) -> list[str]:
         for place in sorted(set().union(*beside) - own):
             missing.append(pattern.replace("*", "{}").format(*place))
     return missing
+
+
+def unfilled(name: str, stored: Collection[str], parameters: Iterable[str], base: str, said: str) -> InputError:
+    """The error of a checkpoint at which the library gives up before it reports: what its files lack, by name.
+
+    Args:
+        name: of the checkpoint.
+        stored: names in its files; a quantized layer has several, below the layer's own.
+        parameters: of its architecture.
+        base: prefix of the architecture's body.
+        said: by the library.
+    """
+    owners = {key.rpartition(".")[0] for key in stored}
+    absent = [key for key in parameters if key.rpartition(".")[0] not in owners]
+    if lacking := gaps(stored) or absent:
+        return not_whole(name, f"{some(lacking)} missing", _remedy(list(stored), absent, base))
+    return not_whole(name, f"tensors cannot be filled ({said})")
 
 
 def not_whole(name: str, what: str, remedy: str | None = None) -> InputError:

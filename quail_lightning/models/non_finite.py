@@ -23,13 +23,13 @@ def refuse_non_finite(name: str, model: PreTrainedModel, dtype: torch.dtype) -> 
 
     Args:
         name: of the checkpoint.
-        model: loaded; quantized weights, which are whole numbers, are passed by.
+        model: loaded; of quantized weights, which are whole numbers, the scales count.
         dtype: that it was loaded in.
 
     Raises:
         InputError: naming file and tensor.
     """
-    if broken := [key for key, parameter in model.named_parameters() if is_broken(parameter)]:
+    if broken := [key for key, weight in model.state_dict().items() if is_broken(weight)]:
         raise non_finite(name, broken, dtype)
 
 

@@ -54,7 +54,10 @@ class WeightFiles:
         self.folder = _folder(name_or_path)
         self.stored: dict[str, StoredTensor] = {}
         for file in shards(self.folder):
-            self.stored |= _header(file)
+            tensors = _header(file)
+            if twice := sorted(self.stored.keys() & tensors.keys()):
+                raise damaged(file, f"{twice[0]} lies in {self.stored[twice[0]].file.name} too")
+            self.stored |= tensors
         self._descriptors: dict[Path, int] = {}
 
     def __enter__(self) -> WeightFiles:
@@ -136,24 +139,37 @@ def shards(folder: Path) -> list[Path]:
     """
     single, index = folder / SINGLE, folder / INDEX
     if single.exists() or single.is_symlink():
+        if index.exists() and (others := [path for path in _indexed(index) if path != single and path.exists()]):
+            raise InputError(
+                f"{folder} holds two models: {SINGLE}, and {others[0].name} with what else {INDEX} names",
+                remedy="Remove one of the two",
+            )
         return [single]
-    if not index.exists():
+    if not index.exists() and not index.is_symlink():
         raise InputError(
             f"{folder} is no checkpoint in Hugging Face format: there are no safetensors weights in it, "
             f"neither {SINGLE} nor {INDEX}",
             remedy="`quail fit` and `quail finetune` write such folders; save pickled weights anew as safetensors",
         )
+    files = _indexed(index)
+    if missing := [str(path.relative_to(folder)) for path in files if not path.exists()]:
+        raise InputError(
+            f"{folder} lacks {len(missing)} of its {len(files)} shards: {', '.join(missing)}",
+            remedy="Copy or download them again",
+        )
+    return files
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names, there or not."""
     content = read_json(index)
     placed = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
         raise damaged(index, "it says of no tensor in which file it lies")
     names = sorted(set(placed.values()))
-    if missing := [name for name in names if not (folder / name).exists()]:
-        raise InputError(
-            f"{folder} lacks {len(missing)} of its {len(names)} shards: {', '.join(missing)}",
-            remedy="Copy or download them again",
-        )
-    return [folder / name for name in names]
+    if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise damaged(index, f"it names a file outside of its folder ({outside[0]})")
+    return [index.parent / name for name in names]
 
 
 def _header(file: Path) -> dict[str, StoredTensor]:
