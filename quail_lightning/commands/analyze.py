@@ -39,9 +39,9 @@ def analyze(reference: str, model: str, questions: Questions) -> Comparison:
     Raises:
         InputError: a checkpoint that is not whole, different architectures, NaN or infinity.
     """
+    for name in (reference, model):
+        check_whole(name, torch.bfloat16)
     with WeightFiles(reference) as before, WeightFiles(model) as after:
-        for files in (before, after):
-            check_whole(str(files.folder), torch.bfloat16)
         roles = roles_from_config(load_config(str(before.folder)))
         parameters = compared_parameters(roles, before.shapes, after.shapes)
         values = 4 * sum(math.prod(before.shapes[name]) for name in parameters)

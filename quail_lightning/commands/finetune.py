@@ -23,6 +23,7 @@ from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
 from quail_lightning.models.checkpoint import (
     check_fits,
+    check_whole,
     load_config,
     load_model,
     read_provenance,
@@ -238,6 +239,8 @@ def _start(recipe: FinetuneRecipe, data: TrainingText) -> tuple[Any, Any]:
 
 def _provenance(recipe: FinetuneRecipe, data: TrainingText, sets: Sets) -> dict[str, Any]:
     """What decides the result, and its fingerprint."""
+    if recipe.base is not None:
+        check_whole(recipe.base, torch.float32)
     documents = data.training_documents()
     described = {
         "made_by": "quail finetune",
