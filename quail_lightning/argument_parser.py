@@ -19,8 +19,34 @@ PLACE = re.compile(r"^( *)(?:- )?Parser key \"([\w.]+)\":", re.MULTILINE)
 CLASS_ARGUMENT = re.compile(r"class_path '([\w.]+)\.(\w+)':\s+Option '(\w+)' is not accepted")
 
 
+MISSING = re.compile(r"arguments are required|Parser key \"model\.target\":\s+Expected.*None|is required")
+EXAMPLES = {
+    "fit": (
+        "quail fit --config quickstart.yaml  (needs nothing: it makes its own target)",
+        "quail fit --config own.yaml --model.target DIR --data.forget forget.txt --data.retain retain.txt",
+    ),
+    "validate": ("quail validate --config quickstart.yaml --model.start DIR",),
+    "test": ("quail test --config quickstart.yaml --model.start DIR",),
+    "finetune": (
+        "quail finetune --config finetune/news.yaml --out checkpoints/news/target",
+        "quail finetune --config finetune/news.yaml --sets retain --out checkpoints/news/retrained",
+    ),
+    "analyze": ("quail analyze --reference TARGET --model UNLEARNED",),
+    "quantize": ("quail quantize DIR --to awq4 --out DIR-awq4",),
+    "evaluate": ("quail evaluate DIR --benchmark muse-news --precisions bf16 nf4",),
+    "folds": ("quail folds --config folds/quickstart_sust.yaml",),
+}
+"""Verb → commands that show what it needs."""
+
+
 class SuggestingParser(LightningArgumentParser):
-    """LightningArgumentParser that answers an unknown key with the nearest known one and exit status 2."""
+    """LightningArgumentParser that answers an unknown key with the nearest known one and exit status 2.
+
+    Attributes:
+        verb: of the command line; a parser that Lightning makes is told it afterwards.
+    """
+
+    verb = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # an abbreviation that is accepted is a misspelling that is not noticed
@@ -35,7 +61,11 @@ class SuggestingParser(LightningArgumentParser):
             print(f"error: {place}: {refusal}", file=sys.stderr)
             raise SystemExit(2)
         # the usage of `fit` fills three screens and would push the error out of sight
-        print(f"error: {message}{self._suggestion(message)}\nAll options: {self.prog} --help", file=sys.stderr)
+        lines = [f"error: {message}{self._suggestion(message)}"]
+        if MISSING.search(message):
+            lines = [f"error: {_missing(message)}", *(f"  {line}" for line in EXAMPLES.get(self.verb, ()))]
+        called = f"quail {self.verb}" if self.verb else self.prog
+        print("\n".join([*lines, f"All options: {called} --help"]), file=sys.stderr)
         raise SystemExit(2)
 
     def _suggestion(self, message: str) -> str:
@@ -59,6 +89,12 @@ class SuggestingParser(LightningArgumentParser):
             if isinstance(action.choices, dict):
                 for subparser in action.choices.values():
                     yield from subparser._keys()
+
+
+def _missing(message: str) -> str:
+    if "model.target" in message:
+        return "no model is named: model.target is the checkpoint that knows the forget set. For example:"
+    return f"{message}. For example:"
 
 
 def _place(message: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -109,7 +110,30 @@ def _sync_below(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether writing failed for want of room; safetensors tells so only in its message."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+    """Whether writing failed for want of room."""
+    return _number(error) in _FULL
+
+
+def write_failure(error: BaseException) -> tuple[str, str] | None:
+    """What is to be said where writing (or reading) failed for want of room or of rights, and the remedy.
+
+    None for any other error.
+    """
+    number = _number(error)
+    if number not in _FULL | _REFUSED:
+        return None
+    where = getattr(error, "filename", None)
+    fact = f"{where}: {os.strerror(number)}" if where else os.strerror(number)
+    return fact, "Make room on that disk" if number in _FULL else "Take a folder that you may read and write"
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def _number(error: BaseException) -> int:
+    """Of an error of the operating system; safetensors tells it only in its message."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else 0

@@ -41,3 +41,13 @@ class RunError(RuntimeError):
     def __init__(self, fact: str, *, remedy: str | None = None) -> None:
         self.fact, self.remedy = fact, remedy
         super().__init__(". ".join(part.rstrip(".") for part in (fact, remedy) if part) + ".")
+
+
+def add_hint(error: BaseException, hint: str) -> None:
+    """Let the command line say how to go on, where an interruption or a failed write ends a command."""
+    error._quail_hint = hint  # type: ignore[attr-defined]
+
+
+def hint_of(error: BaseException) -> str:
+    """What ``add_hint`` added; empty for none."""
+    return getattr(error, "_quail_hint", "")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +46,47 @@ def progress_bars(trainer_options: Mapping[str, Any]) -> list[Callback]:
     if trainer_options.get("enable_progress_bar") is False or any(isinstance(c, ProgressBar) for c in given):
         return []
     return [TQDMProgressBar()]
+
+
+PATIENCE = 2.0  # seconds that a step may take before it is named
+SELDOM = 30.0  # seconds to the second time; later ones come after twice the time that has passed
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say on stderr what is under way if it takes long, and for how long; quick steps stay silent.
+
+    Whoever waits sees within seconds that something happens, on a terminal or in a log, however slow the machine.
+
+    Args:
+        what: is done inside, such as "loading checkpoints/target".
+    """
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        yield  # the first process says it
+        return
+    ended = threading.Event()
+    threading.Thread(target=_say_until, args=(ended, what), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _say_until(ended: threading.Event, what: str) -> None:
+    began, pause = time.monotonic(), PATIENCE
+    while not ended.wait(pause):
+        passed = time.monotonic() - began
+        _write_line(f"{what} ... ({passed:.0f} s)")
+        pause = max(SELDOM, passed)
+
+
+def _write_line(line: str) -> None:
+    bars = sys.modules.get("tqdm")
+    if bars is None:
+        print(line, file=sys.stderr, flush=True)
+    else:
+        bars.tqdm.write(line, file=sys.stderr)  # above a bar that is shown, not into it
+        sys.stderr.flush()
 
 
 @contextmanager
