@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from quail_lightning.argument_errors import one_line
 from quail_lightning.import_gate import close_gate, refusals
 
 OPTION = re.compile(r"--([\w.]+)")
@@ -19,6 +20,7 @@ PLACE = re.compile(r"^( *)(?:- )?Parser key \"([\w.]+)\":", re.MULTILINE)
 CLASS_ARGUMENT = re.compile(r"class_path '([\w.]+)\.(\w+)':\s+Option '(\w+)' is not accepted")
 
 
+ABSENT_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 MISSING = re.compile(r"arguments are required|Parser key \"model\.target\":\s+Expected.*None|is required")
 EXAMPLES = {
     "fit": (
@@ -61,17 +63,22 @@ class SuggestingParser(LightningArgumentParser):
             print(f"error: {place}: {refusal}", file=sys.stderr)
             raise SystemExit(2)
         # the usage of `fit` fills three screens and would push the error out of sight
-        lines = [f"error: {message}{self._suggestion(message)}"]
+        called = f"quail {self.verb}" if self.verb else self.prog
+        suggestion = self._suggestion(message)
+        lines = [f"error: {one_line(message).rstrip('.')}.{suggestion} All options: {called} --help"]
         if MISSING.search(message):
             lines = [f"error: {_missing(message)}", *(f"  {line}" for line in EXAMPLES.get(self.verb, ()))]
-        called = f"quail {self.verb}" if self.verb else self.prog
-        print("\n".join([*lines, f"All options: {called} --help"]), file=sys.stderr)
+        print("\n".join(lines), file=sys.stderr)
         raise SystemExit(2)
 
     def _suggestion(self, message: str) -> str:
         """The known key nearest to the first unknown one, where jsonargparse does not name it itself."""
         if "Did you mean" in message:
             return ""
+        if absent := ABSENT_CLASS.search(message):
+            module, unknown = absent.groups()
+            close = get_close_matches(unknown, dir(sys.modules.get(module)), n=1)
+            return f" Did you mean '{module}.{close[0]}'?" if close else ""
         if misspelt := CLASS_ARGUMENT.search(message):
             module, name, unknown = misspelt.groups()
             known = set(signature(getattr(sys.modules[module], name)).parameters)
@@ -80,7 +87,7 @@ class SuggestingParser(LightningArgumentParser):
             given = [*OPTION.findall(message), *KEY.findall(message)]
             unknown = next((key for key in given if key not in known), "")
         close = get_close_matches(unknown, known, n=1)
-        return f"\nDid you mean {close[0]!r}?" if close else ""
+        return f" Did you mean {close[0]!r}?" if close else ""
 
     def _keys(self) -> Iterator[str]:
         """Every key of this parser and of its subcommands, whose configs the parent checks."""
@@ -94,7 +101,7 @@ class SuggestingParser(LightningArgumentParser):
 def _missing(message: str) -> str:
     if "model.target" in message:
         return "no model is named: model.target is the checkpoint that knows the forget set. For example:"
-    return f"{message}. For example:"
+    return f"{' '.join(message.split())}. For example:"
 
 
 def _place(message: str) -> str:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.errors import InputError
 from quail_lightning.privacy import open_private
 
 
@@ -112,6 +113,23 @@ def _sync_below(folder: Path) -> None:
 def is_disk_full(error: BaseException) -> bool:
     """Whether writing failed for want of room."""
     return _number(error) in _FULL
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """See that a folder can be written to, or made, before anything is computed that is to lie there.
+
+    Args:
+        folder: exists or not.
+        what: the option that names it.
+
+    Raises:
+        InputError: it lies at or below a file, on a read-only disk, or its owner lets nobody write.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{what} lies at or below a file", given=str(existing), allowed="a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{what} cannot be written to", given=str(folder), remedy="Name a folder that can")
 
 
 def write_failure(error: BaseException) -> tuple[str, str] | None:

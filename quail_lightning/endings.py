@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from quail_lightning.durable import write_failure
-from quail_lightning.errors import InputError, RunError, hint_of
+from quail_lightning.errors import InputError, RunError, hint_of, sentences
 
 BAD_INPUT, CANNOT_GO_ON, INTERRUPTED = 2, 1, 130
 # of a path that was given or of its disk; any other number is a fault of the program
@@ -36,23 +36,23 @@ def ending(error: BaseException, go_on: str) -> tuple[str, int] | None:
     go_on = next(filter(None, map(hint_of, chain)), go_on)
     for each in chain:
         if isinstance(each, KeyboardInterrupt):
-            return _sentences("interrupted", go_on), INTERRUPTED
+            return sentences("interrupted", go_on), INTERRUPTED
         if isinstance(each, InputError):
             return f"error: {each}", BAD_INPUT
         if isinstance(each, RunError):
             return f"error: {each}", CANNOT_GO_ON
         if (failure := write_failure(each)) is not None:
-            return _sentences(f"error: {failure[0]}", failure[1], go_on), CANNOT_GO_ON
+            return sentences(f"error: {failure[0]}", failure[1], go_on), CANNOT_GO_ON
         if isinstance(each, OSError) and each.errno in _OF_PATHS:
             where = f"{each.filename}: " if each.filename else ""
-            return _sentences(f"error: {where}{each.strerror}", go_on), CANNOT_GO_ON
+            return f"error: {where}{each.strerror}.", CANNOT_GO_ON
     # what follows asks libraries that need seconds to be imported; those that raised are imported
     if "torch" in sys.modules:
         from quail_lightning.out_of_memory import first_line, is_out_of_memory
 
         if short := next(filter(is_out_of_memory, chain), None):
             remedy = "Take smaller batches (batch_size, micro_batch_size) or shorter windows"
-            return _sentences(f"error: memory is short ({first_line(short)})", remedy, go_on), CANNOT_GO_ON
+            return sentences(f"error: memory is short ({first_line(short)})", remedy, go_on), CANNOT_GO_ON
     if "lightning.pytorch" in sys.modules:
         from quail_lightning.trainer_options import is_refusal, refusal
 
@@ -69,7 +69,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         # Lightning answers Ctrl-C by SystemExit(1), without saying that it came of it
         interrupted = isinstance(each, SystemExit) and isinstance(each.__context__, KeyboardInterrupt)
         each = each.__context__ if interrupted else each.__cause__
-
-
-def _sentences(*parts: str) -> str:
-    return ". ".join(part.rstrip(".") for part in parts if part) + "."

@@ -19,7 +19,7 @@ from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
-from quail_lightning.durable import replace_text
+from quail_lightning.durable import check_writable, replace_text
 from quail_lightning.errors import InputError, add_hint
 from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.locks import hold, lock_in, released_afterwards
@@ -178,6 +178,7 @@ class QuailCLI(LightningCLI):
         evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
         export: ExportModel = self._get(self.config_init, "export")
         checks = [
+            partial(check_writable, self._folder, "the run's folder (trainer.logger.init_args.save_dir)"),
             partial(self.model.check_trainer, self.trainer),
             self.datamodule.check,
             partial(evaluation.check_run_folder, self.trainer),

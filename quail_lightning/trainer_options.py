@@ -113,19 +113,21 @@ def refusal(error: BaseException, given: Mapping[str, Any], prefix: str = "train
             given=_shown(named or HARDWARE, given, prefix) or None,
             remedy="Install it, or choose another; lightning.pytorch.loggers.TensorBoardLogger is installed",
         )
+    if "numpy accepts" in said:  # of Lightning's seed_everything, which checks it
+        return InputError(f"seed_everything is out of range ({said})")
+    said = re.sub(r"`Timer\(duration=(.*?)\)`", r"max_time: \1", said)
     named = [name for name in OPTIONS if re.search(rf"\b{name}\b", said)]
     if not named and re.search(r"accelerator|backend|device|gpu|cuda", said, re.IGNORECASE):
         named = list(HARDWARE)
-    hardware = not named or bool(set(named) & set(HARDWARE))
-    gpus = torch.cuda.device_count()
-    return InputError(
-        f"Lightning refuses the Trainer's options ({said.rstrip('.!')})",
-        given=_shown(named, given, prefix) or None,
-        remedy=f"This machine has {gpus or 'no'} GPU{'' if gpus == 1 else 's'}; {prefix}accelerator: auto and "
-        f"{prefix}devices: auto take what is there"
-        if hardware
-        else f"Set {', '.join(prefix + name for name in named)} to what it allows",
-    )
+    remedy = f"Change {', '.join(prefix + name for name in named)}" if named else "Change the trainer's options"
+    if set(named) & set(HARDWARE):
+        gpus = torch.cuda.device_count()
+        remedy = (
+            f"This machine has {gpus or 'no'} GPU{'' if gpus == 1 else 's'}; {prefix}accelerator: auto and "
+            f"{prefix}devices: auto take what is there"
+        )
+    fact = f"Lightning refuses the Trainer's options ({said.rstrip('.!')})"
+    return InputError(fact, given=_shown(named, given, prefix) or None, remedy=remedy)
 
 
 def _shown(names: Any, given: Mapping[str, Any], prefix: str) -> str:

@@ -77,6 +77,9 @@ class KeepBest(Callback):
                 "the best model is the one that forgot enough, and nothing says how much that is",
                 remedy="Name best.retrained (or evaluation.retrained), or set best.forget_nll",
             )
+        for name, value in {"max_windows": max_windows, "batch_size": batch_size}.items():
+            if value is not None and value < 1:
+                raise InputError(f"best.{name} must be at least 1", given=value)
         self.enabled, self.retrained, self.forget_nll = enabled, retrained, forget_nll
         if max_prompts < 0:
             raise InputError("best.max_prompts must not be negative", given=max_prompts)

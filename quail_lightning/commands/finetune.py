@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.data.sets import Documents, Windows
 from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import FinetuningModule, Optimization
 from quail_lightning.locks import hold, lock_beside, released_afterwards
@@ -31,6 +32,7 @@ from quail_lightning.models.checkpoint import (
 )
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.terminal import progress_bars
+from quail_lightning.trainer_options import explained_refusals
 
 Sets = Literal["forget+retain", "retain"]
 
@@ -149,6 +151,7 @@ def finetune(
     Raises:
         InputError: ``out`` holds something else, which stays, or another process is making it.
     """
+    check_writable(out, "the folder of the model")
     provenance = _provenance(recipe, data, sets)  # of what is read now, whatever changes on disk while training
     if out.exists() and _is_reusable(out, provenance):
         return False
@@ -170,18 +173,19 @@ def finetune(
         shuffle=True,
         generator=torch.Generator().manual_seed(recipe.seed),
     )
-    trainer = Trainer(
-        max_epochs=recipe.optimization.epochs,
-        precision=precision,
-        gradient_clip_val=recipe.optimization.clip_norm,
-        callbacks=progress_bars({}),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        # of its own, it does not hear of torchrun's or SLURM's other processes
-        plugins=[LightningEnvironment()] if alone else None,
-        **asdict(hardware),
-    )
+    with explained_refusals(asdict(hardware), "--"):
+        trainer = Trainer(
+            max_epochs=recipe.optimization.epochs,
+            precision=precision,
+            gradient_clip_val=recipe.optimization.clip_norm,
+            callbacks=progress_bars({}),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            # of its own, it does not hear of torchrun's or SLURM's other processes
+            plugins=[LightningEnvironment()] if alone else None,
+            **asdict(hardware),
+        )
     trainer.fit(FinetuningModule(model, recipe.optimization), loader)
     if trainer.interrupted:
         raise KeyboardInterrupt

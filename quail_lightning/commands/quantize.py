@@ -16,6 +16,7 @@ from quail_lightning.config_files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.models.checkpoint import load_config, load_model, read_provenance, save_model
@@ -51,6 +52,9 @@ def quantize(
     """
     if out.exists():
         raise InputError(f"--out {out} exists already", remedy="Name another folder, or remove it first")
+    check_writable(out, "--out")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here", given="--device cuda", allowed="auto or cpu")
     quantizer = load_quantizer(to)
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:
