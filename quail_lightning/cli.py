@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from quail_lightning.allowed_code import FLAG, code_allowed
 from quail_lightning.bounded_yaml import check_config
@@ -45,8 +46,8 @@ GO_ON = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command.
 
-    Bad input ends with its message and exit status 2, a run that cannot go on with 1, Ctrl-C with 130; each says what
-    to do. Anything else is a fault of the program and ends with its traceback.
+    Bad input ends with its message and exit status 2, a run that cannot go on with 1, Ctrl-C with 130; each says
+    what to do. Anything else is a fault of the program and ends with its traceback.
     """
     end_with_parent()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -70,15 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(given: list[str]) -> None:
-    if not {"-h", "--help"} & set(given):
-        with step("loading libraries"):
+    with step("loading libraries"):
+        if not {"-h", "--help"} & set(given):
             quiet_libraries()
-    if given[0] in VERBS:
-        _run_verb(given[0], given[1:])
+        verb = given[0]
+        module = import_module(
+            f"quail_lightning.commands.{verb}" if verb in VERBS else "quail_lightning.lightning_cli"
+        )
+    if verb in VERBS:
+        _run_verb(verb, module, given[1:])
     else:
-        from quail_lightning.lightning_cli import run_lightning_cli
-
-        run_lightning_cli(given)
+        module.run_lightning_cli(given)
 
 
 def _check_verb(given: Sequence[str]) -> None:
@@ -109,10 +112,9 @@ def _overview() -> str:
     )
 
 
-def _run_verb(verb: str, arguments: list[str]) -> None:
+def _run_verb(verb: str, command: Any, arguments: list[str]) -> None:
     from quail_lightning.argument_parser import SuggestingParser
 
-    command = import_module(f"quail_lightning.commands.{verb}")
     parser = SuggestingParser(prog=f"quail {verb}", description=VERBS[verb])
     parser.verb = verb
     parser.add_argument("-c", "--config", action="config", help="config file; several merge key by key")

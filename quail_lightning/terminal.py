@@ -52,6 +52,9 @@ PATIENCE = 2.0  # seconds that a step may take before it is named
 SELDOM = 30.0  # seconds to the second time; later ones come after twice the time that has passed
 
 
+_under_way: list[threading.Event] = []  # steps, the innermost last; each is set when it has ended
+
+
 @contextmanager
 def step(what: str) -> Iterator[None]:
     """Say on stderr what is under way if it takes long, and for how long; quick steps stay silent.
@@ -65,16 +68,21 @@ def step(what: str) -> Iterator[None]:
         yield  # the first process says it
         return
     ended = threading.Event()
+    _under_way.append(ended)
     threading.Thread(target=_say_until, args=(ended, what), daemon=True).start()
     try:
         yield
     finally:
         ended.set()
+        _under_way.remove(ended)
 
 
 def _say_until(ended: threading.Event, what: str) -> None:
     began, pause = time.monotonic(), PATIENCE
     while not ended.wait(pause):
+        if _under_way[-1:] != [ended]:
+            pause = PATIENCE
+            continue  # the step inside this one says more
         passed = time.monotonic() - began
         _write_line(f"{what} ... ({passed:.0f} s)")
         pause = max(SELDOM, passed)

@@ -52,8 +52,8 @@ def check_options(trainer: Any) -> list[InputError]:
                 "the module accumulates gradients itself, and the Trainer cannot",
                 given=f"trainer.accumulate_grad_batches: {batches}",
                 allowed="1",
-                remedy="Set data.batch_size to the windows of an optimizer step, and model.micro_batch_size to those "
-                "of a pass",
+                remedy="Set data.batch_size to the windows of an optimizer step, and model.micro_batch_size to "
+                "those of a pass",
             )
         )
     if trainer.get("barebones"):

@@ -23,8 +23,9 @@ from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfa
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
 from quail_lightning.masking import masked
-from quail_lightning.models.checkpoint import load_config, read_provenance, save_model
+from quail_lightning.models.checkpoint import load_config, read_provenance
 from quail_lightning.models.release import release_memory
+from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.sharded import is_sharded
 from quail_lightning.processes import current_processes
 from quail_lightning.quantization import (
@@ -200,7 +201,7 @@ class KeepBest(Callback):
         if model is not None:
             shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this epoch
             described = pl_module.describe() | {"finished_epochs": epoch, "shortfall": score}
-            save_model(model, pl_module.tokenizer, out, described)
+            save_or_rescue(model, pl_module.tokenizer, out, described)
             for other in folder.glob("best-epoch-*"):
                 if other != out:
                     shutil.rmtree(other)

@@ -27,11 +27,11 @@ from quail_lightning.models.checkpoint import (
     load_config,
     load_model,
     read_provenance,
-    save_model,
     weights_digest,
 )
+from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
-from quail_lightning.terminal import progress_bars
+from quail_lightning.terminal import progress_bars, step
 from quail_lightning.trainer_options import explained_refusals
 
 Sets = Literal["forget+retain", "retain"]
@@ -165,7 +165,8 @@ def finetune(
     if notice := emulation_notice(precision, device):
         rank_zero_info(notice)
     model, tokenizer = _start(recipe, data)
-    windows = data.cut_windows(tokenizer)
+    with step("cutting the texts into windows"):
+        windows = data.cut_windows(tokenizer)
     chosen = torch.cat(windows) if sets == "forget+retain" else windows.retain
     loader = DataLoader(
         TensorDataset(chosen),
@@ -195,7 +196,7 @@ def finetune(
             parameter.data = parameter.data.to(getattr(torch, recipe.export_dtype))
         model.config.dtype = getattr(torch, recipe.export_dtype)
         made = {"finished_epochs": trainer.current_epoch, "steps": trainer.global_step}
-        save_model(
+        save_or_rescue(
             model.eval(),
             tokenizer,
             out,
@@ -230,7 +231,8 @@ def _start(recipe: FinetuneRecipe, data: TrainingText) -> tuple[Any, Any]:
     assert recipe.tiny is not None
     documents = data.training_documents()
     # both sets, whichever is trained on: target and retrained model must read the same tokens
-    tokenizer = train_tokenizer([*documents.forget, *documents.retain], recipe.tiny.vocab_size)
+    with step("training a tokenizer"):
+        tokenizer = train_tokenizer([*documents.forget, *documents.retain], recipe.tiny.vocab_size)
     sizes = asdict(recipe.tiny) | {"vocab_size": len(tokenizer)}
     model = tiny_llama(**sizes, seed=recipe.seed)
     check_fits(model.config, tokenizer, data.max_len)

@@ -171,7 +171,8 @@ class UnlearningModule(LightningModule):
             sizes = Sizes(text.vocab_size, text.hidden_size)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, sizes, self._head_dtype())
-            rank_zero_info("\n".join(checks.notices(self, data)))
+            for notice in checks.notices(self, data):
+                rank_zero_info(notice)
             check_device_memory(self, any("logits" in request.frozen for request in requests.values()))
 
     def configure_model(self) -> None:
