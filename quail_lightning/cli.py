@@ -17,7 +17,7 @@ from quail_lightning.endings import ending
 from quail_lightning.errors import InputError
 from quail_lightning.locks import released_afterwards
 from quail_lightning.parent import end_with_parent
-from quail_lightning.terminal import quiet_libraries, step
+from quail_lightning.terminal import begin_command, quiet_libraries, step
 
 TRAINER_VERBS = {
     "fit": "unlearn, judge after every epoch at every precision, save the model",
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(given: list[str]) -> None:
+    begin_command()
     with step("loading libraries"):
         if not {"-h", "--help"} & set(given):
             quiet_libraries()

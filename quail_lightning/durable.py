@@ -127,7 +127,8 @@ def check_writable(folder: Path, what: str) -> None:
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise InputError(f"{what} lies at or below a file", given=str(existing), allowed="a folder")
+        where = "names" if existing == folder else "lies below"
+        raise InputError(f"{what} {where} a file", given=str(existing), allowed="a folder, made if need be")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{what} cannot be written to", given=str(folder), remedy="Name a folder that can")
 

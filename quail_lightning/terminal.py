@@ -48,11 +48,18 @@ def progress_bars(trainer_options: Mapping[str, Any]) -> list[Callback]:
     return [TQDMProgressBar()]
 
 
-PATIENCE = 2.0  # seconds that a step may take before it is named
+PATIENCE = 3.0  # seconds that a step may take before it is named
 SELDOM = 30.0  # seconds to the second time; later ones come after twice the time that has passed
 
 
+_silent_since: float | None = None  # a command's start, until its first step was named
 _under_way: list[threading.Event] = []  # steps, the innermost last; each is set when it has ended
+
+
+def begin_command() -> None:
+    """Let the first line come ``PATIENCE`` after now, however many quick steps fill that time."""
+    global _silent_since
+    _silent_since = time.monotonic()
 
 
 @contextmanager
@@ -78,12 +85,16 @@ def step(what: str) -> Iterator[None]:
 
 
 def _say_until(ended: threading.Event, what: str) -> None:
+    global _silent_since
     began, pause = time.monotonic(), PATIENCE
+    if _silent_since is not None:
+        pause = max(0.2, _silent_since + PATIENCE - began)
     while not ended.wait(pause):
         if _under_way[-1:] != [ended]:
             pause = PATIENCE
             continue  # the step inside this one says more
         passed = time.monotonic() - began
+        _silent_since = None
         _write_line(f"{what} ... ({passed:.0f} s)")
         pause = max(SELDOM, passed)
 
