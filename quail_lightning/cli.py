@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import Any
 from quail_lightning.allowed_code import FLAG, code_allowed
 from quail_lightning.bounded_yaml import check_config
 from quail_lightning.config_files import find_config
-from quail_lightning.endings import ending
+from quail_lightning.endings import ending, report_thread
 from quail_lightning.errors import InputError
 from quail_lightning.locks import released_afterwards
 from quail_lightning.parent import end_with_parent
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what to do. Anything else is a fault of the program and ends with its traceback.
     """
     end_with_parent()
+    threading.excepthook = report_thread
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_overview())

@@ -31,8 +31,10 @@ def replace_text(path: Path, content: str, private: bool = False) -> None:
             file.write(content)
         sync(partial)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a write that fails does not know where
+            error.filename = error.filename or str(path)
         raise
     sync(path.parent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
 from collections.abc import Iterator
 
 from quail_lightning.durable import write_failure
@@ -40,7 +41,7 @@ def ending(error: BaseException, go_on: str) -> tuple[str, int] | None:
         if isinstance(each, InputError):
             return f"error: {each}", BAD_INPUT
         if isinstance(each, RunError):
-            return f"error: {each}", CANNOT_GO_ON
+            return sentences(f"error: {each}", next(filter(None, map(hint_of, chain)), "")), CANNOT_GO_ON
         if (failure := write_failure(each)) is not None:
             return sentences(f"error: {failure[0]}", failure[1], go_on), CANNOT_GO_ON
         if isinstance(each, OSError) and each.errno in _OF_PATHS:
@@ -59,6 +60,15 @@ def ending(error: BaseException, go_on: str) -> tuple[str, int] | None:
         if refused := next(filter(is_refusal, chain), None):
             return f"error: {refusal(refused, {})}", BAD_INPUT
     return None
+
+
+def report_thread(failed: threading.ExceptHookArgs) -> None:
+    """A hook for errors of threads, such as the one that writes TensorBoard's events: a full disk is one line."""
+    failure = None if failed.exc_value is None else write_failure(failed.exc_value)
+    if failure is None:
+        threading.__excepthook__(failed)
+    else:
+        print(f"\nlogging has stopped: {failure[0]}", file=sys.stderr, flush=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -20,7 +20,7 @@ from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
 from quail_lightning.durable import check_writable, replace_text
-from quail_lightning.errors import InputError, add_hint, hint_of
+from quail_lightning.errors import InputError, RunError, add_hint, hint_of
 from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.locks import hold, lock_in, released_afterwards
 from quail_lightning.masking import masked_yaml
@@ -162,7 +162,7 @@ class QuailCLI(LightningCLI):
             if self._folder is not None and self.trainer.is_global_zero:
                 if isinstance(error, InputError) or subcommand != "fit":
                     remove_started(self._made)
-                if subcommand == "fit" and not hint_of(error):
+                if subcommand == "fit" and not hint_of(error) and not isinstance(error, RunError):
                     add_hint(error, how_to_go_on(self._folder))
             raise
         finally:

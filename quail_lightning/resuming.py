@@ -66,7 +66,7 @@ def how_to_go_on(run: Path) -> str:
     """What to do about a run that was cut short."""
     last = last_checkpoint(run)
     if last is None:
-        return "The run has no checkpoint to go on from (checkpoint.enabled: true writes them): start it again"
+        return f"{run} has no checkpoint to go on from (checkpoint.enabled: true writes them): start the run again"
     return f"The same command with --ckpt_path {last.folder} goes on from there"
 
 

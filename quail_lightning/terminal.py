@@ -49,7 +49,7 @@ def progress_bars(trainer_options: Mapping[str, Any]) -> list[Callback]:
 
 
 PATIENCE = 3.0  # seconds that a step may take before it is named
-SELDOM = 30.0  # seconds to the second time; later ones come after twice the time that has passed
+SELDOM = 15.0  # seconds to the second time; later ones come after twice the time that has passed
 
 
 _silent_since: float | None = None  # a command's start, until its first step was named
@@ -95,7 +95,7 @@ def _say_until(ended: threading.Event, what: str) -> None:
             continue  # the step inside this one says more
         passed = time.monotonic() - began
         _silent_since = None
-        _write_line(f"{what} ... ({passed:.0f} s)")
+        _write_line(f"{what} ..." + (f" ({passed:.0f} s)" if passed >= 1 else ""))
         pause = max(SELDOM, passed)
 
 

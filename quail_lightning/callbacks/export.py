@@ -75,5 +75,5 @@ class ExportModel(Callback):
             save_or_rescue(model, pl_module.tokenizer, out, provenance)
             told = f"The model as it was then lies in {out}"
         except RunError as error:
-            told = str(error)
+            told = f"Of the model as it was then: {error}"
         add_hint(exception, told)

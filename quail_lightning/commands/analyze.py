@@ -85,7 +85,7 @@ def add_arguments(parser: Any) -> None:
 
 def run(arguments: Any) -> None:
     """Carry the verb out."""
-    out = Path(arguments.out) if arguments.out is not None else Path("logs/analysis", _name_of(arguments.model))
+    out = Path(arguments.out) if arguments.out is not None else Path("logs/analysis", name_of(arguments.model))
     check_writable(out, "--out")
     if (out / NUMBERS).exists():
         raise InputError(f"{out} already holds an analysis", remedy="Name another folder by --out, or remove it")
@@ -104,7 +104,7 @@ def run(arguments: Any) -> None:
     print(f"numbers and figures: {out}")
 
 
-def _name_of(model: str) -> str:
+def name_of(model: str) -> str:
     """One folder's name that tells models apart: ``logs/news/version_0/model`` is ``news-version_0-model``."""
     path = Path(model)
     if path.is_dir():
