@@ -23,6 +23,8 @@ _NAMES = {
 _UNSAID = ("dot import path string", "path but")  # attempts to read any value as a class or a file
 _CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NOT_A_MAPPING = re.compile(r"Unable to load config (['\"])(.*?)\1")
+_OPTIONS = "its options, one by one or as {name: value}"
+_UNKNOWN = re.compile(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted")
 _ABSENT = re.compile(r"given class_path '([\w.]+)':\s+module '[\w.]+' has no attribute")
 
 
@@ -36,13 +38,17 @@ def one_line(message: str) -> str:
     keys = max((report[0] for report in reports), key=len, default=())
     allowed = list(dict.fromkeys(named for place, named, _ in reports if place == keys and named))
     wants_class = len(keys) < 2 and not set(allowed) - {"null", "a list"}
+    if match := _UNKNOWN.search(message):
+        return f"{next(iter(_KEY.findall(message)), 'class_path')} has no option {match[2]!r} ({match[1]})"
     if match := _ABSENT.search(message) or (wants_class and _CLASS.search(message)):
         option = next(iter(_KEY.findall(message)), "class_path")
+        if not match[1][0].isalpha():
+            return f"{option} does not fit; got {match[1]}. Allowed: {_OPTIONS}"
         return f"{option} names no class that can be imported; got {match[1]!r}"
     given = next((value for place, _, value in reports if place == keys and value), "")
     if match := _NOT_A_MAPPING.search(message):
         section = ": ".join(_KEY.findall(message[: match.start()])) or "a section"
-        return f"{section} does not fit; got {match[2]}. Allowed: its options, one by one or as {{name: value}}"
+        return f"{section} does not fit; got {match[2]}. Allowed: {_OPTIONS}"
     if not allowed or not given:
         return " ".join(message.split())
     place = ": ".join(keys) or "".join(re.findall(r"argument ([\w\-/]+)", message)[:1]) or "a value"

@@ -19,6 +19,7 @@ from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.durable import check_writable, replace_text
 from quail_lightning.errors import InputError, RunError, add_hint, hint_of
 from quail_lightning.leftovers import say_what_is_left
@@ -31,6 +32,7 @@ from quail_lightning.run_record import add_start
 from quail_lightning.terminal import progress_bars
 from quail_lightning.trainer_options import check_options, explained_refusals
 from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.checks import check_checkpoints
 
 DEFAULT_SEED = 42
 WAIT = 1.0  # seconds between two looks for what another process makes
@@ -191,6 +193,11 @@ class QuailCLI(LightningCLI):
         recipe = self._get(self.config_init, "prepare")
         if recipe is not None:
             self._prepare(recipe, None if self.subcommand == "validate" else evaluation.retrained)
+        # before the texts are cut: windows of a billion tokens would take all memory
+        tokenizer = load_tokenizer(self.model.target)
+        check_checkpoints(
+            {self.model.target, self.model.start or self.model.target}, tokenizer, self.datamodule.max_len
+        )
 
     def _prepare(self, recipe: FinetuneRecipe, retrained: str | None) -> None:
         """Make the target and the retrained model where they are missing, by the code path of `quail finetune`."""

@@ -34,7 +34,10 @@ def parser():
         ("--bits=x", "bits does not fit; got x. Allowed: a whole number."),
         ("--schedule=never", "schedule does not fit; got never. Allowed: joint, epoch."),
         ("--recipe=3", "recipe does not fit; got 3."),
-        ("--recipe.optimization.epochs=two", "optimization.epochs does not fit; got two. Allowed: a whole number."),
+        (
+            "--recipe.optimization.epochs=two",
+            "optimization.epochs does not fit; got two. Allowed: a whole number.",
+        ),
         ("--names=one", "names does not fit; got one. Allowed: a list."),
         ("--pair=[1]", "pair does not fit; got [1]."),
         ("--term=GradientAscnt", "term names no class that can be imported; got 'GradientAscnt'."),

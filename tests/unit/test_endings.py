@@ -54,14 +54,10 @@ def test_anything_else_is_a_fault_of_the_program(error):
 
 
 def test_lightning_answers_ctrl_c_by_an_exit_status_of_its_own():
-    try:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            sys.exit(1)
-    except SystemExit as ended:
-        add_hint(ended, "Use --ckpt_path last")
-        assert ending(ended, "Go on") == ("interrupted. Use --ckpt_path last.", 130)
+    ended = SystemExit(1)
+    ended.__context__ = KeyboardInterrupt()  # raised while that was handled
+    add_hint(ended, "Use --ckpt_path last")
+    assert ending(ended, "Go on") == ("interrupted. Use --ckpt_path last.", 130)
 
 
 def test_a_full_disk_in_a_thread_is_one_line_and_a_bug_there_its_traceback(monkeypatch, capsys):

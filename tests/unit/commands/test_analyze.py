@@ -158,4 +158,7 @@ def test_two_models_are_analyzed_without_naming_a_folder(checkpoint, unlearned, 
     monkeypatch.chdir(tmp_path)
     for model in (unlearned, checkpoint):
         main(["analyze", "--reference", checkpoint, "--model", model, "--bits", "4", "--formats"])
-    assert {path.name for path in (tmp_path / "logs/analysis").iterdir()} == {name_of(unlearned), name_of(checkpoint)}
+    assert {path.name for path in (tmp_path / "logs/analysis").iterdir()} == {
+        name_of(unlearned),
+        name_of(checkpoint),
+    }

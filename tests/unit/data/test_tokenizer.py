@@ -84,7 +84,9 @@ def test_code_of_its_own_is_named_and_not_run(folder):
     mapped = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
     strip(folder, tokenizer_config_json={"tokenizer_class": "OwnTokenizer", "auto_map": mapped})
     (folder / "tokenization_own.py").write_text("raise SystemExit('it ran')")
-    with pytest.raises(InputError, match=r"code of the checkpoint's own \(tokenization_own\.OwnTokenizer\).*never"):
+    with pytest.raises(
+        InputError, match=r"code of the checkpoint's own \(tokenization_own\.OwnTokenizer\).*never"
+    ):
         load_tokenizer(str(folder))
 
 
