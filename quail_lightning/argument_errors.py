@@ -40,7 +40,7 @@ def one_line(message: str) -> str:
     wants_class = len(keys) < 2 and not set(allowed) - {"null", "a list"}
     if match := _UNKNOWN.search(message):
         return f"{next(iter(_KEY.findall(message)), 'class_path')} has no option {match[2]!r} ({match[1]})"
-    if match := _ABSENT.search(message) or (wants_class and _CLASS.search(message)):
+    if match := _ABSENT.search(message) or (_CLASS.search(message) if wants_class else None):
         option = next(iter(_KEY.findall(message)), "class_path")
         if not match[1][0].isalpha():
             return f"{option} does not fit; got {match[1]}. Allowed: {_OPTIONS}"
