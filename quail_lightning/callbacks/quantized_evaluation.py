@@ -41,6 +41,7 @@ from quail_lightning.quantization import (
 )
 from quail_lightning.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.run_folder import run_folder
+from quail_lightning.terminal import step
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy
 from quail_lightning.unlearning.fitting import judging_of
 from quail_lightning.unlearning.memory_plan import Judging
@@ -288,10 +289,11 @@ class QuantizedEvaluation(Callback):
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
             note = self._note(trainer.datamodule)  # type: ignore[attr-defined]
+            # first: it is there to be read where the files cannot be written
+            print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
             trained = {} if epoch is None else {"training": str(trainer.precision)}
             write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic})
             write_scores(folder, self.rows, self._settings(trainer))
-            print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
 
     def _judge(
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
@@ -312,7 +314,8 @@ class QuantizedEvaluation(Callback):
 
             # the model was made to be judged: at 16 bits it needs no copy
             is_first = precision == self._sixteen_bits
-            copy = model if is_first else quantized_copy(quantizer, model, self._calibration_tokens)
+            with step(f"{name}: quantizing to {precision}"):
+                copy = model if is_first else quantized_copy(quantizer, model, self._calibration_tokens)
             with shared_among(current_processes(), copy):
                 measured[precision] = self.suite.evaluate(
                     copy, data.tokenizer, records, windows, self._auc_retrain, show

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.data.tokenizer_refusals import refusal
 from quail_lightning.errors import InputError
 from quail_lightning.readable import check_json_objects, check_readable, refuse_pipes
 
@@ -16,7 +17,7 @@ def load_tokenizer(name_or_path: str) -> Any:
     """The tokenizer of a checkpoint, from a folder or the hub; never by remote code.
 
     Raises:
-        InputError: none is there, a file of it is damaged, or the hub cannot be reached.
+        InputError: none is there, it is damaged, needs a package or code of its own, or the hub cannot be reached.
     """
     from transformers import AutoTokenizer
 
@@ -29,13 +30,10 @@ def load_tokenizer(name_or_path: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
-        # a file that is valid JSON and no tokenizer makes the library raise anything, even a bare Exception
+        # a damaged file makes the library raise anything, even a bare Exception; without a folder, only these are
         if not is_folder and not isinstance(error, (OSError, ValueError)):
             raise
-        raise InputError(
-            f"no tokenizer could be loaded from {name_or_path!r} ({str(error).splitlines()[0]})",
-            allowed="a folder with tokenizer.json, or a name on the hub",
-        ) from error
+        raise refusal(name_or_path, error) from error
 
 
 def named_tokenizer(name: str | None) -> Any:

@@ -25,6 +25,7 @@ from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import check_whole, load_config, load_model, weights_digest
 from quail_lightning.quantization import Quantizer, check_quantizers, load_quantizer
 from quail_lightning.results import Measure
+from quail_lightning.terminal import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -154,7 +155,8 @@ class CheckpointJudge:
                     whole: Any = load_model(model, precision.dtype)
                     loaded[precision.dtype] = whole.to(self.device)
                 shown = self._calibration_tokens(model) if precision.quantizer.needs_calibration else None
-                copy = precision.quantizer.quantize(loaded[precision.dtype], shown)
+                with step(f"quantizing {model} to {precision.name}"):
+                    copy = precision.quantizer.quantize(loaded[precision.dtype], shown)
                 tokenizer = load_tokenizer(model)
                 for part, only in open_parts:
                     log = BenchmarkLog()

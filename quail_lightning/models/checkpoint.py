@@ -18,10 +18,7 @@ from quail_lightning.masking import masked
 from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
 from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
 from quail_lightning.models.empty import empty_model
-from quail_lightning.models.integrity import (
-    check_checkpoint,
-    refuse_adapter,
-)
+from quail_lightning.models.integrity import check_checkpoint, refuse_adapter
 from quail_lightning.models.loading_report import refuse_incomplete, unfilled
 from quail_lightning.models.non_finite import refuse_non_finite
 from quail_lightning.models.saving import savable_generation
@@ -29,6 +26,7 @@ from quail_lightning.models.weight_files import WeightFiles, shards
 from quail_lightning.out_of_memory import first_line, is_out_of_memory
 from quail_lightning.privacy import share_by_umask
 from quail_lightning.readable import check_json_objects, check_readable, read_json, refuse_pipes
+from quail_lightning.terminal import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -100,14 +98,15 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
     check_whole(name_or_path, dtype)
     try:
         # dtype here and not .to(dtype) later: .to() would round the rotary frequencies as well
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name_or_path,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported, and refused below by name
-        )
+        with step(f"loading {name_or_path}"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name_or_path,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported, and refused below by name
+            )
     except ImportError as error:
         raise InputError(
             f"the format of {name_or_path!r} needs a package ({str(error).splitlines()[0]})",

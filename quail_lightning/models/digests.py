@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.errors import InputError
+from quail_lightning.terminal import step
 
 DIGESTS = "weights_sha256"
 """Key of ``provenance.json``: name of a weight file → its digest."""
@@ -48,6 +49,6 @@ def _digest(path: Path) -> str:
     found = path.stat()
     key = (str(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns)
     if key not in _known:
-        with path.open("rb") as file:
+        with path.open("rb") as file, step(f"reading {path} for its digest"):
             _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _known[key]
