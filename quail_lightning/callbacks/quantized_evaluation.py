@@ -22,10 +22,11 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
+from quail_lightning.evaluation.conclusions import conclude
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.shares import shared_among
-from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.release import release_memory
@@ -55,7 +56,7 @@ SIXTEEN_BITS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 class QuantizedEvaluation(Callback):
-    """Target, retrained and unlearned model × precisions × metrics, with recovery and delivered forgetting.
+    """Target, retrained and unlearned model × precisions × metrics, what came back, and a verdict.
 
     The target and the retrained model are judged once, before training. One quantized copy exists at a time;
     the module, its mode and all random states are left as they were. Several processes each quantize a copy of
@@ -100,7 +101,7 @@ class QuantizedEvaluation(Callback):
         self.rows: list[ResultRow] = []
         self._sixteen_bits = "bf16"
         self._arithmetic = ""
-        self._auc_retrain: float | None = None
+        self._auc_retrain: float | Estimate | None = None
         self._judged_epoch: int | None = None
         self._calibration_tokens: Tensor | None = None
         self._shares: dict[str, float] = {}  # of the body's weights, that each precision quantizes
@@ -250,7 +251,7 @@ class QuantizedEvaluation(Callback):
             for row in self.rows:
                 auc = row.metrics.get("membership_auc")
                 if (row.model, row.precision) == ("retrained", self._sixteen_bits) and isinstance(auc, Estimate):
-                    self._auc_retrain = auc.value
+                    self._auc_retrain = auc
             return
         for name, checkpoint in (("retrained", self.retrained), ("target", pl_module.target)):
             if checkpoint is None:
@@ -260,7 +261,7 @@ class QuantizedEvaluation(Callback):
             if name == "retrained":
                 auc = measured[self._sixteen_bits].get("membership_auc")
                 if isinstance(auc, Estimate):
-                    self._auc_retrain = auc.value
+                    self._auc_retrain = auc
                     measured = self._with_privleak(measured)
             judged = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
             self.rows = judged + self.rows  # the target, judged last, is shown first
@@ -270,17 +271,14 @@ class QuantizedEvaluation(Callback):
     def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():
             measured = self._judge("unlearned", partial(judged_copy, pl_module), trainer)
-        known = {(row.model, row.precision): row.metrics for row in self.rows if row.model != "unlearned"}
+        target, retrained = (
+            {row.precision: row.metrics for row in self.rows if row.model == name}
+            for name in ("target", "retrained")
+        )
+        verdicts = conclude(measured, target, retrained, self._sixteen_bits)
         for precision, metrics in measured.items():
-            if precision != self._sixteen_bits:
-                metrics |= survival_measures(
-                    metrics,
-                    measured[self._sixteen_bits],
-                    known["target", precision],
-                    known["target", self._sixteen_bits],
-                    known.get(("retrained", self._sixteen_bits)),
-                )
             self._log_scalars(trainer, precision, metrics)
+            self._log_verdict(trainer, precision, verdicts[precision])
         self._judged_epoch = epoch
         judged = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]
         latest = [row for row in self.rows if row.model != "unlearned"] + judged
@@ -289,9 +287,9 @@ class QuantizedEvaluation(Callback):
         if trainer.is_global_zero:
             note = self._note(trainer.datamodule)  # type: ignore[attr-defined]
             trained = {} if epoch is None else {"training": str(trainer.precision)}
-            write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic})
+            write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic}, verdicts)
             write_scores(folder, self.rows, self._settings(trainer))
-            print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
+            print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note, verdicts)
 
     def _judge(
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
@@ -359,3 +357,9 @@ class QuantizedEvaluation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def _log_verdict(self, trainer: Trainer, precision: str, found: Verdict) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped
+                logger.experiment.add_text(f"verdict/{precision}", found.text, step)

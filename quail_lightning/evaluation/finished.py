@@ -18,7 +18,7 @@ from quail_lightning.privacy import private_folder
 from quail_lightning.results import Measure, measure_from_json, scored_json
 from quail_lightning.vouched import DamagedError, digest, load_vouched, write_vouched
 
-VERSION = 3  # raised when a metric's definition changes, which makes all that is stored stale
+VERSION = 4  # raised when a metric's definition changes, which makes all that is stored stale
 MEASURES = "measures.json"
 ABOUT = "about.json"
 

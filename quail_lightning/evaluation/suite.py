@@ -21,11 +21,12 @@ from quail_lightning.evaluation.generation import check_lengths, generate
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.likelihood import token_log_likelihoods, window_nlls, window_problem
 from quail_lightning.evaluation.privleak import MembershipAUC, min_k, privleak_measure, shortest_text
+from quail_lightning.evaluation.repetition import repetition
 from quail_lightning.evaluation.rouge import RougeLF1
 from quail_lightning.evaluation.sampling import Sampling
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.quantization import computing
-from quail_lightning.results import Measure
+from quail_lightning.results import Estimate, Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -149,7 +150,7 @@ class EvaluationSuite:
         tokenizer: PreTrainedTokenizerBase,
         records: EvaluationRecords,
         windows: Mapping[str, Tensor],
-        auc_retrain: float | None = None,
+        auc_retrain: float | Estimate | None = None,
         progress: SuiteProgress | None = None,
         log: BenchmarkLog | None = None,
     ) -> dict[str, Measure]:
@@ -181,7 +182,7 @@ class EvaluationSuite:
         tokenizer: PreTrainedTokenizerBase,
         records: EvaluationRecords,
         windows: Mapping[str, Tensor],
-        auc_retrain: float | None,
+        auc_retrain: float | Estimate | None,
         progress: SuiteProgress | None,
         log: BenchmarkLog | None,
     ) -> dict[str, Measure]:
@@ -205,6 +206,8 @@ class EvaluationSuite:
             metric = RougeLF1(sync_on_compute=False)
             metric.update([row.response for row in said], [row.truth for row in said], range(len(said)))
             measures[name] = metric.estimate()
+            if verbatim:
+                measures["repetition_forget"] = bootstrap_mean([repetition(row.response) for row in said])
             if log is not None:
                 log.responses[name] = said
         if records.membership is not None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
 from quail_lightning.evaluation.metrics import METRICS
-from quail_lightning.results import Measure, ResultRow, Undefined
+from quail_lightning.evaluation.verdict import Verdict
+from quail_lightning.results import Estimate, Measure, ResultRow, Undefined
 
 NARROWEST = 112  # columns of titles and notes; a narrower terminal wraps rather than cutting figures off
 WIDEST = 10_000  # columns that no table needs
-SURVIVAL = tuple(name for name in METRICS if name.startswith(("recovery", "delivered")))
+SURVIVAL = tuple(name for name in METRICS if name.startswith(("recovery", "kept")))
+IN_FILES_ONLY = ("repetition_forget", "delivered_forgetting", "delivered_forgetting_capped", "delivered_retain")
+"""For the verdict and the analysis. What is delivered is 1.00 where nothing was forgotten but the target itself
+degrades, which a reader of a table takes for survival."""
 APART = {
     "what it says of the labels": tuple(name for name in METRICS if name.startswith("label_")),
     "what it is still good for": tuple(
@@ -28,15 +33,16 @@ def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
     one of what survived quantization.
 
     A metric that no row has gets no column; one that a row lacks is left blank, an undefined one is a dash.
-    Where PrivLeak stands, the membership AUC that it restates is left to the results files.
+    Of PrivLeak and the membership AUC that it restates one is shown: the AUC where PrivLeak carries a caution. A
+    recovery is left to the results files where the capped one is there.
     """
-    present = [name for name in METRICS if any(name in row.metrics for row in rows)]
+    present = [name for name in METRICS if name not in IN_FILES_ONLY and any(name in row.metrics for row in rows)]
     apart = {title: [name for name in present if name in names] for title, names in APART.items()}
     elsewhere = {*SURVIVAL, *(name for names in apart.values() for name in names)}
     known = [name for name in present if name not in elsewhere]
     if "privleak" in known:
-        known = [name for name in known if name != "membership_auc"]
-    survived = [name for name in present if name in SURVIVAL]
+        known = [name for name in known if name != ("privleak" if _cautions(rows) else "membership_auc")]
+    survived = [name for name in present if name in SURVIVAL and f"{name}_capped" not in present]
     tables = [_table(rows, known, title)]
     tables += [_table(rows, names, heading) for heading, names in apart.items() if names]
     if survived:
@@ -46,8 +52,19 @@ def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
     return tables
 
 
-def print_results(rows: Sequence[ResultRow], title: str, note: str = "") -> None:
-    """Print the tables, at their full width also where the output is no terminal."""
+def _cautions(rows: Sequence[ResultRow]) -> list[str]:
+    """Why PrivLeak is not to be shown; empty where it may be."""
+    leaks = [row.metrics["privleak"] for row in rows if "privleak" in row.metrics]
+    found = {leak.reason if isinstance(leak, Undefined) else leak.caution for leak in leaks}
+    if any(isinstance(leak, Estimate) and not leak.caution for leak in leaks):
+        return []
+    return sorted(found)
+
+
+def print_results(
+    rows: Sequence[ResultRow], title: str, note: str = "", verdicts: Mapping[str, Verdict] | None = None
+) -> None:
+    """Print the tables, at their full width also where the output is no terminal, and the verdicts below them."""
     console = Console()
     tables = results_tables(rows, title)
     unlimited = console.options.update(width=WIDEST)
@@ -56,8 +73,15 @@ def print_results(rows: Sequence[ResultRow], title: str, note: str = "") -> None
         console = Console(width=max(needed, NARROWEST))
     for table in tables:
         console.print(table)
+    if cautions := _cautions(rows):
+        note = f"M3 would mean little, so the AUC it is made of is shown: {'; '.join(cautions)}.\n{note}".rstrip()
     if note:
         console.print(note, markup=False)
+    if verdicts:
+        longest = max(map(len, verdicts))
+        console.print(Rule("verdict", align="left"))
+        for precision, found in verdicts.items():
+            console.print(f"{precision:<{longest}}  {found.text}", markup=False)
 
 
 def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Table:
