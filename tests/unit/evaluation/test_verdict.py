@@ -102,7 +102,6 @@ def test_a_destroyed_model_has_no_utility_whatever_else_it_has() -> None:
 
 
 def test_utility_is_held_against_the_equally_quantized_target() -> None:
-
     assert said(GOOD, GOOD | model(knowmem_retain=84, nll_retain=0.7)).utility == "yes"
     lost = said(GOOD, GOOD | model(knowmem_retain=84, nll_retain=0.55 + 0.7))
     assert lost.utility == "in part"
