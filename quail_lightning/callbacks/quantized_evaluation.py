@@ -17,27 +17,24 @@ from tqdm.auto import tqdm
 
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.opening import describe_opening
-from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
-from quail_lightning.evaluation.conclusions import conclude
+from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
+from quail_lightning.evaluation.conclusions import add_privleak, conclude
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.evaluation.shares import shared_among
+from quail_lightning.evaluation.evaluator import Evaluator, Precision
+from quail_lightning.evaluation.metrics import Asked
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
-from quail_lightning.models.release import release_memory
 from quail_lightning.models.sharded_loading import empty_model
-from quail_lightning.processes import current_processes
 from quail_lightning.quantization import (
     check_quantizers,
     check_shards,
     load_quantizer,
     partly_quantized,
-    quantized_copy,
     widest_copy,
 )
 from quail_lightning.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
@@ -262,7 +259,7 @@ class QuantizedEvaluation(Callback):
                 auc = measured[self._sixteen_bits].get("membership_auc")
                 if isinstance(auc, Estimate):
                     self._auc_retrain = auc
-                    measured = self._with_privleak(measured)
+            add_privleak(measured, self._auc_retrain)
             judged = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
             self.rows = judged + self.rows  # the target, judged last, is shown first
         if trainer.state.fn == "fit" and trainer.is_global_zero:
@@ -271,6 +268,7 @@ class QuantizedEvaluation(Callback):
     def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():
             measured = self._judge("unlearned", partial(judged_copy, pl_module), trainer)
+        add_privleak(measured, self._auc_retrain)
         target, retrained = (
             {row.precision: row.metrics for row in self.rows if row.model == name}
             for name in ("target", "retrained")
@@ -295,40 +293,23 @@ class QuantizedEvaluation(Callback):
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
     ) -> dict[str, dict[str, Measure]]:
         """precision → metrics of one 16-bit model, one quantized copy at a time."""
-        model = make()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        records: EvaluationRecords = data.evaluation_records()
-        windows = self._windows(data)
-        measured: dict[str, dict[str, Measure]] = {}
+        config = load_config(trainer.lightning_module.target)  # type: ignore[arg-type]
+        asked = Asked(data.evaluation_records(), self._windows(data), self.suite, data.tokenizer, config)
         bar = tqdm(desc=name, leave=False, disable=not trainer.is_global_zero)
-        for precision, quantizer in self.quantizers.items():
 
-            def show(metric: str, done: int, total: int, precision: str = precision) -> None:
-                bar.set_description(f"{name} · {precision} · {metric}", refresh=False)
-                bar.total, bar.n = total, done
-                bar.refresh()
+        def show(what: str, done: int, total: int) -> None:
+            bar.set_description(f"{name} · {what}", refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
 
-            # the model was made to be judged: at 16 bits it needs no copy
-            is_first = precision == self._sixteen_bits
-            copy = model if is_first else quantized_copy(quantizer, model, self._calibration_tokens)
-            with shared_among(current_processes(), copy):
-                measured[precision] = self.suite.evaluate(
-                    copy, data.tokenizer, records, windows, self._auc_retrain, show
-                )
-            del copy
-            release_memory()
+        evaluator = Evaluator(self._precisions(), self._calibration_tokens)
+        found = evaluator.evaluate(lambda dtype: make(), asked, show)
         bar.close()
-        del model
-        release_memory()
-        return measured
+        return {precision: evaluated.measures for precision, evaluated in found.items()}
 
-    def _with_privleak(self, measured: Mapping[str, dict[str, Measure]]) -> dict[str, dict[str, Measure]]:
-        """Add PrivLeak to the retrained model's own rows, whose 16-bit AUC only now is known."""
-        assert self._auc_retrain is not None
-        return {
-            precision: metrics | {"privleak": privleak_measure(metrics["membership_auc"], self._auc_retrain)}
-            for precision, metrics in measured.items()
-        }
+    def _precisions(self) -> list[Precision]:
+        return [Precision(name, name, quantizer) for name, quantizer in self.quantizers.items()]
 
     def _note(self, data: Any) -> str:
         """What a reader of the figures must know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,11 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
-from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
-from quail_lightning.evaluation.checkpoints import CheckpointJudge, Judged, load_precisions
-from quail_lightning.evaluation.privleak import privleak_measure, published_auc_retrain
+from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
+from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_precisions
+from quail_lightning.evaluation.conclusions import add_privleak, conclude
+from quail_lightning.evaluation.evaluator import Evaluated
+from quail_lightning.evaluation.privleak import published_auc_retrain
 from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
@@ -26,19 +29,25 @@ from quail_lightning.masking import masked
 from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.privacy import private_folder
 from quail_lightning.quantization import partly_quantized
-from quail_lightning.results import Estimate, ResultRow, measure_as_json, write_results
+from quail_lightning.results import Estimate, Measure, ResultRow, measure_as_json, write_results
 
 Protocol = Literal["paper", "published"]
 
 
 def add_arguments(parser: Any) -> None:
     """Declare the verb's options."""
-    parser.add_argument("models", nargs="*", type=str, help="checkpoints: folders or hub names")
+    parser.add_argument("models", nargs="*", type=str, help="checkpoints: folders or hub names; a target first")
     parser.add_argument("--benchmark", type=str, required=True, help="stem of configs/benchmark/*.yaml")
     parser.add_argument("--corpus", type=str | None, default=None, help="folder in the benchmark's layout")
+    parser.add_argument("--data", type=dict[str, Any], default={}, help="other options of the benchmark's data")
     parser.add_argument("--precisions", nargs="+", type=str, default=["bf16"], help="configs/quantizer/*.yaml")
     parser.add_argument("--protocol", type=Protocol, default="paper", help="`published`: as the papers' code")
-    parser.add_argument("--retrained", type=str | None, default=None, help="what M3 is measured against")
+    parser.add_argument(
+        "--retrained",
+        type=str | None,
+        default=None,
+        help="never trained on the forget set; M3 and the verdict need it",
+    )
     parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
     parser.add_argument("--attacks", type=Literal["all", "reported"], default="all", help="membership attacks run")
     parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
@@ -70,12 +79,13 @@ def run(arguments: Any) -> None:
 
 def _score_log(arguments: Any, benchmark: Benchmark) -> None:
     log = read_log(Path(arguments.from_log))
-    retrain, source = benchmark.auc_retrain, f"published constant of {benchmark.name}"
+    retrain: float | Estimate | None = benchmark.auc_retrain
+    source = f"published constant of {benchmark.name}"
     if arguments.retrained is not None:
         measured = score_log(read_log(Path(arguments.retrained)), None).measures.get("membership_auc")
         if not isinstance(measured, Estimate):
             raise InputError(f"the log {arguments.retrained} yields no membership AUC", given=measured)
-        retrain, source = measured.value, f"measured, {arguments.retrained}"
+        retrain, source = measured, f"measured, {arguments.retrained}"
     scores = score_log(log, retrain)
     notes = list(scores.notes)
     if "privleak" in scores.measures and arguments.retrained is None:
@@ -83,7 +93,11 @@ def _score_log(arguments: Any, benchmark: Benchmark) -> None:
     print_results([ResultRow(arguments.from_log, "log", scores.measures)], benchmark.name, "\n".join(notes))
     if arguments.json is not None:
         about = {"benchmark": benchmark.name, "from_log": arguments.from_log}
-        against = {} if retrain is None else {"auc_retrain": {"value": retrain, "source": source}}
+        against = (
+            {}
+            if retrain is None
+            else {"auc_retrain": {"value": getattr(retrain, "value", retrain), "source": source}}
+        )
         figures = _figures(scores.measures, scores)
         write_json(Path(arguments.json), about | against | figures | {"notes": notes})
     if arguments.out is not None:
@@ -109,53 +123,80 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
     root = Path(arguments.finished)
     if root.exists() and not root.is_dir():
         raise InputError("--finished names a file", given=str(root), allowed="a folder, which is made if need be")
-    judge = CheckpointJudge(suite, benchmark.name, root, device, arguments.calibration)
-    named = dict.fromkeys(filter(None, [arguments.retrained, *arguments.models]))
-    records = {model: benchmark.read_records(arguments.corpus, model) for model in named}
+    evaluation = CheckpointEvaluation(suite, benchmark.name, root, device, arguments.calibration)
+    named = list(dict.fromkeys(filter(None, [arguments.retrained, *arguments.models])))
+    targets = _targets(arguments.models, arguments.retrained)
+    given = arguments.data | ({} if arguments.corpus is None else {"corpus": arguments.corpus})
+    data = {model: benchmark.read(model, given, arguments.limit) for model in named}
     told = [
         note
         for model in named
         for note in (
-            partly_quantized(judge.check(model, records[model], precisions)),
+            partly_quantized(evaluation.check(model, data[model], precisions)),
             describe_opening(load_tokenizer(model)),
         )
     ]
     hold(private_folder(root, root), f"the folder of finished evaluations {root}", shared=True)
-    sixteen = next((p for p in precisions if p.config in ("bf16", "fp16")), load_precisions(["bf16"], "paper")[0])
-    judged: dict[str, dict[str, Judged]] = {}
+    sixteen = next((p for p in precisions if p.is_plain), load_precisions(["bf16"], "paper")[0])
+    found: dict[str, dict[str, Evaluated]] = {}
     with tqdm(leave=False) as bar:
         for model in named:
-            wanted = precisions if model in arguments.models else []
-            if model == arguments.retrained and sixteen not in wanted:
-                wanted = [sixteen, *wanted]  # what M3 is measured against
+            compared = bool(targets) or model == arguments.retrained
+            wanted = precisions if model in arguments.models or targets else []
+            if compared and sixteen not in wanted:
+                wanted = [sixteen, *wanted]  # what the others are compared with
 
             def show(what: str, done: int, total: int, model: str = model) -> None:
                 bar.set_description(f"{model} · {what}", refresh=False)
                 bar.total, bar.n = total, done
                 bar.refresh()
 
-            judged[model] = judge.judge(model, records[model], wanted, show)
-    retrained = None if arguments.retrained is None else judged[arguments.retrained][sixteen.name]
+            found[model] = evaluation.evaluate(model, data[model], wanted, show)
     partial = "" if arguments.limit is None else f" (partial: first {arguments.limit})"
+    figures = {
+        model: {precision: dict(each.measures) for precision, each in by_precision.items()}
+        for model, by_precision in found.items()
+    }
+    retrained = figures.get(arguments.retrained, {})
+    against = {
+        model: _auc_retrain(model, benchmark, arguments.protocol, retrained.get(sixteen.name)) for model in named
+    }
+    for model in named:
+        add_privleak(figures[model], against[model])
+    verdicts = {
+        model: conclude(figures[model], figures[target], retrained, sixteen.name)
+        for model, target in targets.items()
+    }
     rows, content = [], []
-    for model, by_precision in judged.items():
-        auc_retrain = _auc_retrain(model, benchmark, arguments.protocol, retrained)
+    for model, by_precision in found.items():
         name = f"{model}{' (retrained)' if model == arguments.retrained else ''}{partial}"
-        for precision, found in by_precision.items():
-            measures = dict(found.measures)
-            if auc_retrain is not None and "membership_auc" in measures:
-                measures["privleak"] = privleak_measure(measures["membership_auc"], auc_retrain)
+        for precision, each in by_precision.items():
+            measures = figures[model][precision]
             rows.append(ResultRow(name, precision, measures))
-            about = {"model": name, "precision": precision, "log": str(found.folder), "reused": list(found.reused)}
-            against = {} if auc_retrain is None else {"auc_retrain": auc_retrain}
-            content.append(about | against | _figures(measures, _log_scores(found.folder)))
-    note = _note(arguments, records, any("privleak" in row.metrics for row in rows), told)
-    print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note)
-    arithmetic = judge.arithmetic(sixteen)
+            about: dict[str, Any] = {
+                "model": name,
+                "precision": precision,
+                "log": str(each.folder),
+                "reused": list(each.reused),
+            }
+            if (auc := against[model]) is not None:
+                about["auc_retrain"] = auc.value if isinstance(auc, Estimate) else auc
+            if model in verdicts:
+                about |= {"target": targets[model], "verdict": verdicts[model][precision].as_json()}
+            assert each.folder is not None
+            content.append(about | _figures(measures, _log_scores(each.folder)))
+    note = _note(arguments, data, any("privleak" in row.metrics for row in rows), told)
+    said = {
+        f"{model} {precision}" if len(verdicts) > 1 else precision: verdict
+        for model, by_precision in verdicts.items()
+        for precision, verdict in by_precision.items()
+    }
+    print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note, said)
+    arithmetic = evaluation.arithmetic(sixteen)
     if arguments.json is not None:
         run_as: dict[str, Any] = {
             "benchmark": benchmark.name,
-            "corpus": arguments.corpus or benchmark.init_args.get("corpus"),
+            "corpus": given.get("corpus", benchmark.init_args.get("corpus")),
             "protocol": arguments.protocol,
             "partial": arguments.limit is not None,
             "limit": arguments.limit,
@@ -164,30 +205,46 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
         }
         write_json(Path(arguments.json), masked(run_as) | {"rows": content})
     if arguments.out is not None:
-        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic})
+        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic}, said or None)
     say_what_is_left([root])
 
 
-def _auc_retrain(model: str, benchmark: Benchmark, protocol: Protocol, retrained: Judged | None) -> float | None:
+def _targets(models: Sequence[str], retrained: str | None) -> dict[str, str]:
+    """Unlearned model → the target it was made from: as its provenance says, or else the first one named."""
+    found = {}
+    for model in models:
+        if model in (models[0], retrained):
+            continue
+        made_from = (read_provenance(Path(model)) or {}).get("target")
+        same = [
+            each for each in models if made_from is not None and Path(each).resolve() == Path(made_from).resolve()
+        ]
+        found[model] = same[0] if same else models[0]
+    return found
+
+
+def _auc_retrain(
+    model: str, benchmark: Benchmark, protocol: Protocol, retrained: Mapping[str, Measure] | None
+) -> float | Estimate | None:
     """The retrained model's AUC: measured; or published, for MUSE's own models or by the published protocol."""
     if retrained is not None:
-        area = retrained.measures.get("membership_auc")
-        return area.value if isinstance(area, Estimate) else None
+        area = retrained.get("membership_auc")
+        return area if isinstance(area, Estimate) else None
     if protocol == "published":
         return benchmark.auc_retrain
     target = (read_provenance(Path(model)) or {}).get("target", model)
     return published_auc_retrain(target)
 
 
-def _note(arguments: Any, records: Any, has_privleak: bool, told: list[str]) -> str:
-    notes = list(dict.fromkeys(filter(None, [*(found.note for found in records.values()), *told])))
+def _note(arguments: Any, data: Mapping[str, BenchmarkData], has_privleak: bool, told: list[str]) -> str:
+    notes = list(dict.fromkeys(filter(None, [*(each.records.note for each in data.values()), *told])))
     if arguments.limit is not None:
         notes.append(f"PARTIAL: only the first {arguments.limit} records of each split, no benchmark figures.")
     if arguments.protocol == "published":
         notes.append(
             "Protocol published: M1 is drawn at temperature 0.9, 4bit is FP4, M3 against the published constant."
         )
-    if not has_privleak and any(found.membership is not None for found in records.values()):
+    if not has_privleak and any(each.records.membership is not None for each in data.values()):
         notes.append("M3 is left out: name the retrained model by --retrained.")
     return "\n".join(notes)
 

@@ -1,10 +1,10 @@
-"""Judge saved models at their deployment precisions; nothing is trained, and nothing finished is run twice."""
+"""Evaluate saved models at their deployment precisions; nothing is trained, and nothing finished is run twice."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,45 +14,23 @@ from torch import Tensor
 from quail_lightning.bounded_yaml import read_yaml
 from quail_lightning.config_files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
-from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.benchmark_log import BenchmarkLog
+from quail_lightning.evaluation.benchmarks import BenchmarkData
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.evaluation.finished import FinishedMetrics, parts
+from quail_lightning.evaluation.evaluator import Evaluated, Evaluator, Precision, Progress
+from quail_lightning.evaluation.finished import FinishedMetrics
+from quail_lightning.evaluation.metrics import Asked
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
-from quail_lightning.quantization import Quantizer, check_quantizers, load_quantizer
-from quail_lightning.results import Measure
+from quail_lightning.quantization import check_quantizers, load_quantizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PUBLISHED_PRECISIONS = {"4bit": "fp4", "8bit": "int8"}
 """The failure paper's name of a precision → what its code runs: bitsandbytes' defaults."""
-
-Progress = Callable[[str, int, int], None]  # (what, done, total)
-
-
-@dataclass(frozen=True)
-class Precision:
-    """One deployment format.
-
-    Attributes:
-        name: as it was asked for, and as rows show it.
-        config: stem of ``configs/quantizer/<config>.yaml``.
-        quantizer: of that file.
-    """
-
-    name: str
-    config: str
-    quantizer: Quantizer
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The 16-bit dtype that the model is loaded in before it is quantized."""
-        return torch.float16 if self.config == "fp16" else torch.bfloat16
 
 
 def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
@@ -72,28 +50,14 @@ def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
                 allowed=f"{config} (what the published code runs), nf4, ...",
             )
         shown = name if config == name else f"{name} ({config})"
-        found.append(Precision(shown, config, load_quantizer(config)))
+        dtype = torch.float16 if config == "fp16" else torch.bfloat16
+        found.append(Precision(shown, config, load_quantizer(config), dtype))
     return found
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One model at one precision.
-
-    Attributes:
-        measures: of all parts.
-        folder: their log, in MUSE's layout.
-        reused: parts that had been finished before.
-    """
-
-    measures: dict[str, Measure]
-    folder: Path
-    reused: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CheckpointJudge:
-    """Runs a suite on saved models.
+class CheckpointEvaluation:
+    """Evaluates saved models.
 
     Attributes:
         suite: what is run.
@@ -110,74 +74,38 @@ class CheckpointJudge:
     calibration: CalibrationRequest
     _cut: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def check(self, model: str, records: EvaluationRecords, precisions: Sequence[Precision]) -> dict[str, float]:
-        """Refuse what the model cannot be judged with, before a weight is loaded; see ``check_quantizers``."""
+    def check(self, model: str, data: BenchmarkData, precisions: Sequence[Precision]) -> dict[str, float]:
+        """Refuse what the model cannot be evaluated with, before a weight is loaded; see ``check_quantizers``."""
         config = load_config(model)
-        self.suite.check(records, {}, load_tokenizer(model), config)
+        self.suite.check(data.records, data.windows, load_tokenizer(model), config)
         shares = check_quantizers(config, {precision.name: precision.quantizer for precision in precisions})
         if any(precision.quantizer.needs_calibration for precision in precisions):
             self._calibration_tokens(model)
         return shares
 
-    def judge(
-        self, model: str, records: EvaluationRecords, precisions: Sequence[Precision], progress: Progress
-    ) -> dict[str, Judged]:
+    def evaluate(
+        self, model: str, data: BenchmarkData, precisions: Sequence[Precision], progress: Progress
+    ) -> dict[str, Evaluated]:
         """Precision → what was measured. The model is loaded only where something is left to run.
 
         Args:
             model: folder or hub name.
-            records: checked.
+            data: checked.
             precisions: one quantized copy exists at a time.
             progress: called with what is running, what is done and the total.
         """
         digests = checkpoint_digests(model)
-        loaded: dict[torch.dtype, PreTrainedModel] = {}
-        judged = {}
-        for precision in precisions:
-            store = FinishedMetrics(self.root, self._about(model, digests, precision))
-            measures: dict[str, Measure] = {}
-            open_parts, reused, folders = [], [], {}
-            for part, only in parts(records):
-                if (found := self._finished(store, part, only)) is not None:
-                    known, folders[part] = found
-                    measures |= known
-                    reused.append(part)
-                else:
-                    open_parts.append((part, only))
-            if open_parts:
-                if precision.dtype not in loaded:
-                    loaded.clear()
-                    whole: Any = load_model(model, precision.dtype)
-                    loaded[precision.dtype] = whole.to(self.device)
-                shown = self._calibration_tokens(model) if precision.quantizer.needs_calibration else None
-                copy = precision.quantizer.quantize(loaded[precision.dtype], shown)
-                tokenizer = load_tokenizer(model)
-                for part, only in open_parts:
-                    log = BenchmarkLog()
+        asked = Asked(data.records, data.windows, self.suite, load_tokenizer(model), load_config(model))
+        stores = {each.name: FinishedMetrics(self.root, self._about(model, digests, each)) for each in precisions}
+        calibrated = any(precision.quantizer.needs_calibration for precision in precisions)
 
-                    def show(metric: str, done: int, total: int, name: str = precision.name) -> None:
-                        progress(f"{name} · {metric}", done, total)
+        def load(dtype: torch.dtype) -> PreTrainedModel:
+            whole: Any = load_model(model, dtype)
+            moved: PreTrainedModel = whole.to(self.device)
+            return moved
 
-                    measured = self.suite.evaluate(copy, tokenizer, only, {}, None, show, log)
-                    settings = self.suite.deciding(part)
-                    store.write(part, only, settings, measured, log)
-                    folders[part] = store.part_folder(part, only, settings)
-                    measures |= measured
-                del copy
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-            judged[precision.name] = Judged(measures, store.gather(folders), tuple(reused))
-        return judged
-
-    def _finished(
-        self, store: FinishedMetrics, part: str, only: EvaluationRecords
-    ) -> tuple[dict[str, Measure], Path] | None:
-        """Measures of a part and where they lie. All attacks hold the reported one."""
-        for suite in (self.suite, replace(self.suite, attacks="all")):
-            settings = suite.deciding(part)
-            if (known := store.read(part, only, settings)) is not None:
-                return known, store.part_folder(part, only, settings)
-        return None
+        evaluator = Evaluator(precisions, self._calibration_tokens(model) if calibrated else None)
+        return evaluator.evaluate(load, asked, progress, stores)
 
     def _calibration_tokens(self, model: str) -> Tensor:
         """Cut once for all precisions of a model."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.verdict import Metrics, Models, Verdict, verdict
-from quail_lightning.results import Measure
+from quail_lightning.results import Estimate, Measure
 
 ByPrecision = Mapping[str, Metrics]
 
@@ -36,3 +37,10 @@ def conclude(
             )
         found[precision] = verdict(whole, at_format, is_sixteen_bits)
     return found
+
+
+def add_privleak(measured: Mapping[str, dict[str, Measure]], auc_retrain: float | Estimate | None) -> None:
+    """Restate every membership AUC against the retrained model's, in place; None leaves PrivLeak out."""
+    for measures in measured.values():
+        if auc_retrain is not None and "membership_auc" in measures:
+            measures["privleak"] = privleak_measure(measures["membership_auc"], auc_retrain)

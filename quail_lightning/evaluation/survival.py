@@ -8,7 +8,7 @@ import numpy as np
 
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means, bootstrap_ratio
-from quail_lightning.evaluation.metrics import KNOWN
+from quail_lightning.evaluation.metrics import labels
 from quail_lightning.results import Estimate, Measure, Undefined
 
 
@@ -214,7 +214,7 @@ def survival_measures(
     four = (unlearned_quantized, unlearned_16bit, target_quantized, target_16bit)
     retrained = (retrained_quantized or {}, retrained_16bit or {})
     measures: dict[str, Measure] = {}
-    for name in KNOWN:
+    for name in (name for name, label in labels().items() if label.pairs):
         if all(name in metrics for metrics in four):
             given = [metrics[name] for metrics in four]
             measures[f"recovery_{name}"] = recovery(*given)

@@ -9,23 +9,18 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.results import Estimate, Measure, ResultRow, Undefined
 
 NARROWEST = 112  # columns of titles and notes; a narrower terminal wraps rather than cutting figures off
 WIDEST = 10_000  # columns that no table needs
-SURVIVAL = tuple(name for name in METRICS if name.startswith(("recovery", "kept")))
-IN_FILES_ONLY = ("repetition_forget", "delivered_forgetting", "delivered_forgetting_capped", "delivered_retain")
-"""For the verdict and the analysis. What is delivered is 1.00 where nothing was forgotten but the target itself
-degrades, which a reader of a table takes for survival."""
-APART = {
-    "what it says of the labels": tuple(name for name in METRICS if name.startswith("label_")),
-    "what it is still good for": tuple(
-        name for name in METRICS if name.startswith(("utility_", "question_", "perplexity"))
-    ),
+TITLES = {
+    "labels": "what it says of the labels",
+    "utility": "what it is still good for",
+    "survival": "what quantization left of it",
 }
-"""Title → metrics that get a table of their own: one with everything would fit no terminal."""
+"""Tables of their own, by ``MetricLabel.table``: one with everything would fit no terminal."""
 
 
 def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
@@ -36,18 +31,19 @@ def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
     Of PrivLeak and the membership AUC that it restates one is shown: the AUC where PrivLeak carries a caution. A
     recovery is left to the results files where the capped one is there.
     """
-    present = [name for name in METRICS if name not in IN_FILES_ONLY and any(name in row.metrics for row in rows)]
-    apart = {title: [name for name in present if name in names] for title, names in APART.items()}
-    elsewhere = {*SURVIVAL, *(name for names in apart.values() for name in names)}
-    known = [name for name in present if name not in elsewhere]
+    given = dict.fromkeys([*labels(), *(name for row in rows for name in row.metrics)])
+    present = [name for name in given if any(name in row.metrics for row in rows)]
+    known = [name for name in present if label_of(name).table == "known"]
     if "privleak" in known:
         known = [name for name in known if name != ("privleak" if _cautions(rows) else "membership_auc")]
-    survived = [name for name in present if name in SURVIVAL and f"{name}_capped" not in present]
     tables = [_table(rows, known, title)]
-    tables += [_table(rows, names, heading) for heading, names in apart.items() if names]
-    if survived:
-        measured = [row for row in rows if any(name in row.metrics for name in survived)]
-        tables.append(_table(measured, survived, "what quantization left of it"))
+    for kind, heading in TITLES.items():
+        names = [name for name in present if label_of(name).table == kind and f"{name}_capped" not in present]
+        if names:
+            measured = (
+                rows if kind != "survival" else [row for row in rows if any(map(row.metrics.__contains__, names))]
+            )
+            tables.append(_table(measured, names, heading))
     tables[-1].caption = "± half of the 95 % interval; – undefined; blank: not run"
     return tables
 
@@ -89,7 +85,7 @@ def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Tab
     table.add_column("model", no_wrap=True)
     table.add_column("precision", no_wrap=True)
     for name in metrics:
-        heading = METRICS[name].heading.replace(" ", "\n").replace("→\n", "→ ")
+        heading = label_of(name).heading.replace(" ", "\n").replace("→\n", "→ ")
         table.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for row in rows:

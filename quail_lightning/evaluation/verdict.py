@@ -9,17 +9,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import MetricLabel, label_of, labels
 from quail_lightning.results import Estimate, Measure
 
 Answer = Literal["yes", "in part", "no", "unknown"]
 Metrics = Mapping[str, Measure]
 
 ENOUGH, NOTHING, HALF = 0.8, 0.2, 0.5
-KNOWLEDGE, UTILITY, SIGNS = (
-    {name: metric for name, metric in METRICS.items() if metric.role == role}
-    for role in ("knowledge", "utility", "sign")
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,9 @@ def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = Fal
     """
     known = _known(sixteen_bits)
     bearing = [part.metric for part in known if part.answer == "yes"]
-    forgotten = _forgotten(sixteen_bits, bearing if sixteen_bits.retrained is not None else list(KNOWLEDGE))
+    forgotten = _forgotten(
+        sixteen_bits, bearing if sixteen_bits.retrained is not None else list(_with_role("knowledge"))
+    )
     is_known = _together(known)
     is_forgotten: Answer = "unknown" if is_known == "no" else _together(forgotten)
     is_gone = is_known != "no" and is_forgotten != "no"
@@ -115,7 +113,7 @@ def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = Fal
 
 def _known(models: Models) -> list[_Part]:
     found = []
-    for metric in KNOWLEDGE:
+    for metric in _with_role("knowledge"):
         target, retrained = _estimates(metric, models.target, models.retrained)
         if target is not None and retrained is not None:
             more, less = (retrained, target) if metric == "nll_forget" else (target, retrained)
@@ -136,7 +134,7 @@ def _forgotten(models: Models, metrics: Sequence[str]) -> list[_Part]:
         else:
             moved = _compared([unlearned, target] if metric == "nll_forget" else [target, unlearned], np.subtract)
             nothing = not isinstance(moved, Estimate) or moved.low <= 0
-            found.append(_Part(metric, "no" if nothing else "unknown", KNOWLEDGE[metric].short))
+            found.append(_Part(metric, "no" if nothing else "unknown", label_of(metric).short))
     return found
 
 
@@ -156,8 +154,8 @@ def _survives(unlearned: Metrics, metrics: Sequence[str]) -> list[_Part]:
 
 def _over_forgotten(models: Models) -> list[_Part]:
     found = []
-    for metric in ("nll_forget", *SIGNS):
-        name = METRICS[metric].short
+    for metric in ("nll_forget", *_with_role("sign")):
+        name = label_of(metric).short
         unlearned, retrained = _estimates(metric, models.unlearned, models.retrained)
         if unlearned is not None and retrained is not None:
             beyond = unlearned.low > retrained.high
@@ -173,7 +171,7 @@ def _over_forgotten(models: Models) -> list[_Part]:
 
 def _utility(models: Models) -> list[_Part]:
     found = []
-    for metric, label in UTILITY.items():
+    for metric, label in _with_role("utility").items():
         target, unlearned = _estimates(metric, models.target, models.unlearned)
         if target is None or unlearned is None:
             continue
@@ -192,6 +190,10 @@ def _utility(models: Models) -> list[_Part]:
 
 
 # --- arithmetic ----------------------------------------------------------------------------------------------
+
+
+def _with_role(role: str) -> dict[str, MetricLabel]:
+    return {name: label for name, label in labels().items() if label.role == role}
 
 
 def _estimates(metric: str, *models: Metrics | None) -> list[Estimate | None]:
@@ -249,7 +251,7 @@ def _together(parts: Sequence[_Part]) -> Answer:
 
 
 def _percent(metric: str, share: Estimate) -> str:
-    return f"{KNOWLEDGE[metric].short} {100 * share.value:.0f} %".replace("-0 %", "0 %")
+    return f"{label_of(metric).short} {100 * share.value:.0f} %".replace("-0 %", "0 %")
 
 
 def _listed(parts: Sequence[_Part]) -> str:
