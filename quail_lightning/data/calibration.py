@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from quail_lightning.data.opening import opening_tokens
+from quail_lightning.data.text_files import read_documents
+from quail_lightning.data.tokens import token_ids
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 
@@ -32,7 +34,7 @@ class CalibrationRequest:
             retain set's windows; ``forget``: the forget set's.
         windows: how many.
         length: tokens a window; a model with fewer positions gets windows of its positions.
-        text: a UTF-8 file of your own in place of the shipped text; with ``general`` only.
+        text: a file of your own in place of the shipped text (see ``read_documents``); with ``general`` only.
     """
 
     source: Literal["general", "retain", "forget"] = "general"
@@ -107,10 +109,7 @@ def _general_text(request: CalibrationRequest) -> str:
         folder = files("quail_lightning.data") / "general_text"
         raw = "\n\n".join((folder / name).read_text("utf-8") for name in GENERAL_TEXTS)
     else:
-        try:
-            raw = Path(request.text).read_text("utf-8")
-        except UnicodeDecodeError as problem:
-            raise InputError(f"calibration.text is not UTF-8 ({problem.reason})", given=request.text) from problem
+        raw = "\n\n".join(read_documents(request.text))
     paragraphs = (re.sub(r"\s+", " ", paragraph).strip() for paragraph in re.split(r"\n\s*\n", raw))
     return "\n".join(paragraph for paragraph in paragraphs if paragraph)
 
@@ -118,8 +117,8 @@ def _general_text(request: CalibrationRequest) -> str:
 def _cut(text: str, tokenizer: Any, length: int) -> Tensor:
     """[n, length]: whole windows only, so that no text is shown twice."""
     opening = opening_tokens(tokenizer)
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = token_ids(text, tokenizer)
     run = length - len(opening)
     count = len(tokens) // run
-    rows = [opening + tokens[number * run : (number + 1) * run] for number in range(count)]
-    return torch.tensor(rows, dtype=torch.int64).view(count, length)
+    openings = torch.tensor(opening, dtype=torch.int64).expand(count, len(opening))
+    return torch.cat([openings, tokens[: count * run].view(count, run)], dim=1)

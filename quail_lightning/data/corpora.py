@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from quail_lightning.data.file_text import read_text
 from quail_lightning.data.hub import hub_rows
+from quail_lightning.data.json_records import read_json
+from quail_lightning.data.located import check_characters, shape_of
 from quail_lightning.data.questions import Question, VerbatimPrompt
+from quail_lightning.data.text_files import split_documents
 from quail_lightning.errors import InputError
 
 Record = dict[str, Any]
@@ -45,13 +48,13 @@ class FolderCorpus:
         """Read one part.
 
         Raises:
-            InputError: no such file (with the places looked at), or a file that is not a JSON list.
+            InputError: no such file (with the places looked at), or one that is neither JSON nor UTF-8 text.
         """
         as_json, as_text = self.folder / f"{part}.json", self.folder / f"{part}.txt"
         if as_json.is_file():
-            return _read_list(as_json)
+            return [check_characters(row).record for row in read_json(as_json)]
         if as_text.is_file():
-            return [text for text in as_text.read_text("utf-8").split("\n\n") if text.strip()]
+            return split_documents(read_text(as_text))
         present = sorted(p.relative_to(self.folder).as_posix() for p in self.folder.glob("*/*.*"))
         raise InputError(
             f"corpus part {part!r} is missing: neither {as_json} nor {as_text} exists",
@@ -150,17 +153,6 @@ def _check_records(corpus: Corpus, part: str, rows: list[Any], is_right: Any, wa
     if wrong is not None:
         raise InputError(
             f"record {wrong} of corpus part {part!r} of {corpus.name} has the wrong form",
-            given=rows[wrong] if not isinstance(rows[wrong], dict) else sorted(rows[wrong]),
+            given=shape_of(rows[wrong]),
             allowed=wanted,
         )
-
-
-def _read_list(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path} is not valid JSON: {place}: {error.msg}") from error
-    if not isinstance(content, list):
-        raise InputError(f"{path} must hold a list of records", given=type(content).__name__)
-    return content

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from quail_lightning.batch import ForgetRetainBatch
@@ -21,6 +21,7 @@ from quail_lightning.data.sets import (
     check_sizes,
     cut_sets,
     disjoint_documents,
+    say_overlap,
     training_loader,
     window_loader,
 )
@@ -134,8 +135,7 @@ class MuseDataModule(LightningDataModule):
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
         documents = self.training_documents()
-        if documents.dropped:
-            rank_zero_info(f"retain: {documents.dropped} documents left out that also stand in the sets before it")
+        say_overlap(documents)
         return cut_sets(documents, tokenizer, self.max_len, self.max_forget_windows, self.max_retain_windows)
 
     def prepare_data(self) -> None:
@@ -152,7 +152,9 @@ class MuseDataModule(LightningDataModule):
             self._records = _published_records(corpus)
         else:
             holdout = token_windows(texts(corpus, HOLDOUT), self.tokenizer, self.max_len)
-            self._records = records_from_windows(*self.windows, holdout, self.tokenizer, self.validation_windows)
+            cut = records_from_windows(*self.windows, holdout, self.tokenizer, self.validation_windows)
+            note = f"{cut.note} They are not the benchmark's own; M2 and M4 are left out."
+            self._records = replace(cut, note=note)
 
     def evaluation_records(self) -> EvaluationRecords:
         """The records that the evaluation reads, read once by ``setup``."""

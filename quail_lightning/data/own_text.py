@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from quail_lightning.batch import ForgetRetainBatch
+from quail_lightning.data.chat import renderer
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.questions import EvaluationRecords, QuestionSet
 from quail_lightning.data.sets import (
@@ -18,6 +18,7 @@ from quail_lightning.data.sets import (
     check_sizes,
     cut_sets,
     disjoint_documents,
+    say_overlap,
     training_loader,
     window_loader,
 )
@@ -31,15 +32,18 @@ from quail_lightning.errors import InputError
 class OwnTextDataModule(LightningDataModule):
     """Forget/retain windows of two files; the records are cut from them.
 
-    A file is text with a blank line between documents, or ``.jsonl`` or ``.json`` (see ``read_documents``).
-    The first half of a window is a verbatim prompt, the rest its truth; whole windows are the membership texts.
+    A file is text with a blank line between documents, or JSON lines, JSON, CSV or Parquet (see
+    ``read_documents``); chats are rendered by the tokenizer's chat template. The first half of a window is a
+    verbatim prompt, the rest its truth; whole windows are the membership texts.
 
     Args:
         forget: file of what is to be forgotten.
         retain: file of what is to be kept; None where the method has no retain term.
         tokenizer: folder or hub name; the command line takes it from ``model.target``.
-        holdout: file of like text that no model was trained on, for M3; None leaves M3 out.
-        forget_questions: ``.json`` or ``.jsonl`` of ``question`` and ``answer``, for M2; None leaves it out.
+        holdout: file of like text that no model was trained on, for M3; None leaves M3 out. Documents that also
+            stand in the other two files are left out.
+        column: field or column of the records that holds the text.
+        forget_questions: file of records with ``question`` and ``answer``, for M2; None leaves it out.
         retain_questions: likewise, for M4.
         examples: the first so many pairs of a question file stand before each question and are not asked.
         max_len: tokens a window, BOS included.
@@ -58,6 +62,7 @@ class OwnTextDataModule(LightningDataModule):
         retain: str | None = None,
         tokenizer: str | None = None,
         holdout: str | None = None,
+        column: str = "text",
         forget_questions: str | None = None,
         retain_questions: str | None = None,
         examples: int = 0,
@@ -76,6 +81,7 @@ class OwnTextDataModule(LightningDataModule):
         self.forget_file, self.retain_file, self.holdout_file = forget, retain, holdout
         self.question_files = {"forget": forget_questions, "retain": retain_questions}
         self.corpus_name, self.tokenizer_name, self.examples = forget, tokenizer, examples
+        self.column = column
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
         self.validation_windows = validation_windows
@@ -96,8 +102,7 @@ class OwnTextDataModule(LightningDataModule):
         self.training_documents()
         if with_records:
             self._question_sets()
-            if self.holdout_file is not None:
-                read_documents(self.holdout_file)
+            self._holdout(None)
 
     def training_documents(self) -> Documents:
         """The documents of both files; no retain document also stands in the forget file.
@@ -105,21 +110,12 @@ class OwnTextDataModule(LightningDataModule):
         Raises:
             InputError: a file that cannot be read, or no retain document is left.
         """
-        retain = [] if self.retain_file is None else [read_documents(self.retain_file)]
-        documents = disjoint_documents(read_documents(self.forget_file), retain)
-        if retain and not documents.retain:
-            raise InputError(
-                "no retain document is left after those of the forget set were dropped",
-                given=self.retain_file,
-                remedy="Name a retain file that differs from the forget file",
-            )
-        return documents
+        return self._sets(None)
 
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
-        documents = self.training_documents()
-        if documents.dropped:
-            rank_zero_info(f"retain: {documents.dropped} documents left out that also stand in the forget set")
+        documents = self._sets(tokenizer)
+        say_overlap(documents)
         return cut_sets(documents, tokenizer, self.max_len, self.max_forget_windows, self.max_retain_windows)
 
     def prepare_data(self) -> None:
@@ -146,22 +142,53 @@ class OwnTextDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         return self.val_dataloader()
 
+    def _documents(self, file: str, tokenizer: Any) -> list[str]:
+        """A file's documents; without a tokenizer chats are not rendered."""
+        return read_documents(file, self.column, renderer(tokenizer))
+
+    def _sets(self, tokenizer: Any) -> Documents:
+        retain = [] if self.retain_file is None else [self._documents(self.retain_file, tokenizer)]
+        documents = disjoint_documents(self._documents(self.forget_file, tokenizer), retain)
+        if retain and not documents.retain:
+            raise InputError(
+                "no retain document is left after those of the forget set were dropped",
+                given=self.retain_file,
+                remedy="Name a retain file that differs from the forget file",
+            )
+        return documents
+
+    def _holdout(self, tokenizer: Any) -> Documents | None:
+        """The holdout as the set to be kept, beside all that is trained on."""
+        if self.holdout_file is None:
+            return None
+        trained = self._sets(tokenizer)
+        held = disjoint_documents(
+            [*trained.forget, *trained.retain], [self._documents(self.holdout_file, tokenizer)]
+        )
+        if not held.retain:
+            raise InputError(
+                "no holdout document is left after those of the forget and retain set were dropped",
+                given=self.holdout_file,
+                remedy="Name a file that no model was trained on, or none",
+            )
+        return held
+
     def _cut_records(self, windows: Windows) -> EvaluationRecords:
         holdout = None
-        if self.holdout_file is not None:
-            holdout = token_windows(read_documents(self.holdout_file), self.tokenizer, self.max_len)
+        if (held := self._holdout(self.tokenizer)) is not None:
+            say_overlap(held, "holdout")
+            holdout = token_windows(held.retain, self.tokenizer, self.max_len)
         records = records_from_windows(*windows, holdout, self.tokenizer, self.validation_windows)
         asked = self._question_sets()
         left_out = [] if holdout is not None else ["M3 PrivLeak is left out: no data.holdout was given."]
         for metric, name in (("M2", "forget"), ("M4", "retain")):
             if asked[name] is None:
                 left_out.append(f"{metric} is left out: no data.{name}_questions were given.")
-        cut = f"Own text: verbatim prompts and membership texts are cut from windows of {self.max_len} tokens."
         return replace(
             records,
             forget_questions=asked["forget"],
             retain_questions=asked["retain"],
-            note=" ".join([cut, *left_out]),
+            note=" ".join(["Own text.", records.note, *left_out]),
         )
 
     def _question_sets(self) -> dict[str, QuestionSet | None]:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from quail_lightning.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
+from quail_lightning.data.located import shape_of
 from quail_lightning.data.questions import EvaluationRecords, Probe
 from quail_lightning.data.rwku_corpus import HUB_NAME, Generator, Row, open_rwku
 from quail_lightning.data.rwku_prompts import dialogue, probe_prompt
@@ -20,6 +21,7 @@ from quail_lightning.data.sets import (
     check_sizes,
     cut_sets,
     disjoint_documents,
+    say_overlap,
     training_loader,
     window_loader,
 )
@@ -114,7 +116,9 @@ class RwkuDataModule(LightningDataModule):
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
         limits = (self.max_forget_windows, self.max_retain_windows)
-        return cut_sets(self.training_documents(), tokenizer, self.max_len, *limits)
+        documents = self.training_documents()
+        say_overlap(documents)
+        return cut_sets(documents, tokenizer, self.max_len, *limits)
 
     def prepare_data(self) -> None:
         self.check()
@@ -185,7 +189,7 @@ def _string(row: Row, column: str, part: str) -> str:
     if not isinstance(value, str):
         raise InputError(
             f"a row of RWKU's {part} has no string {column!r}",
-            given=sorted(row),
+            given=shape_of(row),
             remedy=f"Point data.corpus at {HUB_NAME} or at a copy of it, {Path('Target')} and all",
         )
     return value

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from quail_lightning.data.hub import hub_rows
-from quail_lightning.data.text_files import Located, read_records
+from quail_lightning.data.located import Located, shape_of
+from quail_lightning.data.text_files import read_records
 from quail_lightning.errors import InputError
 
 HUB_NAME = "jinzhuoran/RWKU"
@@ -124,14 +125,16 @@ def _of_subjects(rows: Sequence[Located], subjects: Sequence[str]) -> list[Row]:
     """
     for place, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("subject"), str):
-            raise InputError(f"{place} has no subject", given=row, allowed="objects with the string subject")
+            raise InputError(
+                f"{place} has no subject", given=shape_of(row), allowed="objects with the string subject"
+            )
     chosen: list[Row] = [row for _, row in rows if row["subject"] in subjects]
     for subject in subjects:
         if not any(row["subject"] == subject for row in chosen):
             known = sorted({row["subject"] for _, row in rows})
-            close = get_close_matches(subject, known, n=3) or known[:5]
+            close = get_close_matches(subject, known, n=3)
             raise InputError(
                 f"RWKU has no row about {subject!r} in {rows[0].place.partition(', record')[0]}",
-                allowed=f"{', '.join(close)} (of {len(known)})",
+                allowed=f"{', '.join(close) or 'one of its subjects'} (of {len(known)})",
             )
     return chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quail_lightning.data.opening import opening_text
+from quail_lightning.data.chat import render_chat
 
 BLANK = "Please complete the blank in the following question."
 QUESTION = "Please briefly answer the following question."
@@ -40,16 +40,10 @@ def dialogue(question: str, answer: str, tokenizer: Any) -> str:
     if tokenizer is None or tokenizer.chat_template is None:
         return f"Question: {question}\nAnswer: {answer}"
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return _unopened(tokenizer.apply_chat_template(turns, tokenize=False), tokenizer)
+    return render_chat(turns, tokenizer)
 
 
 def _user(content: str, tokenizer: Any) -> str:
     if tokenizer is None or tokenizer.chat_template is None:
         return content
-    turn = [{"role": "user", "content": content}]
-    return _unopened(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True), tokenizer)
-
-
-def _unopened(text: str, tokenizer: Any) -> str:
-    """Prompts and windows get their opening where they are encoded; a second one would be another text."""
-    return text.removeprefix(opening_text(tokenizer))
+    return render_chat([{"role": "user", "content": content}], tokenizer, generation_prompt=True)

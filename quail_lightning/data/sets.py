@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quail_lightning.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, Schedule, StepSampler, step_loader
+from quail_lightning.data.overlap import comparable, overlapping
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 
@@ -21,6 +24,8 @@ class Documents(NamedTuple):
     forget: list[str]
     retain: list[str]
     dropped: int  # retain documents left out because they also stand in the forget set or in a part before
+    within: int = 0  # of the dropped ones, those that stand within a longer forget document
+    holding: int = 0  # retain documents that were kept and hold a whole forget document
 
 
 class Windows(NamedTuple):
@@ -53,15 +58,43 @@ def check_sizes(
 def disjoint_documents(forget: Sequence[str], retain_parts: Iterable[Sequence[str]]) -> Documents:
     """Both sets; no retain document also stands in the forget set or in a part before.
 
+    Neither white space nor the encoding of a letter hides one, see ``comparable``. A retain document that stands
+    within a longer forget document is left out too; one that holds a whole forget document stays, and is counted.
     Repeats within a part are the corpus' own and stay.
     """
-    seen, retain, dropped = set(forget), list[str](), 0
-    for documents in retain_parts:
-        new = [document for document in documents if document not in seen]
-        dropped += len(documents) - len(new)
+    found = _disjoint(tuple(forget), tuple(tuple(part) for part in retain_parts))
+    return found._replace(forget=list(found.forget), retain=list(found.retain))
+
+
+@lru_cache(maxsize=2)  # a run asks several times: to check the files, to tell models apart, to cut windows
+def _disjoint(forget: tuple[str, ...], retain_parts: tuple[tuple[str, ...], ...]) -> Documents:
+    seen = {comparable(document) for document in forget}
+    parts = [[(document, comparable(document)) for document in part] for part in retain_parts]
+    shorter = overlapping((key for part in parts for _, key in part), seen).standing - seen
+    within = sum(key in shorter for part in parts for _, key in part)
+    forgotten, retain, dropped = set(seen), list[tuple[str, str]](), 0
+    for part in parts:
+        new = [(document, key) for document, key in part if key not in seen and key not in shorter]
+        dropped += len(part) - len(new)
         retain += new
-        seen.update(new)
-    return Documents(list(forget), retain, dropped)
+        seen.update(key for _, key in new)
+    longer = overlapping(forgotten, (key for _, key in retain)).holding
+    holding = sum(key in longer for _, key in retain)
+    return Documents(list(forget), [document for document, _ in retain], dropped, within, holding)
+
+
+def say_overlap(documents: Documents, name: str = "retain") -> None:
+    """Print how many documents of the second set also stand in those before it."""
+    if documents.dropped:
+        within = f" ({documents.within} of them within a longer document)" if documents.within else ""
+        rank_zero_info(
+            f"{name}: {documents.dropped} documents left out that also stand in the sets before it{within}"
+        )
+    if documents.holding:
+        rank_zero_info(
+            f"{name}: {documents.holding} documents were kept that hold a whole document of the sets before it; "
+            "take it out of them"
+        )
 
 
 def cut_sets(

@@ -1,106 +1,146 @@
-"""A user's own files: text, JSON and JSON lines, with errors that name file and line."""
+"""A user's own files, read as what they are: text, JSON, CSV and Parquet; errors name file and line."""
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_info
+
+from quail_lightning.data.chat import CHAT_FIELDS, Renderer, chat_turns, turns_as_json
+from quail_lightning.data.file_text import read_text
+from quail_lightning.data.json_records import JSON_ENDINGS, is_json, read_json
+from quail_lightning.data.located import Located, check_characters, wrong_form
 from quail_lightning.data.questions import Question
+from quail_lightning.data.tables import DELIMITERS, read_csv, read_parquet
 from quail_lightning.errors import InputError
 
-
-class Located(NamedTuple):
-    """A record and where it stands, such as ``my.jsonl, line 3``."""
-
-    place: str
-    record: Any
+TEXT_ENDINGS = ("", ".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".log")
+RECORD_ENDINGS = (*JSON_ENDINGS, *DELIMITERS, ".parquet")
 
 
-def read_documents(path: str | Path) -> list[str]:
-    """The documents of a file.
+def read_documents(path: str | Path, column: str = "text", render: Renderer = turns_as_json) -> list[str]:
+    """The documents of a file, by its name's ending in any capitals.
 
-    ``*.jsonl``: on each line a string, or an object with the string ``text``. ``*.json``: a list of such. Any
-    other file is text, its documents separated by a blank line. Documents of white space alone are left out.
+    ``RECORD_ENDINGS``: records, see ``read_records``. Each is a string, or holds one as ``column``, or holds a
+    chat as ``column``, ``messages`` or ``conversations``. ``TEXT_ENDINGS``: text, its documents separated by a
+    blank line. Documents of white space alone are left out, with a line that counts them.
+
+    Args:
+        path: of the file.
+        column: field or column that holds the text.
+        render: makes a text of a chat's turns.
 
     Raises:
-        InputError: no such file, no text in it, not UTF-8, or a record of another form; with file and line.
+        InputError: no such file, another ending, no text in it, or a record of another form; with file and line.
     """
     file = Path(path).expanduser()
-    if file.suffix in (".jsonl", ".json"):
-        documents = [_text(found) for found in read_records(file)]
+    if is_record_file(file):
+        found = [_document(row, column, render) for row in read_records(file, (column, *CHAT_FIELDS))]
+        if empty := [row.place for row in found if not row.record.strip()]:
+            _say_once(f"{len(empty)} records without text left out (the first: {empty[0]})")
+        documents = [row.record for row in found]
+    elif file.suffix.lower() in TEXT_ENDINGS:
+        content = read_text(file)
+        _check_prose(file, content)
+        documents = split_documents(content)
     else:
-        documents = _content(file).split("\n\n")
+        raise InputError(
+            f"{file} has an ending that is not known here",
+            given=file.suffix,
+            allowed=", ".join(filter(None, (*TEXT_ENDINGS, *RECORD_ENDINGS))),
+            remedy="If it is plain text, let its name end in .txt",
+        )
     kept = [document for document in documents if document.strip()]
     if not kept:
         raise InputError(f"{file} holds no text", remedy="Name a file with at least one document")
     return kept
 
 
+def split_documents(content: str) -> list[str]:
+    """The documents of a text, separated by lines of nothing but white space."""
+    return [document for document in re.split(r"\n(?:[^\S\n]*\n)+", content) if document.strip()]
+
+
+def is_record_file(path: str | Path) -> bool:
+    """Whether a file holds records, by its name's ending."""
+    return Path(path).suffix.lower() in RECORD_ENDINGS
+
+
 def read_questions(path: str | Path) -> tuple[Question, ...]:
-    """Question–answer pairs of a JSON or JSON lines file, objects with the strings ``question`` and ``answer``.
+    """Question–answer pairs of a file of records with the strings ``question`` and ``answer``.
 
     Raises:
-        InputError: as ``read_records``, or an object without the two strings.
+        InputError: as ``read_records``, or a record without the two strings.
     """
     pairs = []
-    for place, record in read_records(Path(path).expanduser()):
-        asked, answer = (record.get(name) if isinstance(record, dict) else None for name in ("question", "answer"))
+    for found in read_records(Path(path).expanduser(), ("question", "answer")):
+        record = found.record if isinstance(found.record, dict) else {}
+        asked, answer = record.get("question"), record.get("answer")
         if not isinstance(asked, str) or not isinstance(answer, str):
-            raise _wrong_form(place, record, "objects with the strings question and answer")
+            raise wrong_form(found, "objects with the strings question and answer")
         pairs.append(Question(asked, answer))
     return tuple(pairs)
 
 
-def read_records(path: Path) -> list[Located]:
-    """The records of a JSON list or of a JSON lines file.
+def read_records(path: Path, columns: Sequence[str] = ()) -> list[Located]:
+    """The records of a file: a JSON list, JSON lines, or the rows of a CSV or Parquet table.
+
+    Args:
+        path: of the file.
+        columns: of which a table must have one at least.
 
     Raises:
-        InputError: no such file, another ending, broken JSON (with its line), no list, or no record.
+        InputError: no such file, another ending, a damaged file or row (with its line), or no record.
     """
-    if path.suffix not in (".jsonl", ".json"):
-        raise InputError(f"{path} is neither .json nor .jsonl", remedy="Write one JSON object on each line")
-    content = _content(path)
-    if path.suffix == ".jsonl":
-        lines = enumerate(content.split("\n"), start=1)
-        found = [Located(f"{path}, line {n}", _parse(line, path, n)) for n, line in lines if line.strip()]
+    ending = path.suffix.lower()
+    if ending in JSON_ENDINGS:
+        found = read_json(path)
+    elif ending in DELIMITERS:
+        found = read_csv(path, columns)
+    elif ending == ".parquet":
+        found = read_parquet(path, columns)
     else:
-        records = _parse(content, path, 1)
-        if not isinstance(records, list):
-            raise InputError(f"{path} must hold a list of records", given=type(records).__name__)
-        found = [Located(f"{path}, record {number}", record) for number, record in enumerate(records)]
+        raise InputError(
+            f"{path} is neither .json nor .jsonl, nor one of the other files that hold records",
+            allowed=", ".join(RECORD_ENDINGS),
+            remedy="Write one JSON object on each line",
+        )
     if not found:
         raise InputError(f"{path} holds no record", remedy="It needs at least one")
-    return found
+    return [check_characters(row) for row in found]
 
 
-def _content(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(f"no file {path}", remedy="Name an existing text, .json or .jsonl file")
-    raw = path.read_bytes()
-    try:
-        return raw.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from error
+def _document(found: Located, column: str, render: Renderer) -> Located:
+    """The text of a record, at its place."""
+    value = found.record
+    if isinstance(value, dict):
+        value = next((value[name] for name in (column, *CHAT_FIELDS) if value.get(name) is not None), None)
+    if isinstance(value, list):
+        turns = chat_turns(Located(found.place, value))
+        try:
+            value = render(turns)
+        except InputError as problem:
+            fact = f"{found.place}: {problem.fact}"
+            raise InputError(fact, given=problem.given, remedy=problem.remedy) from None
+    if not isinstance(value, str):
+        raise wrong_form(found, f"strings, objects with the string {column} (data.column), or chats as messages")
+    return Located(found.place, value)
 
 
-def _parse(content: str, path: Path, first_line: int) -> Any:
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise InputError(f"{path}, line {line}, column {error.colno}: not valid JSON: {error.msg}") from error
+def _check_prose(path: Path, content: str) -> None:
+    """Refuse records under the name of a text: what is between their fields would be trained on."""
+    if is_json(content):
+        raise InputError(f"{path} holds JSON, not prose", remedy="Let its name end in .jsonl or .json")
+    header = content[:1000].lstrip().partition("\n")[0].strip()
+    fields = [name.strip().strip('"') for name in re.split("[,;\t|]", header)]
+    if len(fields) > 1 and "text" in fields and all(re.fullmatch(r"\w+", name) for name in fields):
+        raise InputError(f"{path} begins as a table does, not as prose", remedy="Let its name end in .csv or .tsv")
 
 
-def _text(found: Located) -> str:
-    record = found.record
-    text = record.get("text") if isinstance(record, dict) else record
-    if not isinstance(text, str):
-        raise _wrong_form(found.place, record, "strings, or objects with the string text")
-    return text
-
-
-def _wrong_form(place: str, record: Any, wanted: str) -> InputError:
-    given = sorted(record) if isinstance(record, dict) else record
-    return InputError(f"{place} has the wrong form", given=given, allowed=wanted)
+@cache
+def _say_once(message: str) -> None:
+    """A file is read several times: to check it, to tell models apart, to cut windows."""
+    rank_zero_info(message)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from quail_lightning.data.hub import hub_rows
-from quail_lightning.data.text_files import Located, read_records
+from quail_lightning.data.located import Located, wrong_form
+from quail_lightning.data.text_files import read_records
 from quail_lightning.errors import InputError
 
 HUB_NAME = "kanwal-mehreen18/twitter-misinformation-unlearning-eval"
 """Splits forget (1,693 rows, 25 of them with empty text), retain1 and retain2 (3,386 each); text, label."""
+COLUMNS = ("text", "label")
 
 
 class Tweet(NamedTuple):
@@ -58,13 +59,9 @@ def read_tweets(corpus: str, split: str) -> Tweets:
 
 
 def _folder_rows(folder: Path, split: str) -> Sequence[Located]:
-    for ending in ("jsonl", "json"):
+    for ending in ("jsonl", "json", "csv"):
         if (path := folder / f"{split}.{ending}").is_file():
-            return read_records(path)
-    if (path := folder / f"{split}.csv").is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            return [Located(f"{path}, line {reader.line_num}", row) for row in reader]
+            return read_records(path, COLUMNS)
     parts = [path for path in [folder / f"{split}.parquet"] if path.is_file()]
     parts = parts or sorted((folder / "data").glob(f"{split}-*.parquet"))
     if not parts:
@@ -74,17 +71,12 @@ def _folder_rows(folder: Path, split: str) -> Sequence[Located]:
             allowed=", ".join(sorted(path.name for path in folder.iterdir())) or "nothing, the folder is empty",
             remedy="Put the file there, or name another split",
         )
-    from pyarrow import parquet
-
-    rows = [(path, row) for path in parts for row in parquet.read_table(path).to_pylist()]
-    return [Located(f"{path}, row {number}", row) for number, (path, row) in enumerate(rows)]
+    return [row for path in parts for row in read_records(path, COLUMNS)]
 
 
 def _tweet(place: str, row: Any) -> Tweet:
     columns = row if isinstance(row, dict) else {}
     text, label = columns.get("text", 0), str(columns.get("label"))
     if not isinstance(text, str | None) or label not in ("0", "1"):
-        raise InputError(
-            f"{place} has the wrong form", given=row, allowed="text, and label 0 (factual) or 1 (misinformation)"
-        )
+        raise wrong_form(Located(place, row), "text, and label 0 (factual) or 1 (misinformation)")
     return Tweet(text or "", int(label))

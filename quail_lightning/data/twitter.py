@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from quail_lightning.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.invented_tweets import InventedTweets
+from quail_lightning.data.overlap import comparable
 from quail_lightning.data.questions import EvaluationRecords, LabelledTexts, MembershipTexts, VerbatimPrompt
 from quail_lightning.data.sets import (
     Documents,
@@ -143,14 +144,14 @@ class TwitterDataModule(LightningDataModule):
         if self.invented is not None:
             self.invented.ensure(Path(self.corpus_name))
         forget = read_tweets(self.corpus_name, self.forget_split)
-        seen = {tweet.text for tweet in forget.rows}
+        seen = {comparable(tweet.text) for tweet in forget.rows}
         retain, dropped, empty = list[Tweet](), 0, forget.empty
         for split in self.retain_splits:
             part = read_tweets(self.corpus_name, split)
-            new = [tweet for tweet in part.rows if tweet.text not in seen]
+            new = [tweet for tweet in part.rows if comparable(tweet.text) not in seen]
             dropped, empty = dropped + len(part.rows) - len(new), empty + part.empty
             retain += new
-            seen.update(tweet.text for tweet in new)
+            seen.update(comparable(tweet.text) for tweet in new)
         if not retain:
             raise InputError(
                 "no retain tweet is left after those of the forget split were dropped",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quail_lightning.data.opening import opening_tokens
+from quail_lightning.data.tokens import token_ids
 from quail_lightning.errors import InputError
 
 
@@ -36,11 +37,12 @@ def token_windows(texts: Sequence[str], tokenizer: Any, max_len: int) -> Tensor:
     run = max_len - len(opening)
     if run < 1:
         raise InputError(f"a window opens with {len(opening)} tokens, which leaves none to predict", given=max_len)
-    # verbose=False: the warning about texts longer than the model does not apply, they are cut right below
-    encoded = tokenizer("\n\n".join(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    if not encoded:
-        raise InputError("the texts hold no token, so there is no window to cut", given=list(texts)[:3])
-    tokens = torch.tensor(encoded, dtype=torch.int64)
+    tokens = token_ids("\n\n".join(texts), tokenizer)
+    if not len(tokens):
+        raise InputError(
+            "the texts hold no token, so there is no window to cut",
+            given=f"{len(texts)} texts of {sum(map(len, texts))} characters",
+        )
     count = -(-len(tokens) // run)
     missing = count * run - len(tokens)
     if missing:
@@ -48,3 +50,26 @@ def token_windows(texts: Sequence[str], tokenizer: Any, max_len: int) -> Tensor:
         tokens = torch.cat([tokens, filling])
     openings = torch.tensor(opening, dtype=torch.int64).expand(count, len(opening))
     return torch.cat([openings, tokens.view(count, run)], dim=1)
+
+
+def without_repeats(window: Tensor, longest: int) -> Tensor:
+    """The beginning of a run of tokens, up to where it only repeats itself.
+
+    A corpus shorter than a window fills it with itself, and what is repeated can be copied from the run alone.
+
+    Worked: a b c a b → a b c; a b c d → a b c d.
+
+    Args:
+        window: [time], without its opening.
+        longest: tokens that what is repeated may have.
+
+    Returns:
+        [time or fewer].
+    """
+    length = len(window)
+    periods = (
+        period
+        for period in range(1, min(longest + 1, length))
+        if torch.equal(window[period:], window[: length - period])
+    )
+    return window[: next(periods, length)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.data.located import shape_of
 from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.attacks import ATTACKS, SPLITS
@@ -128,7 +129,7 @@ def _check_columns(path: Path, place: str, row: Any, wanted: tuple[str, ...] | l
     if wrong:
         raise InputError(
             f"{path}: {place} lacks {', '.join(map(repr, wrong))}, or holds something else there",
-            given=None if isinstance(row, dict) else type(row).__name__,
+            given=shape_of(row),
             allowed="texts" if kind is str else "numbers",
         )
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.data.hub import hub_rows
-from quail_lightning.data.text_files import Located, read_records
-from quail_lightning.errors import InputError
+from quail_lightning.data.located import Located, wrong_form
+from quail_lightning.data.text_files import read_records
 
 HUB_NAME = "mandarjoshi/trivia_qa"
 HUB_CONFIG = "rc.nocontext"  # the questions without their documents; its test split has no answers
@@ -73,7 +73,7 @@ def read_short_answers(source: str) -> list[ShortAnswer]:
         shots = hub_rows(source, HUB_CONFIG, f"train[:{SHOTS}]", local)
         rows = [*shots, *hub_rows(source, HUB_CONFIG, "validation", local)]
         return [_short_answer(Located(f"{source}, row {number}", row)) for number, row in enumerate(rows)]
-    return [_short_answer(found) for found in read_records(Path(source).expanduser())]
+    return [_short_answer(found) for found in read_records(Path(source).expanduser(), ("question",))]
 
 
 def _short_answer(found: Located) -> ShortAnswer:
@@ -89,11 +89,7 @@ def _short_answer(found: Located) -> ShortAnswer:
         or not answers
         or not all(isinstance(answer, str) for answer in answers)
     ):
-        raise InputError(
-            f"{found.place} has the wrong form",
-            given=None if record else type(found.record).__name__,
-            allowed="objects with the string question, and answer or answers",
-        )
+        raise wrong_form(found, "objects with the string question, and answer or answers")
     return ShortAnswer(question, tuple(answers))
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from quail_lightning.data.hub import hub_rows
+from quail_lightning.data.located import Located, wrong_form
 from quail_lightning.data.rwku_corpus import HUB_NAME as RWKU
-from quail_lightning.data.text_files import Located, read_documents, read_records
+from quail_lightning.data.text_files import is_record_file, read_documents, read_records
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import fluency, triviaqa
@@ -176,13 +177,13 @@ def _instructions(source: str) -> list[str]:
     if source == RWKU:
         rows = hub_rows(source, "utility_fluency", "test", "and name a file of its records by utility.fluency")
         located = [Located(f"{source}, row {number}", row) for number, row in enumerate(rows)]
-    elif Path(source).suffix in (".json", ".jsonl"):
-        located = read_records(Path(source).expanduser())
+    elif is_record_file(source):
+        located = read_records(Path(source).expanduser(), ("instruction",))
     else:
         return read_documents(source)
-    for place, record in located:
-        if not isinstance(record, dict) or not isinstance(record.get("instruction"), str):
-            raise InputError(f"{place} has the wrong form", allowed="objects with the string instruction")
+    for found in located:
+        if not isinstance(found.record, dict) or not isinstance(found.record.get("instruction"), str):
+            raise wrong_form(found, "objects with the string instruction")
     return list(dict.fromkeys(record["instruction"] for _, record in located))
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from quail_lightning.data.window_records import records_from_windows
+from quail_lightning.data.opening import opening_tokens
+from quail_lightning.data.window_records import MOST_RECORDS, prompt_of, spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import encode
 from quail_lightning.evaluation.generation import check_lengths, generate
@@ -50,7 +51,9 @@ def validation_prompts(windows: Tensor, tokenizer: Any, limit: int | None) -> Va
     Raises:
         InputError: a prompt and its completion do not fit the positions.
     """
-    records = records_from_windows(windows, windows, None, tokenizer).verbatim or ()
+    first = len(opening_tokens(tokenizer))
+    half = windows.shape[1] // 2 - first
+    records = [prompt_of(window[first:], half, tokenizer) for window in spread(windows, MOST_RECORDS)]
     prompts = tuple(record.prompt for record in records)
     new_tokens = min(NEW_TOKENS, windows.shape[1] - windows.shape[1] // 2)
     try:

@@ -89,16 +89,23 @@ def test_a_text_that_is_too_short_is_refused_with_what_it_holds(tmp_path: Path) 
         calibration_tokens(CalibrationRequest(source="retain", windows=6), Letters(), 64, SETS)
 
 
-def test_an_empty_text_is_too_short(tmp_path: Path) -> None:
+def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("")
-    with pytest.raises(InputError, match="holds 0 windows"):
+    with pytest.raises(InputError, match="holds no text"):
         calibration_tokens(CalibrationRequest(text=str(tmp_path / "text")), Letters())
 
 
 def test_a_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text").write_bytes(b"\xff\xfe")
+    (tmp_path / "text").write_bytes("Fédération".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):
         calibration_tokens(CalibrationRequest(text=str(tmp_path / "text")), Letters())
+
+
+def test_records_calibrate_by_their_text_and_not_by_their_braces(tmp_path: Path) -> None:
+    path = tmp_path / "text.JSONL"
+    path.write_text('{"text": "abcd"}\n{"text": "efgh"}')
+    found = calibration_tokens(CalibrationRequest(windows=3, length=4, text=str(path)), Letters())
+    assert {ord(letter) for letter in '{}":'}.isdisjoint(found.flatten().tolist())
 
 
 @pytest.mark.parametrize(

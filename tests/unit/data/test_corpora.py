@@ -41,7 +41,7 @@ def test_an_empty_forget_set_is_refused(folder):
 
 def test_broken_json_is_named_with_file_and_line(folder):
     (folder / "raw/forget.json").write_text('[\n"one",\n"two"\n"three"]')
-    with pytest.raises(InputError, match=r"forget\.json is not valid JSON: line 4"):
+    with pytest.raises(InputError, match=r"forget\.json, line 4, column 1: not valid JSON"):
         texts(FolderCorpus(folder), "raw/forget")
 
 
