@@ -19,6 +19,7 @@ from quail_lightning.evaluation.record_order import in_record_order
 from quail_lightning.results import Estimate, Measure, Undefined
 
 FEWEST, LEAST_AUC = 50, 0.2  # texts of both sides, and a retrained AUC, from which PrivLeak means something
+FLOOR = 0.01
 FRACTION = 0.4  # Min-40 %, MUSE's choice for the reported figure
 
 PUBLISHED_AUC_RETRAIN: Mapping[str, float] = MappingProxyType(
@@ -140,25 +141,29 @@ def privleak_measure(auc_model: Measure, auc_retrain: float | Estimate) -> Measu
     The interval of the ratio is made from those of its parts by MOVER-R (Donner and Zou 2012); a constant
     AUC_retrain, a number, counts as exact.
 
-    Below ``FEWEST`` texts, or at an AUC_retrain under ``LEAST_AUC``, by which PrivLeak divides, the figure carries
-    a caution, and tables show the AUC in its place. Undefined where the AUC is, and where the interval of
-    AUC_retrain reaches 0 or twice its value: no ratio has bounds then.
+    The figure carries a caution, and tables show the AUC in its place, below ``FEWEST`` texts, at an AUC_retrain
+    under ``LEAST_AUC``, by which PrivLeak divides, and at one too uncertain for a ratio to have bounds: then the
+    interval is the widest that both AUCs allow, down to an AUC_retrain of ``FLOOR``. Undefined where the AUC is,
+    and where AUC_retrain is 0.
     """
     if isinstance(auc_model, Undefined):
         return auc_model
     if not isinstance(auc_retrain, Estimate):
         auc_retrain = Estimate(auc_retrain, 0, auc_retrain, auc_retrain)
-    if not 0 < auc_retrain.low <= auc_retrain.high < 2 * auc_retrain.value:
-        return Undefined(
-            f"the retrained model's AUC is too low or too uncertain to divide by: {auc_retrain.value:.2f} "
-            f"({auc_retrain.low:.2f} to {auc_retrain.high:.2f})"
-        )
+    if auc_retrain.value == 0:
+        return Undefined("the retrained model's AUC is 0")
     cautions = []
     if auc_model.n < FEWEST:
         cautions.append(f"{auc_model.n} texts, fewer than {FEWEST}")
     if auc_retrain.value < LEAST_AUC:
         cautions.append(f"the retrained model's AUC is {auc_retrain.value:.2f}, less than {LEAST_AUC}")
-    low, high = _ratio_interval(auc_model, auc_retrain)
+    if 0 < auc_retrain.low <= auc_retrain.high < 2 * auc_retrain.value:
+        low, high = _ratio_interval(auc_model, auc_retrain)
+    else:
+        low, high = auc_model.low / auc_retrain.high, auc_model.high / max(auc_retrain.low, FLOOR)
+        cautions.append(
+            f"the retrained model's AUC lies anywhere from {auc_retrain.low:.2f} to {auc_retrain.high:.2f}"
+        )
     value, caution = privleak(auc_model.value, auc_retrain.value), "; ".join(cautions)
     return replace(auc_model, value=value, low=100 * (low - 1), high=100 * (high - 1), caution=caution)
 

@@ -118,7 +118,7 @@ class Subject(Asked):
 
 
 class Metric(Protocol):
-    """One thing that is measured of a model; ``tests/contracts/test_metrics.py`` says what every metric keeps to.
+    """One thing that is measured of a model; ``test_metric_contract.py`` says what every metric keeps to.
 
     Attributes:
         name: of its part among finished ones.

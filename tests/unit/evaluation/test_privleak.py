@@ -75,8 +75,10 @@ def test_a_privleak_that_means_little_says_so() -> None:
     assert isinstance(low, Estimate)
     assert "49 texts" in few.caution
     assert "0.15" in low.caution
-    unbounded = privleak_measure(Estimate(0.6, 200, 0.5, 0.7), Estimate(0.15, 200, 0.0, 0.4))
-    assert isinstance(unbounded, Undefined)
+    unbounded = privleak_measure(Estimate(0.6, 200, 0.5, 0.7), Estimate(0.3, 200, 0.0, 0.7))
+    assert isinstance(unbounded, Estimate)
+    assert (unbounded.value, unbounded.low, unbounded.high) == pytest.approx((100.0, 100 * (5 / 7 - 1), 6900.0))
+    assert "anywhere from 0.00 to 0.70" in unbounded.caution
 
 
 def test_privleak_is_0_like_retraining_and_positive_beyond_it() -> None:

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import labels
 from quail_lightning.evaluation.survival import (
     delivered_forgetting,
     kept_forgetting,
@@ -159,4 +159,4 @@ def test_all_ratios_that_the_metrics_allow_are_named() -> None:
     assert value(capped["delivered_forgetting_capped"]) == pytest.approx(1)
     assert value(capped["kept_forgetting"]) == 1
     assert value(capped["recovery_verbmem_forget_capped"]) == 0
-    assert set(ratios) < set(capped) <= set(METRICS)
+    assert set(ratios) < set(capped) <= set(labels())

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import labels
 from quail_lightning.evaluation.table import print_results, results_tables
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.results import Estimate, ResultRow, Undefined
@@ -73,7 +73,7 @@ def test_labels_and_utility_stand_in_tables_of_their_own():
 
 def test_no_figure_is_cut_off_beside_a_long_name(capsys):
     name = "checkpoints/a-folder-with-a-long-name/run-of-the-twenty-first/model"
-    metrics = {key: Estimate(-12.34, 3, -56.7, 56.7) for key in METRICS if not key.startswith("label")}
+    metrics = {key: Estimate(-12.34, 3, -56.7, 56.7) for key in labels() if not key.startswith("label")}
     print_results([ResultRow(name, "uniform4-group64", metrics)], "t")
     text = capsys.readouterr().out
     assert "…" not in text

@@ -7,7 +7,7 @@ import pytest
 
 from quail_lightning.evaluation.conclusions import conclude
 from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import labels
 from quail_lightning.evaluation.repetition import repetition
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.results import Estimate, Measure, Undefined
@@ -136,7 +136,7 @@ def test_conclusions_add_the_survival_measures_to_the_rows() -> None:
     unlearned = {"bf16": dict(GOOD), "nf4": dict(GOOD)}
     conclude(unlearned, {"bf16": TARGET, "nf4": TARGET_Q}, {}, "bf16")
     added = unlearned["nf4"].keys() - GOOD.keys()
-    assert {"recovery_verbmem_forget", "kept_forgetting"} <= added <= METRICS.keys()
+    assert {"recovery_verbmem_forget", "kept_forgetting"} <= added <= labels().keys()
     assert unlearned["bf16"].keys() == GOOD.keys()
 
 
