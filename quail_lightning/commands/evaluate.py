@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,12 @@ from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_precisions
 from quail_lightning.evaluation.conclusions import add_privleak, conclude
 from quail_lightning.evaluation.evaluator import Evaluated
+from quail_lightning.evaluation.lineage import Plan, plan_of
 from quail_lightning.evaluation.privleak import published_auc_retrain
 from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.locks import hold
 from quail_lightning.masking import masked
@@ -69,7 +71,7 @@ def run(arguments: Any) -> None:
     if arguments.from_log is not None:
         _score_log(arguments, benchmark)
     elif arguments.models:
-        _judge_models(arguments, benchmark)
+        _evaluate_models(arguments, benchmark)
     else:
         raise InputError("no model is named", allowed="one or more checkpoints, or --from-log DIR")
 
@@ -108,7 +110,7 @@ def _score_log(arguments: Any, benchmark: Benchmark) -> None:
 # --- models ------------------------------------------------------------------------------------------------
 
 
-def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
+def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError("--limit must be at least 1", given=arguments.limit)
     suite = EvaluationSuite(
@@ -124,75 +126,52 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
     if root.exists() and not root.is_dir():
         raise InputError("--finished names a file", given=str(root), allowed="a folder, which is made if need be")
     evaluation = CheckpointEvaluation(suite, benchmark.name, root, device, arguments.calibration)
-    named = list(dict.fromkeys(filter(None, [arguments.retrained, *arguments.models])))
-    targets = _targets(arguments.models, arguments.retrained)
+    plan = plan_of(arguments.models, arguments.retrained, precisions)
     given = arguments.data | ({} if arguments.corpus is None else {"corpus": arguments.corpus})
-    data = {model: benchmark.read(model, given, arguments.limit) for model in named}
+    data = {model: benchmark.read(model, given, arguments.limit) for model in plan.precisions}
     told = [
         note
-        for model in named
+        for model, at in plan.precisions.items()
         for note in (
-            partly_quantized(evaluation.check(model, data[model], precisions)),
+            partly_quantized(evaluation.check(model, data[model], at)),
             describe_opening(load_tokenizer(model)),
         )
     ]
     hold(private_folder(root, root), f"the folder of finished evaluations {root}", shared=True)
-    sixteen = next((p for p in precisions if p.is_plain), load_precisions(["bf16"], "paper")[0])
     found: dict[str, dict[str, Evaluated]] = {}
     with tqdm(leave=False) as bar:
-        for model in named:
-            compared = bool(targets) or model == arguments.retrained
-            wanted = precisions if model in arguments.models or targets else []
-            if compared and sixteen not in wanted:
-                wanted = [sixteen, *wanted]  # what the others are compared with
+        for model, at in plan.precisions.items():
 
             def show(what: str, done: int, total: int, model: str = model) -> None:
                 bar.set_description(f"{model} · {what}", refresh=False)
                 bar.total, bar.n = total, done
                 bar.refresh()
 
-            found[model] = evaluation.evaluate(model, data[model], wanted, show)
-    partial = "" if arguments.limit is None else f" (partial: first {arguments.limit})"
+            found[model] = evaluation.evaluate(model, data[model], at, show)
     figures = {
         model: {precision: dict(each.measures) for precision, each in by_precision.items()}
         for model, by_precision in found.items()
     }
-    retrained = figures.get(arguments.retrained, {})
-    against = {
-        model: _auc_retrain(model, benchmark, arguments.protocol, retrained.get(sixteen.name)) for model in named
-    }
-    for model in named:
-        add_privleak(figures[model], against[model])
-    verdicts = {
-        model: conclude(figures[model], figures[target], retrained, sixteen.name)
-        for model, target in targets.items()
-    }
+    against = _add_privleak(figures, plan, arguments, benchmark)
+    verdicts = _verdicts(figures, plan, arguments.retrained)
+    partial = "" if arguments.limit is None else f" (partial: first {arguments.limit})"
     rows, content = [], []
     for model, by_precision in found.items():
         name = f"{model}{' (retrained)' if model == arguments.retrained else ''}{partial}"
         for precision, each in by_precision.items():
             measures = figures[model][precision]
             rows.append(ResultRow(name, precision, measures))
-            about: dict[str, Any] = {
-                "model": name,
-                "precision": precision,
-                "log": str(each.folder),
-                "reused": list(each.reused),
-            }
-            if (auc := against[model]) is not None:
-                about["auc_retrain"] = auc.value if isinstance(auc, Estimate) else auc
-            if model in verdicts:
-                about |= {"target": targets[model], "verdict": verdicts[model][precision].as_json()}
             assert each.folder is not None
+            about: dict[str, Any] = {"model": name, "precision": precision, "log": str(each.folder)}
+            about |= {"reused": list(each.reused)} | against[model]
+            if (said := verdicts.get((model, precision))) is not None:
+                about |= {"target": plan.targets[model], "verdict": said.as_json()}
             content.append(about | _figures(measures, _log_scores(each.folder)))
-    note = _note(arguments, data, any("privleak" in row.metrics for row in rows), told)
-    said = {
-        f"{model} {precision}" if len(verdicts) > 1 else precision: verdict
-        for model, by_precision in verdicts.items()
-        for precision, verdict in by_precision.items()
-    }
-    print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note, said)
-    arithmetic = evaluation.arithmetic(sixteen)
+    note = _note(arguments, data, any("privleak" in row.metrics for row in rows), [*told, *plan.notes])
+    several = len({model for model, _ in verdicts}) > 1
+    said_of = {f"{model} {p}" if several else p: found for (model, p), found in verdicts.items()}
+    print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note, said_of)
+    arithmetic = evaluation.arithmetic(plan.sixteen_bits)
     if arguments.json is not None:
         run_as: dict[str, Any] = {
             "benchmark": benchmark.name,
@@ -205,21 +184,39 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
         }
         write_json(Path(arguments.json), masked(run_as) | {"rows": content})
     if arguments.out is not None:
-        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic}, said or None)
+        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic}, said_of or None)
     say_what_is_left([root])
 
 
-def _targets(models: Sequence[str], retrained: str | None) -> dict[str, str]:
-    """Unlearned model → the target it was made from: as its provenance says, or else the first one named."""
-    found = {}
-    for model in models:
-        if model in (models[0], retrained):
-            continue
-        made_from = (read_provenance(Path(model)) or {}).get("target")
-        same = [
-            each for each in models if made_from is not None and Path(each).resolve() == Path(made_from).resolve()
-        ]
-        found[model] = same[0] if same else models[0]
+Figures = Mapping[str, Mapping[str, dict[str, Measure]]]  # model → precision → measures
+
+
+def _add_privleak(
+    figures: Figures, plan: Plan, arguments: Any, benchmark: Benchmark
+) -> dict[str, dict[str, float]]:
+    """Restate every membership AUC; model → the AUC that it is held against, for the record."""
+    retrained = figures.get(arguments.retrained, {}).get(plan.sixteen_bits.name)
+    against = {}
+    for model, by_precision in figures.items():
+        auc = _auc_retrain(model, benchmark, arguments.protocol, retrained)
+        add_privleak(by_precision, auc)
+        value = auc.value if isinstance(auc, Estimate) else auc
+        against[model] = {} if value is None else {"auc_retrain": value}
+    return against
+
+
+def _verdicts(figures: Figures, plan: Plan, retrained: str | None) -> dict[tuple[str, str], Verdict]:
+    """(model, precision) → verdict, of every model whose target is there; adds the survival measures."""
+    found: dict[tuple[str, str], Verdict] = {}
+    sixteen = plan.sixteen_bits.name
+    for model, target in plan.targets.items():
+        unlearned = figures[model]
+        if sixteen not in unlearned:  # a deployed one
+            if model not in plan.origins:
+                continue
+            unlearned = {sixteen: dict(figures[plan.origins[model]][sixteen])} | dict(unlearned)
+        said = conclude(unlearned, figures[target], figures.get(retrained or "", {}), sixteen)
+        found |= {(model, precision): said[precision] for precision in figures[model]}
     return found
 
 

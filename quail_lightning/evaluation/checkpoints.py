@@ -18,13 +18,20 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmarks import BenchmarkData
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.evaluation.evaluator import Evaluated, Evaluator, Precision, Progress
+from quail_lightning.evaluation.evaluator import (
+    AS_STORED,
+    Evaluated,
+    Evaluator,
+    Precision,
+    Progress,
+    named_precision,
+)
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import Asked
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
-from quail_lightning.quantization import check_quantizers, load_quantizer
+from quail_lightning.quantization import check_quantizers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,8 +57,7 @@ def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
                 allowed=f"{config} (what the published code runs), nf4, ...",
             )
         shown = name if config == name else f"{name} ({config})"
-        dtype = torch.float16 if config == "fp16" else torch.bfloat16
-        found.append(Precision(shown, config, load_quantizer(config), dtype))
+        found.append(named_precision(config, shown))
     return found
 
 
@@ -78,7 +84,8 @@ class CheckpointEvaluation:
         """Refuse what the model cannot be evaluated with, before a weight is loaded; see ``check_quantizers``."""
         config = load_config(model)
         self.suite.check(data.records, data.windows, load_tokenizer(model), config)
-        shares = check_quantizers(config, {precision.name: precision.quantizer for precision in precisions})
+        made = {each.name: each.quantizer for each in precisions if each.config != AS_STORED}
+        shares = check_quantizers(config, made) if made else {}
         if any(precision.quantizer.needs_calibration for precision in precisions):
             self._calibration_tokens(model)
         return shares
@@ -100,9 +107,9 @@ class CheckpointEvaluation:
         calibrated = any(precision.quantizer.needs_calibration for precision in precisions)
 
         def load(dtype: torch.dtype) -> PreTrainedModel:
-            whole: Any = load_model(model, dtype)
-            moved: PreTrainedModel = whole.to(self.device)
-            return moved
+            whole = load_model(model, dtype)
+            torch.nn.Module.to(whole, self.device)  # transformers' own refuses some formats
+            return whole
 
         evaluator = Evaluator(precisions, self._calibration_tokens(model) if calibrated else None)
         return evaluator.evaluate(load, asked, progress, stores)
@@ -124,11 +131,12 @@ class CheckpointEvaluation:
             # a file's text may change, its name need not
             shown = self._calibration_tokens(model).numpy().tobytes()
             calibrated = {"calibration": asdict(self.calibration) | {"sha256": hashlib.sha256(shown).hexdigest()}}
+        stored = precision.config == AS_STORED  # what its config says is among the digests
         return {
             "model": dict(digests),
             "precision": precision.config,
             "arithmetic": self.arithmetic(precision),
-            "quantizer": read_yaml(find_config(f"quantizer/{precision.config}.yaml")),
+            "quantizer": None if stored else read_yaml(find_config(f"quantizer/{precision.config}.yaml")),
             "benchmark": self.benchmark,
         } | calibrated
 

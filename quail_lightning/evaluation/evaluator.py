@@ -17,7 +17,7 @@ from quail_lightning.evaluation.metrics import METRICS, Asked, Metric
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.models.release import release_memory
 from quail_lightning.processes import current_processes
-from quail_lightning.quantization import Quantizer, computing, quantized_copy
+from quail_lightning.quantization import Quantizer, computing, load_quantizer, quantized_copy
 from quail_lightning.results import Measure
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 Result = TypeVar("Result")
+AS_STORED = "as stored"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Precision:
 
     Attributes:
         name: as it was asked for, and as rows show it.
-        config: stem of ``configs/quantizer/<config>.yaml``.
+        config: stem of ``configs/quantizer/<config>.yaml``, or ``AS_STORED``.
         quantizer: of that file.
         dtype: 16-bit dtype that the model is held in before it is quantized.
     """
@@ -46,7 +47,26 @@ class Precision:
     @property
     def is_plain(self) -> bool:
         """Whether the model itself is what is deployed."""
-        return self.config in ("bf16", "fp16")
+        return self.config in ("bf16", "fp16", AS_STORED)
+
+
+def named_precision(config: str, name: str | None = None) -> Precision:
+    """The precision of a quantizer's file.
+
+    Args:
+        config: stem of ``configs/quantizer/<config>.yaml``.
+        name: as rows show it; None: the same.
+
+    Raises:
+        InputError: no such file.
+    """
+    dtype = torch.float16 if config == "fp16" else torch.bfloat16
+    return Precision(name or config, config, load_quantizer(config), dtype)
+
+
+def as_stored(name: str) -> Precision:
+    """The format of a checkpoint that is quantized already: it is loaded as it is."""
+    return Precision(name, AS_STORED, load_quantizer("bf16"))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from quail_lightning.cli import main
-from quail_lightning.commands.evaluate import _targets
 from quail_lightning.config_files import find_config
 from quail_lightning.data.invented_tweets import InventedTweets
-from quail_lightning.evaluation import checkpoints
+from quail_lightning.evaluation import checkpoints, lineage
+from quail_lightning.evaluation.lineage import plan_of
 from quail_lightning.results import read_results
 
 
@@ -129,11 +129,45 @@ def test_an_unlearned_model_is_compared_with_its_target_and_gets_a_verdict(
     assert written["verdicts"]["nf4"] == unlearned["verdict"]
 
 
-def test_a_model_s_provenance_says_which_target_is_its_own(checkpoint, tmp_path):
+def test_a_model_s_provenance_says_which_target_is_its_own(tmp_path, monkeypatch):
     (tmp_path / "unlearned").mkdir()
     (tmp_path / "unlearned/provenance.json").write_text(json.dumps({"target": "b"}))
-    assert _targets(["a", "b", "unlearned", "c"], "r") == {"b": "a", "unlearned": "b", "c": "a"}
-    assert _targets(["a", "r"], "r") == {}
+    monkeypatch.setattr(lineage, "stored_format", lambda model: None)
+    assert plan_of(["a", "b", "unlearned", "c"], "r", []).targets == {"b": "a", "unlearned": "b", "c": "a"}
+    assert plan_of(["a", "r"], "r", []).targets == {}
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8", "awq4-group64"])
+def test_a_deployed_folder_is_loaded_as_it_is_and_compared_with_what_it_came_from(
+    name, checkpoint, corpus_folder, tmp_path, capsys
+):
+    unlearned = str(shutil.copytree(checkpoint, tmp_path / "unlearned"))
+    main(["quantize", unlearned, "--to", name, "--out", "deployed"])
+    arguments = ["--benchmark", "muse-news", "--corpus", corpus_folder, "--attacks", "reported"]
+    found = evaluate(checkpoint, unlearned, "deployed", *arguments, "--precisions", "bf16", name)
+    rows = {(row["model"], row["precision"]): row for row in found["rows"]}
+    deployed, copy = rows["deployed", name], rows[unlearned, name]
+    assert {row for row in rows if row[0] == "deployed"} == {("deployed", name)}
+    for metric, measure in copy["metrics"].items():
+        if metric.startswith("nll"):
+            assert deployed["metrics"][metric]["value"] == pytest.approx(measure["value"], rel=1e-3)
+    assert deployed["verdict"] == copy["verdict"]
+    alone = evaluate(checkpoint, "deployed", *arguments)
+    assert {(row["model"], row["precision"]) for row in alone["rows"]} == {
+        (checkpoint, "bf16"), (checkpoint, name), ("deployed", name), (unlearned, "bf16")
+    }  # fmt: skip
+    assert "verdict" in next(row for row in alone["rows"] if row["model"] == "deployed")
+
+
+def test_a_deployed_folder_of_unknown_origin_gets_figures_and_no_verdict(checkpoint, corpus_folder, tmp_path):
+    unlearned = str(shutil.copytree(checkpoint, tmp_path / "unlearned"))
+    main(["quantize", unlearned, "--to", "nf4", "--out", "deployed"])
+    (tmp_path / "deployed/provenance.json").unlink()
+    arguments = ["--benchmark", "muse-news", "--corpus", corpus_folder, "--attacks", "reported"]
+    found = evaluate("deployed", *arguments)
+    (row,) = found["rows"]
+    assert row["precision"] == "nf4", "by its config"
+    assert "came from is not at hand" in found["note"]
 
 
 def test_own_files_are_a_benchmark(checkpoint, tmp_path):
