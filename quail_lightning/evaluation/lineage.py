@@ -57,10 +57,6 @@ def plan_of(models: Sequence[str], retrained: str | None, precisions: Sequence[P
         there = {each.config for each in precisions}
         known = [name for name in dict.fromkeys(deployed.values()) if name in available_precisions()]
         extra = [named_precision(name) for name in known if name not in there]
-            named_precision(name)
-            for name in dict.fromkeys(known)
-            if name not in {each.config for each in precisions}
-        ]
         at = [sixteen, *(each for each in precisions if each is not sixteen)]
         compared = [*at, *extra]
     chosen: dict[str, Sequence[Precision]] = {}
