@@ -21,9 +21,11 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.conclusions import add_privleak, conclude
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.evaluator import Evaluator, Precision
+from quail_lightning.evaluation.evidence import evidence_table, keep_evidence
 from quail_lightning.evaluation.metrics import Asked
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.verdict import Verdict
@@ -101,6 +103,7 @@ class QuantizedEvaluation(Callback):
         self._auc_retrain: float | Estimate | None = None
         self._judged_epoch: int | None = None
         self._calibration_tokens: Tensor | None = None
+        self._said: dict[tuple[str, str], BenchmarkLog] = {}  # by model and precision, lately
         self._shares: dict[str, float] = {}  # of the body's weights, that each precision quantizes
 
     # --- when ------------------------------------------------------------------------------------------
@@ -287,7 +290,12 @@ class QuantizedEvaluation(Callback):
             trained = {} if epoch is None else {"training": str(trainer.precision)}
             write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic}, verdicts)
             write_scores(folder, self.rows, self._settings(trainer))
-            print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note, verdicts)
+            keep_evidence(folder, self._said)
+            shown = [(name, self._sixteen_bits) for name in ("target", "retrained", "unlearned")]
+            shown += [("unlearned", precision) for precision in measured if precision != self._sixteen_bits][:1]
+            said = evidence_table({key: self._said[key] for key in shown if key in self._said})
+            title = f"after epoch {epoch}" if epoch is not None else "test"
+            print_results(latest, title, note, verdicts, said)
 
     def _judge(
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
@@ -306,6 +314,7 @@ class QuantizedEvaluation(Callback):
         evaluator = Evaluator(self._precisions(), self._calibration_tokens)
         found = evaluator.evaluate(lambda dtype: make(), asked, show)
         bar.close()
+        self._said |= {(name, precision): evaluated.log for precision, evaluated in found.items()}
         return {precision: evaluated.measures for precision, evaluated in found.items()}
 
     def _precisions(self) -> list[Precision]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -77,11 +77,13 @@ class Evaluated:
         measures: of all metrics.
         folder: their log, in MUSE's layout; None where nothing is kept.
         reused: metrics that had been finished before.
+        log: what the model said; of what was reused, what its folder holds.
     """
 
     measures: dict[str, Measure]
     folder: Path | None = None
     reused: tuple[str, ...] = ()
+    log: BenchmarkLog = field(default_factory=BenchmarkLog)
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class _Kept:
         ordered = [self._found[metric.name] for metric in METRICS if metric.name in self._found]
         measures = {name: measure for each in ordered for name, measure in each.items()}
         folder = None if self._store is None else self._store.gather(self._folders)
-        return Evaluated(measures, folder, tuple(self._reused))
+        return Evaluated(measures, folder, tuple(self._reused), self._log)
 
     def _from_log(self, metric: Metric) -> bool:
         """A metric that reads the same responses as a finished one needs no model."""

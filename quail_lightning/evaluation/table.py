@@ -58,9 +58,13 @@ def _cautions(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def print_results(
-    rows: Sequence[ResultRow], title: str, note: str = "", verdicts: Mapping[str, Verdict] | None = None
+    rows: Sequence[ResultRow],
+    title: str,
+    note: str = "",
+    verdicts: Mapping[str, Verdict] | None = None,
+    evidence: Table | None = None,
 ) -> None:
-    """Print the tables, at their full width also where the output is no terminal, and the verdicts below them."""
+    """Print tables, evidence and verdicts; tables at their full width also where the output is no terminal."""
     console = Console()
     tables = results_tables(rows, title)
     unlimited = console.options.update(width=WIDEST)
@@ -73,6 +77,8 @@ def print_results(
         note = f"M3 would mean little, so the AUC it is made of is shown: {'; '.join(cautions)}.\n{note}".rstrip()
     if note:
         console.print(note, markup=False)
+    if evidence is not None:
+        console.print(evidence)
     if verdicts:
         longest = max(map(len, verdicts))
         console.print(Rule("verdict", align="left"))
