@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from quail_lightning.argument_errors import one_line
 from quail_lightning.import_gate import close_gate, refusals
 
 OPTION = re.compile(r"--([\w.]+)")
@@ -19,8 +20,35 @@ PLACE = re.compile(r"^( *)(?:- )?Parser key \"([\w.]+)\":", re.MULTILINE)
 CLASS_ARGUMENT = re.compile(r"class_path '([\w.]+)\.(\w+)':\s+Option '(\w+)' is not accepted")
 
 
+ABSENT_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+MISSING = re.compile(r"arguments are required|Parser key \"model\.target\":\s+Expected.*None|is required")
+EXAMPLES = {
+    "fit": (
+        "quail fit --config quickstart.yaml  (needs nothing: it makes its own target)",
+        "quail fit --config own.yaml --model.target DIR --data.forget forget.txt --data.retain retain.txt",
+    ),
+    "validate": ("quail validate --config quickstart.yaml --model.start DIR",),
+    "test": ("quail test --config quickstart.yaml --model.start DIR",),
+    "finetune": (
+        "quail finetune --config finetune/news.yaml --out checkpoints/news/target",
+        "quail finetune --config finetune/news.yaml --sets retain --out checkpoints/news/retrained",
+    ),
+    "analyze": ("quail analyze --reference TARGET --model UNLEARNED",),
+    "quantize": ("quail quantize DIR --to awq4 --out DIR-awq4",),
+    "evaluate": ("quail evaluate DIR --benchmark muse-news --precisions bf16 nf4",),
+    "folds": ("quail folds --config folds/quickstart_sust.yaml",),
+}
+"""Verb → commands that show what it needs."""
+
+
 class SuggestingParser(LightningArgumentParser):
-    """LightningArgumentParser that answers an unknown key with the nearest known one and exit status 2."""
+    """LightningArgumentParser that answers an unknown key with the nearest known one and exit status 2.
+
+    Attributes:
+        verb: of the command line; a parser that Lightning makes is told it afterwards.
+    """
+
+    verb = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # an abbreviation that is accepted is a misspelling that is not noticed
@@ -35,13 +63,22 @@ class SuggestingParser(LightningArgumentParser):
             print(f"error: {place}: {refusal}", file=sys.stderr)
             raise SystemExit(2)
         # the usage of `fit` fills three screens and would push the error out of sight
-        print(f"error: {message}{self._suggestion(message)}\nAll options: {self.prog} --help", file=sys.stderr)
+        called = f"quail {self.verb}" if self.verb else self.prog
+        suggestion = self._suggestion(message)
+        lines = [f"error: {one_line(message).rstrip('.')}.{suggestion} All options: {called} --help"]
+        if MISSING.search(message):
+            lines = [f"error: {_missing(message)}", *(f"  {line}" for line in EXAMPLES.get(self.verb, ()))]
+        print("\n".join(lines), file=sys.stderr)
         raise SystemExit(2)
 
     def _suggestion(self, message: str) -> str:
         """The known key nearest to the first unknown one, where jsonargparse does not name it itself."""
         if "Did you mean" in message:
             return ""
+        if absent := ABSENT_CLASS.search(message):
+            module, unknown = absent.groups()
+            close = get_close_matches(unknown, dir(sys.modules.get(module)), n=1)
+            return f" Did you mean '{module}.{close[0]}'?" if close else ""
         if misspelt := CLASS_ARGUMENT.search(message):
             module, name, unknown = misspelt.groups()
             known = set(signature(getattr(sys.modules[module], name)).parameters)
@@ -50,7 +87,7 @@ class SuggestingParser(LightningArgumentParser):
             given = [*OPTION.findall(message), *KEY.findall(message)]
             unknown = next((key for key in given if key not in known), "")
         close = get_close_matches(unknown, known, n=1)
-        return f"\nDid you mean {close[0]!r}?" if close else ""
+        return f" Did you mean {close[0]!r}?" if close else ""
 
     def _keys(self) -> Iterator[str]:
         """Every key of this parser and of its subcommands, whose configs the parent checks."""
@@ -59,6 +96,12 @@ class SuggestingParser(LightningArgumentParser):
             if isinstance(action.choices, dict):
                 for subparser in action.choices.values():
                     yield from subparser._keys()
+
+
+def _missing(message: str) -> str:
+    if "model.target" in message:
+        return "no model is named: model.target is the checkpoint that knows the forget set. For example:"
+    return f"{' '.join(message.split())}. For example:"
 
 
 def _place(message: str) -> str:

@@ -93,12 +93,15 @@ def config_text(path: Path) -> str:
 
 
 def check_config(path: Path) -> None:
-    """See that a config file is YAML of bounded size.
+    """See that a config file is YAML of bounded size that holds options.
 
     Raises:
         InputError: naming the file.
     """
     try:
-        load_yaml(config_text(path))
+        found = load_yaml(config_text(path))
     except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"the config {path} cannot be read: {error}") from error
+        raise InputError(f"the config {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        what = "is empty" if found is None else "holds no options"
+        raise InputError(f"the config {path} {what}", allowed="sections with options, as in model: {alpha: 5}")

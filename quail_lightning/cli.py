@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from quail_lightning.allowed_code import FLAG, code_allowed
 from quail_lightning.bounded_yaml import check_config
 from quail_lightning.config_files import find_config
-from quail_lightning.errors import InputError, RunError
+from quail_lightning.endings import ending, report_thread
+from quail_lightning.errors import InputError
 from quail_lightning.locks import released_afterwards
 from quail_lightning.parent import end_with_parent
-from quail_lightning.terminal import quiet_libraries
+from quail_lightning.terminal import begin_command, quiet_libraries, step
 
 TRAINER_VERBS = {
     "fit": "unlearn, judge after every epoch at every precision, save the model",
@@ -29,46 +34,69 @@ VERBS = {
     "clean": "list, and with --yes remove, what private text can be read back from",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
+ANEW = "The same command starts anew"
+GO_ON = {
+    "fit": "--ckpt_path last goes on from the last checkpoint, where checkpoint.enabled: true wrote one",
+    "evaluate": "The same command goes on: the metrics that are finished lie in the folder --finished",
+    "folds": "The same command goes on: the folds that are finished are kept",
+    "clean": "The same command removes what is left",
+}
+"""Verb → what to do where it was interrupted, or could not write; those that are absent start anew."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; bad input ends with its message and exit status 2, a run that cannot go on with 1."""
+    """Run one command.
+
+    Bad input ends with its message and exit status 2, a run that cannot go on with 1, Ctrl-C with 130; each says
+    what to do. Anything else is a fault of the program and ends with its traceback.
+    """
     end_with_parent()
+    threading.excepthook = report_thread
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
         return
     try:
         with code_allowed(FLAG in given):
-            _run(_resolve_configs([argument for argument in given if argument != FLAG]))
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except ValueError as error:
-        bad_input = _input_error(error)
-        if bad_input is None:
+            options = [argument for argument in given if argument != FLAG]
+            _check_verb(options)
+            _run(_resolve_configs(options))
+    except BrokenPipeError:  # `quail clean | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it empties its buffers
+    except BaseException as error:
+        found = ending(error, GO_ON.get(given[0], ANEW))
+        if found is None:
             raise
-        print(f"error: {bad_input}", file=sys.stderr)
-        raise SystemExit(2) from None
+        message, status = found
+        print(message, file=sys.stderr, flush=True)
+        raise SystemExit(status) from None
 
 
 def _run(given: list[str]) -> None:
-    if not {"-h", "--help"} & set(given):
-        quiet_libraries()
-    if given and given[0] in VERBS:
-        _run_verb(given[0], given[1:])
+    begin_command()
+    with step("loading libraries"):
+        if not {"-h", "--help"} & set(given):
+            quiet_libraries()
+        verb = given[0]
+        module = import_module(
+            f"quail_lightning.commands.{verb}" if verb in VERBS else "quail_lightning.lightning_cli"
+        )
+    if verb in VERBS:
+        _run_verb(verb, module, given[1:])
     else:
-        from quail_lightning.lightning_cli import run_lightning_cli
-
-        run_lightning_cli(given)
+        module.run_lightning_cli(given)
 
 
-def _input_error(error: BaseException) -> InputError | None:
-    """The InputError behind an error: jsonargparse wraps those of the constructors it calls."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, InputError):
-        cause = cause.__cause__
-    return cause
+def _check_verb(given: Sequence[str]) -> None:
+    verbs = TRAINER_VERBS | VERBS
+    if given and given[0] in verbs:
+        return
+    close = get_close_matches(given[0].lower(), verbs, n=1) if given else []
+    remedy = f"Did you mean {close[0]}?" if close else "quail --help says what each does"
+    if set(given) & set(verbs):
+        remedy = "The verb comes first"
+    allowed = ", ".join(verbs)
+    raise InputError("there is no such verb", given=given[0] if given else "", allowed=allowed, remedy=remedy)
 
 
 def _overview() -> str:
@@ -87,11 +115,11 @@ def _overview() -> str:
     )
 
 
-def _run_verb(verb: str, arguments: list[str]) -> None:
+def _run_verb(verb: str, command: Any, arguments: list[str]) -> None:
     from quail_lightning.argument_parser import SuggestingParser
 
-    command = import_module(f"quail_lightning.commands.{verb}")
     parser = SuggestingParser(prog=f"quail {verb}", description=VERBS[verb])
+    parser.verb = verb
     parser.add_argument("-c", "--config", action="config", help="config file; several merge key by key")
     command.add_arguments(parser)
     parsed = parser.parse_args(arguments)

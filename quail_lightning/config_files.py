@@ -35,7 +35,9 @@ def find_config(name: str) -> Path:
                 _say_that_it_stands_before(candidate)
             return candidate
     known = shipped_names()
-    close = get_close_matches(name, known, n=3) or known
+    close = get_close_matches(name, known, n=3) or [shipped for shipped in known if "/" not in shipped]
+    if Path(name).is_dir():
+        raise InputError("a config is a file, and this is a folder", given=name, allowed=", ".join(close))
     raise InputError(
         f"no config file {name!r} in {', '.join(str(place.absolute()) for place in places)}",
         allowed=", ".join(close),

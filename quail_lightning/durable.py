@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.errors import InputError
 from quail_lightning.privacy import open_private
 
 
@@ -29,8 +31,10 @@ def replace_text(path: Path, content: str, private: bool = False) -> None:
             file.write(content)
         sync(partial)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a write that fails does not know where
+            error.filename = error.filename or str(path)
         raise
     sync(path.parent)
 
@@ -109,7 +113,48 @@ def _sync_below(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether writing failed for want of room; safetensors tells so only in its message."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+    """Whether writing failed for want of room."""
+    return _number(error) in _FULL
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """See that a folder can be written to, or made, before anything is computed that is to lie there.
+
+    Args:
+        folder: exists or not.
+        what: the option that names it.
+
+    Raises:
+        InputError: it lies at or below a file, on a read-only disk, or its owner lets nobody write.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        where = "names" if existing == folder else "lies below"
+        raise InputError(f"{what} {where} a file", given=str(existing), allowed="a folder, made if need be")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{what} cannot be written to", given=str(folder), remedy="Name a folder that can")
+
+
+def write_failure(error: BaseException) -> tuple[str, str] | None:
+    """What is to be said where writing (or reading) failed for want of room or of rights, and the remedy.
+
+    None for any other error.
+    """
+    number = _number(error)
+    if number not in _FULL | _REFUSED:
+        return None
+    where = getattr(error, "filename", None)
+    fact = f"{where}: {os.strerror(number)}" if where else os.strerror(number)
+    return fact, "Make room on that disk" if number in _FULL else "Take a folder that you may read and write"
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def _number(error: BaseException) -> int:
+    """Of an error of the operating system; safetensors tells it only in its message."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else 0

@@ -25,7 +25,7 @@ class InputError(ValueError):
             parts.append(f"Allowed: {allowed}")
         if remedy is not None:
             parts.append(remedy)
-        super().__init__(". ".join(part.rstrip(".") for part in parts) + ".")
+        super().__init__(sentences(*parts))
 
 
 class RunError(RuntimeError):
@@ -40,4 +40,19 @@ class RunError(RuntimeError):
 
     def __init__(self, fact: str, *, remedy: str | None = None) -> None:
         self.fact, self.remedy = fact, remedy
-        super().__init__(". ".join(part.rstrip(".") for part in (fact, remedy) if part) + ".")
+        super().__init__(sentences(fact, remedy))
+
+
+def add_hint(error: BaseException, hint: str) -> None:
+    """Let the command line say how to go on, where an interruption or a failed write ends a command."""
+    error._quail_hint = hint  # type: ignore[attr-defined]
+
+
+def hint_of(error: BaseException) -> str:
+    """What ``add_hint`` added; empty for none."""
+    return getattr(error, "_quail_hint", "")
+
+
+def sentences(*parts: str | None) -> str:
+    """Parts as sentences, each with one full stop; those that are empty are left out."""
+    return " ".join(part if part.endswith("?") else f"{part.rstrip('.')}." for part in parts if part)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -18,17 +19,20 @@ from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.argument_parser import SuggestingParser
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
-from quail_lightning.durable import replace_text
-from quail_lightning.errors import InputError
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.durable import check_writable, replace_text
+from quail_lightning.errors import InputError, RunError, add_hint, hint_of
 from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.locks import hold, lock_in, released_afterwards
 from quail_lightning.masking import masked_yaml
 from quail_lightning.models.arithmetic import device_type, emulation_notice, training_precision
-from quail_lightning.resuming import chosen_checkpoint, resume_logger
-from quail_lightning.run_folder import run_folder
+from quail_lightning.resuming import chosen_checkpoint, how_to_go_on, resume_logger
+from quail_lightning.run_folder import missing_folders, remove_started, run_folder
 from quail_lightning.run_record import add_start
 from quail_lightning.terminal import progress_bars
+from quail_lightning.trainer_options import check_options, explained_refusals
 from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.checks import check_checkpoints
 
 DEFAULT_SEED = 42
 WAIT = 1.0  # seconds between two looks for what another process makes
@@ -64,6 +68,12 @@ class QuailCLI(LightningCLI):
             "test": {"model", "dataloaders", "datamodule"},
         }
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**kwargs)
+        assert isinstance(parser, SuggestingParser)
+        parser.verb = sys.argv[1]
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # before the evaluation: an epoch's checkpoint is to lie on disk while the model is judged
         parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
@@ -89,6 +99,10 @@ class QuailCLI(LightningCLI):
         if is_code_allowed():
             sys.argv.append(FLAG)  # the command line of the processes that Lightning starts
         section = self.config[self.subcommand]
+        _raise_together(check_options(section.trainer))
+        self._dry_run = TemporaryDirectory(prefix="quail-dry-run-") if section.trainer.fast_dev_run else None
+        if self._dry_run is not None:  # Lightning takes the logger away, and its folder with it
+            section.trainer.default_root_dir = self._dry_run.name
         device = device_type(section.trainer.accelerator)
         if section.trainer.precision is None:
             section.trainer.precision = training_precision(device)
@@ -108,6 +122,11 @@ class QuailCLI(LightningCLI):
         # the first config stays; the last one, which may want more epochs, is kept beside it
         self.save_config_kwargs |= {"config_filename": "config-resumed.yaml", "overwrite": True}
 
+    def instantiate_classes(self) -> None:
+        """Model, data and Trainer; what Lightning refuses is refused in our words."""
+        with explained_refusals(self.config[self.subcommand].trainer):
+            super().instantiate_classes()
+
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         return super()._instantiate_trainer(config, callbacks + progress_bars(config))
 
@@ -124,16 +143,45 @@ class QuailCLI(LightningCLI):
         """Say where the private text can still be read back from."""
         folder = run_folder(self.trainer)  # asked by all processes
         if self.trainer.is_global_zero:
-            say_what_is_left([folder, *filter(None, [self.model.reference.kept_in])])
+            kept = [] if self._dry_run is not None else [folder]
+            say_what_is_left([*kept, *filter(None, [self.model.reference.kept_in])])
+            if self._dry_run is not None:
+                print("That was a dry run (trainer.fast_dev_run): its results and its model are not kept.")
+
+    def after_validate(self) -> None:
+        """The two figures were printed: only a run's folder that was given a name is kept for them."""
+        options = getattr(self.config[self.subcommand].trainer.logger, "init_args", None)
+        if self.trainer.is_global_zero and (options is None or options.get("version") is None):
+            remove_started(self._made)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; what comes to nothing leaves no folder, and what is cut short says how to go on."""
+        self._folder: Path | None = None
+        try:
+            with explained_refusals(self.config[subcommand].trainer):
+                super()._run_subcommand(subcommand)
+        except BaseException as error:
+            if self._folder is not None and self.trainer.is_global_zero:
+                if isinstance(error, InputError) or subcommand != "fit":
+                    remove_started(self._made)
+                if subcommand == "fit" and not hint_of(error) and not isinstance(error, RunError):
+                    add_hint(error, how_to_go_on(self._folder))
+            raise
+        finally:
+            if self._dry_run is not None:
+                self._dry_run.cleanup()
 
     def _before_run(self) -> None:
         """Whatever can be refused without a model is refused here, then missing models are made."""
         section = self.config_init[self.subcommand]
+        self._folder = run_folder(self.trainer)  # asked by all processes
+        self._made = missing_folders(self._folder)
         # as an argument of fit() the callbacks would learn of it only after their setup
         self.trainer.ckpt_path, section.ckpt_path = section.ckpt_path, None
         evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
         export: ExportModel = self._get(self.config_init, "export")
         checks = [
+            partial(check_writable, self._folder, "the run's folder (trainer.logger.init_args.save_dir)"),
             partial(self.model.check_trainer, self.trainer),
             self.datamodule.check,
             partial(evaluation.check_run_folder, self.trainer),
@@ -145,6 +193,11 @@ class QuailCLI(LightningCLI):
         recipe = self._get(self.config_init, "prepare")
         if recipe is not None:
             self._prepare(recipe, None if self.subcommand == "validate" else evaluation.retrained)
+        # before the texts are cut: windows of a billion tokens would take all memory
+        tokenizer = load_tokenizer(self.model.target)
+        check_checkpoints(
+            {self.model.target, self.model.start or self.model.target}, tokenizer, self.datamodule.max_len
+        )
 
     def _prepare(self, recipe: FinetuneRecipe, retrained: str | None) -> None:
         """Make the target and the retrained model where they are missing, by the code path of `quail finetune`."""
@@ -195,6 +248,10 @@ def _all_at_once(checks: Sequence[Callable[[], None]]) -> None:
             check()
         except InputError as problem:
             problems.append(problem)
+    _raise_together(problems)
+
+
+def _raise_together(problems: Sequence[InputError]) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:

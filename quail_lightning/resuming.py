@@ -62,6 +62,14 @@ def resume_logger(trainer: Any, checkpoint: Checkpoint) -> None:
         options["version"] = checkpoint.run.name
 
 
+def how_to_go_on(run: Path) -> str:
+    """What to do about a run that was cut short."""
+    last = last_checkpoint(run)
+    if last is None:
+        return f"{run} has no checkpoint to go on from (checkpoint.enabled: true writes them): start the run again"
+    return f"The same command with --ckpt_path {last.folder} goes on from there"
+
+
 def _logger_options(trainer: Any) -> MutableMapping[str, Any] | None:
     """The arguments of a logger that keeps its runs in ``save_dir/name/version``; None for any other."""
     options = getattr(trainer.logger, "init_args", None)

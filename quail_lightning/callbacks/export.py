@@ -7,9 +7,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from quail_lightning.errors import InputError
-from quail_lightning.models.checkpoint import save_model
+from quail_lightning.durable import write_failure
+from quail_lightning.errors import InputError, RunError, add_hint
+from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.run_folder import run_folder
+from quail_lightning.training_state import last_checkpoint
 from quail_lightning.unlearning.export import saved_copy
 
 
@@ -25,6 +27,7 @@ class ExportModel(Callback):
 
     def __init__(self, enabled: bool = True, folder: str = "model") -> None:
         self.enabled, self.folder = enabled, folder
+        self._tried = False  # to save what the whole training made
 
     def check(self, trainer: Trainer) -> None:
         """Refuse to train a model that could not be saved.
@@ -46,10 +49,31 @@ class ExportModel(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.enabled:
             return
+        self._tried = True
         out = run_folder(trainer) / self.folder
         model = saved_copy(pl_module)  # gathered by all processes
         if model is None or not trainer.is_global_zero:
             return
         provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}
-        save_model(model, pl_module.tokenizer, out, provenance)
+        save_or_rescue(model, pl_module.tokenizer, out, provenance)
         rank_zero_info(f"unlearned model: {out}")
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Where a write ends the run, keep what was trained so far, unless a checkpoint does."""
+        if not self.enabled or trainer.state.fn != "fit" or not trainer.global_step:
+            return
+        failed = any(each is not None and write_failure(each) for each in (exception, exception.__cause__))
+        if not failed or self._tried or trainer.world_size > 1:  # several processes would wait for each other
+            return
+        folder = run_folder(trainer)
+        out = folder / self.folder
+        model = None if out.exists() or last_checkpoint(folder) is not None else saved_copy(pl_module)
+        if model is None:
+            return
+        provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch, "cut_short": str(exception)}
+        try:
+            save_or_rescue(model, pl_module.tokenizer, out, provenance)
+            told = f"The model as it was then lies in {out}"
+        except RunError as error:
+            told = f"Of the model as it was then: {error}"
+        add_hint(exception, told)

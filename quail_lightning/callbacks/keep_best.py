@@ -23,8 +23,9 @@ from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
 from quail_lightning.masking import masked
-from quail_lightning.models.checkpoint import load_config, read_provenance, save_model
+from quail_lightning.models.checkpoint import load_config, read_provenance
 from quail_lightning.models.release import release_memory
+from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.sharded import is_sharded
 from quail_lightning.quantization import (
     check_quantizers,
@@ -74,6 +75,9 @@ class KeepBest(Callback):
                 "the best model is the one that forgot enough, and nothing says how much that is",
                 remedy="Name best.retrained (or evaluation.retrained), or set best.forget_nll",
             )
+        for name, value in {"max_windows": max_windows, "batch_size": batch_size}.items():
+            if value is not None and value < 1:
+                raise InputError(f"best.{name} must be at least 1", given=value)
         self.enabled, self.retrained, self.forget_nll = enabled, retrained, forget_nll
         if max_prompts < 0:
             raise InputError("best.max_prompts must not be negative", given=max_prompts)
@@ -194,7 +198,7 @@ class KeepBest(Callback):
         if model is not None:
             shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this epoch
             described = pl_module.describe() | {"finished_epochs": epoch, "shortfall": score}
-            save_model(model, pl_module.tokenizer, out, described)
+            save_or_rescue(model, pl_module.tokenizer, out, described)
             for other in folder.glob("best-epoch-*"):
                 if other != out:
                     shutil.rmtree(other)

@@ -287,15 +287,16 @@ class QuantizedEvaluation(Callback):
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
             note = self._note(trainer.datamodule)  # type: ignore[attr-defined]
+            shown = [(name, self._sixteen_bits) for name in ("target", "retrained", "unlearned")]
+            shown += [("unlearned", precision) for precision in measured if precision != self._sixteen_bits][:1]
+            said = evidence_table({key: self._said[key] for key in shown if key in self._said})
+            # first: it is there to be read where the files cannot be written
+            title = f"after epoch {epoch}" if epoch is not None else "test"
+            print_results(latest, title, note, verdicts, said)
             trained = {} if epoch is None else {"training": str(trainer.precision)}
             write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic}, verdicts)
             write_scores(folder, self.rows, self._settings(trainer))
             keep_evidence(folder, self._said)
-            shown = [(name, self._sixteen_bits) for name in ("target", "retrained", "unlearned")]
-            shown += [("unlearned", precision) for precision in measured if precision != self._sixteen_bits][:1]
-            said = evidence_table({key: self._said[key] for key in shown if key in self._said})
-            title = f"after epoch {epoch}" if epoch is not None else "test"
-            print_results(latest, title, note, verdicts, said)
 
     def _judge(
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
-from quail_lightning.durable import is_disk_full, publish
+from quail_lightning.durable import is_disk_full, publish, write_failure
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.masking import masked
 from quail_lightning.privacy import make_private, private_folder
@@ -207,8 +207,8 @@ class TrainingCheckpoint(Callback):
                 remove_old(run, self.keep)
         except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if is_disk_full(error):
-                raise _disk_full(run, step) from error
+            if write_failure(error) is not None:
+                raise _not_written(run, step, error) from error
             raise
         trainer.strategy.barrier()
 
@@ -275,10 +275,14 @@ def _check_same_run(then: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
         )
 
 
-def _disk_full(run: Path, step: int) -> RunError:
+def _not_written(run: Path, step: int, error: BaseException) -> RunError:
     last = last_checkpoint(run)
     before = f"the one before, {last.folder}, is intact" if last else "there is none before it"
+    remedy = "Make room (checkpoint.keep: 1 needs room for two)"
+    why = f"the disk of {run} is full"
+    if not is_disk_full(error):
+        why, remedy = f"{run} cannot be written to any more ({error})", "Mend that"
     return RunError(
-        f"the disk of {run} is full: the checkpoint after batch {step} could not be written; {before}",
-        remedy="Make room (checkpoint.keep: 1 needs room for two), then go on with --ckpt_path last",
+        f"{why}: the checkpoint after batch {step} could not be written; {before}",
+        remedy=f"{remedy}, then go on with --ckpt_path last" if last else f"{remedy}, then start again",
     )

@@ -19,6 +19,7 @@ from quail_lightning.comparison import (
     formats,
     roles_from_config,
 )
+from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.weight_files import WeightFiles
@@ -50,7 +51,12 @@ def add_arguments(parser: Any) -> None:
     """Declare the verb's options."""
     parser.add_argument("--reference", type=str, required=True, help="the target: a folder or a hub name")
     parser.add_argument("--model", type=str, required=True, help="the model unlearned from it")
-    parser.add_argument("--out", type=str, default="logs/analysis", help="folder of numbers and figures")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="folder of numbers and figures; default: logs/analysis/<model>",
+    )
     parser.add_argument(
         "--bits", type=int, nargs="+", default=[16, 8, 4], help="widths of the overlap table, 1 … 16"
     )
@@ -79,7 +85,8 @@ def add_arguments(parser: Any) -> None:
 
 def run(arguments: Any) -> None:
     """Carry the verb out."""
-    out = Path(arguments.out)
+    out = Path(arguments.out) if arguments.out is not None else Path("logs/analysis", name_of(arguments.model))
+    check_writable(out, "--out")
     if (out / NUMBERS).exists():
         raise InputError(f"{out} already holds an analysis", remedy="Name another folder by --out, or remove it")
     questions = Questions(
@@ -95,3 +102,15 @@ def run(arguments: Any) -> None:
     names = {"reference": arguments.reference, "model": arguments.model}
     write_comparison(out / NUMBERS, found, questions, names)
     print(f"numbers and figures: {out}")
+
+
+def name_of(model: str) -> str:
+    """One folder's name that tells models apart: ``logs/news/version_0/model`` is ``news-version_0-model``."""
+    path = Path(model)
+    if path.is_dir():
+        path = path.resolve()
+        path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(*path.parts[-3:])
+    parts = [part for part in path.parts if part not in ("/", ".", "..")]
+    while len(parts) > 1 and parts[0] in ("logs", "checkpoints"):
+        parts = parts[1:]
+    return "-".join(parts) or "model"

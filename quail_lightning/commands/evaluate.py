@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.data.opening import describe_opening
 from quail_lightning.data.tokenizer import load_tokenizer
-from quail_lightning.durable import write_json
+from quail_lightning.durable import check_writable, write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
@@ -65,6 +65,12 @@ def add_arguments(parser: Any) -> None:
 
 def run(arguments: Any) -> None:
     """Carry the verb out."""
+    if arguments.out is not None:
+        check_writable(Path(arguments.out), "--out")
+    if arguments.json is not None:
+        if Path(arguments.json).is_dir():
+            raise InputError("--json names a folder", given=arguments.json, allowed="a file")
+        check_writable(Path(arguments.json).parent, "the folder of --json")
     benchmark = load_benchmark(arguments.benchmark)
     if arguments.from_log is not None and arguments.models:
         raise InputError("--from-log runs no model", given=arguments.models, remedy="Leave one of the two out")
@@ -123,8 +129,7 @@ def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
     precisions = load_precisions(arguments.precisions, arguments.protocol)
     device = _device(arguments.device)
     root = Path(arguments.finished)
-    if root.exists() and not root.is_dir():
-        raise InputError("--finished names a file", given=str(root), allowed="a folder, which is made if need be")
+    check_writable(root, "--finished")
     evaluation = CheckpointEvaluation(suite, benchmark.name, root, device, arguments.calibration)
     plan = plan_of(arguments.models, arguments.retrained, precisions)
     given = arguments.data | ({} if arguments.corpus is None else {"corpus": arguments.corpus})
@@ -270,7 +275,15 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError("no such device", given=name, allowed="auto, cpu, cuda, cuda:0, ...") from error
+        raise InputError("no such device", given=name, allowed="auto, cpu, cuda or cuda:<number>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError("models are not evaluated on such a device", given=name, allowed="auto, cpu, cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device here", given=name, allowed="auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            "there is no such CUDA device here",
+            given=name,
+            allowed=f"cuda:0 … cuda:{torch.cuda.device_count() - 1}",
+        )
     return device

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.data.sets import Documents, Windows
 from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import FinetuningModule, Optimization
 from quail_lightning.locks import hold, lock_beside, released_afterwards
@@ -26,11 +27,12 @@ from quail_lightning.models.checkpoint import (
     load_config,
     load_model,
     read_provenance,
-    save_model,
     weights_digest,
 )
+from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
-from quail_lightning.terminal import progress_bars
+from quail_lightning.terminal import progress_bars, step
+from quail_lightning.trainer_options import explained_refusals
 
 Sets = Literal["forget+retain", "retain"]
 
@@ -149,6 +151,7 @@ def finetune(
     Raises:
         InputError: ``out`` holds something else, which stays, or another process is making it.
     """
+    check_writable(out, "the folder of the model")
     provenance = _provenance(recipe, data, sets)  # of what is read now, whatever changes on disk while training
     if out.exists() and _is_reusable(out, provenance):
         return False
@@ -162,7 +165,8 @@ def finetune(
     if notice := emulation_notice(precision, device):
         rank_zero_info(notice)
     model, tokenizer = _start(recipe, data)
-    windows = data.cut_windows(tokenizer)
+    with step("cutting the texts into windows"):
+        windows = data.cut_windows(tokenizer)
     chosen = torch.cat(windows) if sets == "forget+retain" else windows.retain
     loader = DataLoader(
         TensorDataset(chosen),
@@ -170,18 +174,19 @@ def finetune(
         shuffle=True,
         generator=torch.Generator().manual_seed(recipe.seed),
     )
-    trainer = Trainer(
-        max_epochs=recipe.optimization.epochs,
-        precision=precision,
-        gradient_clip_val=recipe.optimization.clip_norm,
-        callbacks=progress_bars({}),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        # of its own, it does not hear of torchrun's or SLURM's other processes
-        plugins=[LightningEnvironment()] if alone else None,
-        **asdict(hardware),
-    )
+    with explained_refusals(asdict(hardware), "--"):
+        trainer = Trainer(
+            max_epochs=recipe.optimization.epochs,
+            precision=precision,
+            gradient_clip_val=recipe.optimization.clip_norm,
+            callbacks=progress_bars({}),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            # of its own, it does not hear of torchrun's or SLURM's other processes
+            plugins=[LightningEnvironment()] if alone else None,
+            **asdict(hardware),
+        )
     trainer.fit(FinetuningModule(model, recipe.optimization), loader)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -191,7 +196,7 @@ def finetune(
             parameter.data = parameter.data.to(getattr(torch, recipe.export_dtype))
         model.config.dtype = getattr(torch, recipe.export_dtype)
         made = {"finished_epochs": trainer.current_epoch, "steps": trainer.global_step}
-        save_model(
+        save_or_rescue(
             model.eval(),
             tokenizer,
             out,
@@ -226,7 +231,8 @@ def _start(recipe: FinetuneRecipe, data: TrainingText) -> tuple[Any, Any]:
     assert recipe.tiny is not None
     documents = data.training_documents()
     # both sets, whichever is trained on: target and retrained model must read the same tokens
-    tokenizer = train_tokenizer([*documents.forget, *documents.retain], recipe.tiny.vocab_size)
+    with step("training a tokenizer"):
+        tokenizer = train_tokenizer([*documents.forget, *documents.retain], recipe.tiny.vocab_size)
     sizes = asdict(recipe.tiny) | {"vocab_size": len(tokenizer)}
     model = tiny_llama(**sizes, seed=recipe.seed)
     check_fits(model.config, tokenizer, data.max_len)

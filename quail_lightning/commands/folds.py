@@ -16,7 +16,7 @@ from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.analysis.figures import save_figures
 from quail_lightning.analysis.fold_curves import draw_folds
 from quail_lightning.config_files import find_config
-from quail_lightning.durable import write_json
+from quail_lightning.durable import check_writable, write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.table import print_results
@@ -107,6 +107,10 @@ def run(arguments: Any) -> None:
     wrong = [option for option in arguments.options if "=" not in option or option.startswith("-")]
     if wrong:
         raise InputError("options have the form section.key=value", given=wrong)
+    if not arguments.fit:
+        raise InputError(
+            "there is no config", given="--fit []", allowed="those of `quail fit`, such as [news.yaml]"
+        )
     if not arguments.forget:
         raise InputError("there is no fold", allowed="at least one part of the corpus, such as sust/forget_1")
     for name in arguments.fit:
@@ -144,6 +148,7 @@ def run_folds(plan: FoldPlan, execute: Execute) -> list[ResultRow]:
         InputError: another process runs these folds, a finished fold was made otherwise, a folder that is none of
             ours stands in the way, or a fold failed.
     """
+    check_writable(plan.out, "--out")
     plan.out.mkdir(parents=True, exist_ok=True)
     hold(lock_in(plan.out), f"the folder of the folds {plan.out}")
     found: list[list[ResultRow]] = []

@@ -16,10 +16,13 @@ from quail_lightning.config_files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.models.checkpoint import load_config, load_model, read_provenance, save_model
+from quail_lightning.models.checkpoint import load_config, load_model, read_provenance
+from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.quantization import Awq, Gptq, Uniform, check_quantizers, described_share, load_quantizer
+from quail_lightning.terminal import step
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -51,6 +54,9 @@ def quantize(
     """
     if out.exists():
         raise InputError(f"--out {out} exists already", remedy="Name another folder, or remove it first")
+    check_writable(out, "--out")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here", given="--device cuda", allowed="auto or cpu")
     quantizer = load_quantizer(to)
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:
@@ -60,12 +66,14 @@ def quantize(
     tokens = None
     if quantizer.needs_calibration:
         sets = None if data is None or calibration.source == "general" else _windows(data, tokenizer)
-        tokens = calibration_tokens(calibration, tokenizer, positions(config), sets)
+        with step("cutting the calibration's windows"):
+            tokens = calibration_tokens(calibration, tokenizer, positions(config), sets)
     place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     original = load_model(model, getattr(torch, dtype))
     torch.nn.Module.to(original, place)
     # saved before any forward pass, at which packed weights are unpacked (and bitsandbytes' reordered on CPUs)
-    quantized = quantizer.quantize(original, tokens)
+    with step(f"quantizing {model} to {to}"):
+        quantized = quantizer.quantize(original, tokens)
     made = {
         "precision": to,
         "of": model,
@@ -78,7 +86,7 @@ def quantize(
     }
     provenance = read_provenance(Path(model)) or {}
     card = model_card(model, provenance, made, calibration if quantizer.needs_calibration else None)
-    save_model(quantized, tokenizer, out, provenance | {"quantized": made}, card)
+    save_or_rescue(quantized, tokenizer, out, provenance | {"quantized": made}, card)
     print(f"saved: {out} ({to}, {_gib(out)}, {described_share(share)} quantized)")
     if made["simulated"]:
         print(

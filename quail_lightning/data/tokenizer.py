@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from quail_lightning.data.tokenizer_refusals import refusal
 from quail_lightning.errors import InputError
 
 
@@ -11,17 +13,17 @@ def load_tokenizer(name_or_path: str) -> Any:
     """The tokenizer of a checkpoint, from a folder or the hub; never by remote code.
 
     Raises:
-        InputError: none is there, or the hub cannot be reached.
+        InputError: none is there, it is damaged, needs a package or code of its own, or the hub cannot be reached.
     """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"no tokenizer could be loaded from {name_or_path!r} ({str(error).splitlines()[0]})",
-            allowed="a folder with tokenizer.json, or a name on the hub",
-        ) from error
+    except Exception as error:
+        # a damaged file makes the library raise anything, even a bare Exception; without a folder, only these are
+        if not Path(name_or_path).is_dir() and not isinstance(error, (OSError, ValueError)):
+            raise
+        raise refusal(name_or_path, error) from error
 
 
 def named_tokenizer(name: str | None) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +46,10 @@ def token_ids(text: str, tokenizer: Any) -> Tensor:
     """
     if len(text) <= 2 * PIECE or not getattr(tokenizer, "is_fast", False):
         return _whole(text, tokenizer)
-    parts = (text.encode(), tokenizer.backend_tokenizer.to_str().encode())
+    described = tokenizer.backend_tokenizer.to_str()
+    if _weighs_the_whole(json.loads(described)):
+        return _whole(text, tokenizer)
+    parts = (text.encode(), described.encode())
     key = "".join(hashlib.sha256(part).hexdigest() for part in parts)
     if key not in _known:
         tokens = _joined(text, tokenizer)
@@ -52,6 +57,17 @@ def token_ids(text: str, tokenizer: Any) -> Tensor:
             del _known[next(iter(_known))]
         _known[key] = tokens
     return _known[key].clone()
+
+
+def _weighs_the_whole(described: Mapping[str, Any]) -> bool:
+    """Whether what a tokenizer makes of a place depends on what stands far away.
+
+    A Unigram model that is not given single words takes the likeliest way through the whole text: of two ways that
+    are equally likely, the one that the rounding of everything before them decides for.
+    """
+    splits = json.dumps(described.get("pre_tokenizer"))
+    apart = any(sign in splits for sign in ('"split": true', '"Whitespace', '"Split"', '"ByteLevel"'))
+    return described["model"]["type"] == "Unigram" and not apart
 
 
 def _whole(text: str, tokenizer: Any) -> Tensor:

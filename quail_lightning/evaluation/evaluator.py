@@ -19,6 +19,7 @@ from quail_lightning.models.release import release_memory
 from quail_lightning.processes import current_processes
 from quail_lightning.quantization import Quantizer, computing, load_quantizer, quantized_copy
 from quail_lightning.results import Measure
+from quail_lightning.terminal import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -149,7 +150,8 @@ def on_copy(
         use: is handed the copy, which is the model itself at 16 bits.
         calibration: [windows, time] tokens, for a quantizer that is calibrated.
     """
-    copy = model if precision.is_plain else quantized_copy(precision.quantizer, model, calibration)
+    with step(f"quantizing to {precision.name}"):
+        copy = model if precision.is_plain else quantized_copy(precision.quantizer, model, calibration)
     try:
         with shared_among(current_processes(), copy), computing(copy):
             return use(copy)

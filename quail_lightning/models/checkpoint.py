@@ -17,6 +17,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.masking import masked
 from quail_lightning.privacy import share_by_umask
+from quail_lightning.terminal import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -49,9 +50,10 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
 
     try:
         # dtype here and not .to(dtype) later: .to() would round the rotary frequencies as well
-        return AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        with step(f"loading {name_or_path}"):
+            return AutoModelForCausalLM.from_pretrained(
+                name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
     except ImportError as error:
         raise InputError(
             f"the format of {name_or_path!r} needs a package ({str(error).splitlines()[0]})",
@@ -110,7 +112,7 @@ def weights_digest(name_or_path: str) -> dict[str, str]:
         return {name_or_path: str(getattr(load_config(name_or_path), "_commit_hash", None))}
     digests = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
+        with path.open("rb") as file, step(f"reading {path} for its digest"):
             digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 

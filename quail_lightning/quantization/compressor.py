@@ -27,7 +27,7 @@ from quail_lightning.quantization.body import copy_unconverted, quantized_linear
 from quail_lightning.quantization.computing import cast_weights, computing, unpack
 from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.quantization.smoothing import Method, refuse_changed_layers
-from quail_lightning.terminal import transient_bars
+from quail_lightning.terminal import step, transient_bars
 
 
 def require_package(package: str, purpose: str, install: str) -> None:
@@ -78,9 +78,10 @@ def compress(
     linears = quantized_linears(model)
     refuse_non_finite(linears)
     with undisturbed(), tempfile.TemporaryDirectory() as folder:
-        from compressed_tensors.compressors import ModelCompressor
-        from compressed_tensors.offload import remove_dispatch
-        from llmcompressor import oneshot
+        with step("loading llm-compressor"):
+            from compressed_tensors.compressors import ModelCompressor
+            from compressed_tensors.offload import remove_dispatch
+            from llmcompressor import oneshot
 
         working = copy.deepcopy(model).eval().requires_grad_(False)
         cast_weights(working, compute_dtype(model.dtype, model.device))
@@ -90,7 +91,8 @@ def compress(
         rows: Any = DataLoader([{"input_ids": row} for row in tokens.cpu()], batch_size=1)  # type: ignore[arg-type]
         settings: dict[str, Any] = {"dataset": rows, "processor": object()}  # None: it looks for a tokenizer
         try:
-            oneshot(model=working, recipe=modifiers(), **settings)
+            with step(f"calibrating on {len(tokens)} windows and quantizing (llm-compressor)"):
+                oneshot(model=working, recipe=modifiers(), **settings)
         finally:
             _forget_session()
         _restore_norms(model, working)

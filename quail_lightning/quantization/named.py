@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
-from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -11,6 +10,7 @@ import yaml
 from quail_lightning.bounded_yaml import read_yaml
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.errors import InputError
+from quail_lightning.quantization.familiar_names import suggestion
 from quail_lightning.quantization.protocol import Quantizer
 
 
@@ -34,12 +34,11 @@ def load_quantizer(name: str) -> Quantizer:
     try:
         path = find_config(f"quantizer/{name}.yaml")
     except InputError:
-        close = get_close_matches(name, known, n=1)
         raise InputError(
             "no such precision",
             given=name,
             allowed=", ".join(known),
-            remedy=f"Did you mean {close[0]}?" if close else f"Or write configs/quantizer/{name}.yaml",
+            remedy=suggestion(name, known) or f"Or write configs/quantizer/{name}.yaml",
         ) from None
     return _built(path)
 

@@ -23,6 +23,7 @@ from quail_lightning.reference.layout import Shard, files_of, origin, windows_pe
 from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes
 from quail_lightning.reference.room import Room, size_text
 from quail_lightning.reference.store import HEAD, Store, read_head, remove_abandoned, write_head, write_shard
+from quail_lightning.terminal import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,7 +96,8 @@ class Cache:
         own = list(files)[processes.rank :: processes.count]
         intact = {}
         if manifest is not None:
-            intact = {name: manifest.files[name] for name in own if _is_intact(folder / name, manifest)}
+            with step(f"verifying the reference cache {folder}"):
+                intact = {name: manifest.files[name] for name in own if _is_intact(folder / name, manifest)}
         if wanted := {name: files[name] for name in own if name not in intact}:
             _write(folder, wanted, requests, source(), shown=first)
         processes.barrier()  # every file is written

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import check_fits, load_config
 from quail_lightning.models.sharded_loading import empty_model
 from quail_lightning.objectives import GradientDescent, MeasuredStep, Term
+from quail_lightning.objectives.weighting import Weights
 from quail_lightning.quantization import check_quantizers, load_quantizer
 from quail_lightning.quantization.body_weights import body_weights, matrix_names
 from quail_lightning.unlearning.adversary import LatentAdversary
@@ -21,14 +22,34 @@ from quail_lightning.unlearning.optimizers import AdamStates
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.trainable import Trainable, matching_names
 
+if TYPE_CHECKING:
+    from quail_lightning.unlearning.module import UnlearningModule
+
 PRECISIONS = ("bf16-mixed", "32-true")
 """Supported ``trainer.precision``."""
+
+
+def notices(module: UnlearningModule, data: Any) -> list[str]:
+    """What is allowed, and hardly meant.
+
+    Args:
+        module: attached to its trainer.
+        data: its data module, set up.
+    """
+    counts = {"forget": len(data.trained.forget)}
+    if module.retain is not None:
+        counts["retain"] = len(data.trained.retain)
+    return [
+        *idle_terms(module.weights, module.retain, module.hinge),
+        *oversized_batches(data.batch_size, module.trainer.world_size, counts),
+    ]
 
 
 def check_numbers(
     learning_rate: float,
     clip_norm: float | None,
     weight_decay: float,
+    betas: tuple[float, float],
     micro_batch_size: int | None,
     loss_chunk: int | None,
 ) -> None:
@@ -42,10 +63,38 @@ def check_numbers(
             raise InputError(f"model.{name} must be a positive number", given=value)
     if not 0 <= weight_decay < math.inf:
         raise InputError("model.weight_decay must be 0 or a positive number", given=weight_decay)
+    if not all(0 <= beta < 1 for beta in betas):
+        raise InputError("model.betas must be two numbers, each at least 0 and below 1", given=betas)
     if micro_batch_size is not None and micro_batch_size < 1:
         raise InputError("model.micro_batch_size must be at least 1 window", given=micro_batch_size)
     if loss_chunk is not None and loss_chunk < 1:
         raise InputError("model.loss_chunk must be at least 1 token", given=loss_chunk)
+
+
+def idle_terms(weights: Weights, retain: Term | None, hinge: Term | None) -> list[str]:
+    """A sentence for each term of the loss that is there and has no weight."""
+    told = {
+        "forget": (weights.forget, "model.alpha 0 under weighting convex gives the forget term no weight"),
+        "retain": (weights.retain if retain is not None else 1.0, "model.alpha gives the retain term no weight"),
+        "hinge": (weights.hinge if hinge is not None else 1.0, "model.gamma 0 gives the hinge no weight"),
+    }
+    return [f"{said}: it is computed and changes nothing." for weight, said in told.values() if weight == 0]
+
+
+def oversized_batches(batch_size: int, processes: int, counts: Mapping[str, int]) -> list[str]:
+    """A sentence for each set that one step takes as a whole.
+
+    Args:
+        batch_size: windows of a set in one step, a process.
+        processes: that train together.
+        counts: set → its windows.
+    """
+    size = f"{batch_size} windows" + ("" if processes == 1 else f" on each of {processes} devices")
+    return [
+        f"data.batch_size ({size}) is larger than the {name} set ({count}): every step takes all of it."
+        for name, count in counts.items()
+        if 0 < count < batch_size * processes
+    ]
 
 
 def check_generic_labels(labels: GenericLabels | None, forget: Term, adversary: LatentAdversary | None) -> None:

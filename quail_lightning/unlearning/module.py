@@ -121,7 +121,7 @@ class UnlearningModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.weights = term_weights(weighting, alpha, gamma)
-        checks.check_numbers(learning_rate, clip_norm, weight_decay, micro_batch_size, loss_chunk)
+        checks.check_numbers(learning_rate, clip_norm, weight_decay, betas, micro_batch_size, loss_chunk)
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
         checks.check_generic_labels(generic_labels, forget, adversary)
         check_installed(weight_precision, adam_states)
@@ -171,6 +171,8 @@ class UnlearningModule(LightningModule):
             sizes = Sizes(text.vocab_size, text.hidden_size)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, sizes, self._head_dtype())
+            for notice in checks.notices(self, data):
+                rank_zero_info(notice)
             check_device_memory(self, any("logits" in request.frozen for request in requests.values()))
 
     def configure_model(self) -> None:

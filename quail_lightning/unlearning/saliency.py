@@ -16,6 +16,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.functional.saliency import block_norms, saliency_threshold
 from quail_lightning.models.sharded import spread_like, whole
 from quail_lightning.quantization.body import quantized_linears
+from quail_lightning.terminal import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,7 +86,8 @@ class Saliency:
             linear.weight.requires_grad_(True)
         was_training = model.training
         model.train(was_training or model.is_gradient_checkpointing)  # in evaluation nothing is recomputed
-        backward()
+        with step("scoring the modules' saliency on the forget set"):
+            backward()
         model.train(was_training)
         scores: dict[str, float] = {}
         for name, linear in linears:

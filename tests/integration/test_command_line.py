@@ -1,8 +1,10 @@
 """Whole commands, as a user types them."""
 
 import contextlib
+import errno
 import json
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from quail_lightning import lightning_cli
 from quail_lightning.cli import main
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.data import Newsroom
+from quail_lightning.errors import InputError
 from quail_lightning.models.arithmetic import arithmetic_name, training_precision
 from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.results import read_results
@@ -313,3 +316,73 @@ def test_emulated_products_are_kept_where_they_are_asked_for_with_a_line(quickst
     (notice,) = told
     assert "no instructions for bfloat16 products" in notice
     assert "32-true" in notice
+
+
+def files_below(*folders):
+    return {path for folder in folders for path in Path(folder).rglob("*") if path.is_file()}
+
+
+LITTLE = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+
+
+def test_a_dry_run_and_a_validation_leave_nothing(quickstart, capfd):
+    before = files_below("logs", "checkpoints"), set(Path().iterdir())
+    run("fit", "--config", "quickstart.yaml", *SMALL, "--trainer.fast_dev_run=true", "--checkpoint.enabled=true")
+    assert "its results and its model are not kept" in capfd.readouterr().out
+    run("validate", "--config", "quickstart.yaml", *SMALL)
+    assert "val/nll_forget" in capfd.readouterr().out
+    assert (files_below("logs", "checkpoints"), set(Path().iterdir())) == before
+
+
+@pytest.mark.parametrize("verb", ["fit", "test", "validate"])
+def test_a_run_that_is_refused_late_leaves_no_folder(quickstart, capsys, monkeypatch, verb):
+    def refuse(self, trainer, pl_module, stage):
+        raise InputError("refused by the last of the checks")
+
+    monkeypatch.setattr(lightning_cli.KeepBest, "setup", refuse)
+    before = set(Path("logs/quickstart").iterdir())
+    assert "last of the checks" in refused(capsys, verb, "--config", "quickstart.yaml", *SMALL)
+    assert set(Path("logs/quickstart").iterdir()) == before
+
+
+def ended_by(monkeypatch, error, *options):
+    """The exit status of a fit in whose epoch something happens."""
+
+    def happen(self, trainer, pl_module):
+        raise error
+
+    monkeypatch.setattr(lightning_cli.KeepBest, "on_train_epoch_end", happen)
+    before = signal.getsignal(signal.SIGINT)  # Lightning ignores it once it came
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run("fit", "--config", "quickstart.yaml", *SMALL, *LITTLE, *options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return ended.value.code
+
+
+def test_ctrl_c_says_which_checkpoint_to_go_on_from(quickstart, capsys, monkeypatch):
+    version = "--trainer.logger.init_args.version=interrupted"
+    assert ended_by(monkeypatch, KeyboardInterrupt(), version, "--checkpoint.enabled=true") == 130
+    (checkpoint,) = Path("logs/quickstart/interrupted/checkpoints").glob("step-*")
+    said = capsys.readouterr().err
+    assert f"interrupted. The same command with --ckpt_path {checkpoint} goes on from there." in said
+    assert "Traceback" not in said
+
+
+def test_a_full_disk_ends_with_a_line_and_the_model_so_far_is_kept(quickstart, capsys, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device", "results.json")
+    assert ended_by(monkeypatch, full, "--trainer.logger.init_args.version=full") == 1
+    said = capsys.readouterr().err
+    assert "error: results.json: No space left on device. Make room" in said
+    assert "The model as it was then lies in logs/quickstart/full/model" in said
+    assert "No space left" in read_provenance(Path("logs/quickstart/full/model"))["cut_short"]
+
+
+def test_what_is_allowed_and_hardly_meant_gets_a_notice(quickstart, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr("quail_lightning.unlearning.module.rank_zero_info", told.append)
+    options = ["--trainer.fast_dev_run=true", "--model.alpha=0", "--data.batch_size=999"]
+    run("fit", "--config", "quickstart.yaml", *SMALL, *options)
+    assert any("gives the retain term no weight" in line for line in told)
+    assert any("data.batch_size (999 windows) is larger than the forget set" in line for line in told)

@@ -18,6 +18,8 @@ from quail_lightning.models.checkpoint import save_model
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.training_state import checkpoints_in
 
+pytestmark = pytest.mark.slow
+
 SERVER = Path(__file__).with_name("fault_server.py")
 WHOLE = "undisturbed"
 

@@ -21,6 +21,8 @@ from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.results import read_results
 from quail_lightning.unlearning import UnlearningModule
 
+pytestmark = pytest.mark.slow
+
 NEWSROOM = Newsroom(6, 6, 2, rounds=1, folds=2)
 OPTIONS = [
     "prepare=null",

@@ -17,6 +17,8 @@ from quail_lightning.quantization import load_quantizer
 sys.path.insert(0, str(Path(__file__).parent))
 import judged_shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

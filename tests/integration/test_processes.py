@@ -17,6 +17,8 @@ from quail_lightning.models.checkpoint import load_model, read_provenance
 sys.path.insert(0, str(Path(__file__).parent))
 import together
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "fit",
     "--config=quickstart.yaml",

@@ -17,7 +17,7 @@ LAYERS = [
     {"reference", "quantization"},
     {"objectives", "data", "models"},
     {"functional"},
-    {"resuming"},
+    {"resuming", "endings"},
     {
         "batch",
         "results",
@@ -27,13 +27,14 @@ LAYERS = [
         "run_folder",
         "run_record",
         "processes",
+        "trainer_options",
         "training_state",
     },
-    {"import_gate"},
+    {"import_gate", "argument_errors"},
     {"allowed_code", "bounded_yaml"},
     {"locks", "vouched"},
-    {"errors", "durable", "out_of_memory", "masking", "parent"},
-    {"privacy"},
+    {"durable", "out_of_memory", "masking", "parent"},
+    {"errors", "privacy"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

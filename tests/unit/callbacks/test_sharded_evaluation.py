@@ -21,6 +21,8 @@ from quail_lightning.unlearning import UnlearningModule, fitting
 from quail_lightning.unlearning.memory_plan import Judging
 from quail_lightning.unlearning.task_vector import TaskVector
 
+pytestmark = pytest.mark.slow
+
 SUITE = EvaluationSuite(batch_size=4, verbmem_new_tokens=8, knowmem_new_tokens=4)
 PRECISIONS = ["nf4", "uniform4-tensor"]
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quail_lightning.cli import main
+from quail_lightning.commands.analyze import name_of
 from quail_lightning.comparison import Questions, Role, compare, compared_parameters, roles_from_config
 from quail_lightning.models.checkpoint import load_config, load_model, save_model
 from quail_lightning.models.tiny import tiny_llama
@@ -139,3 +140,25 @@ def test_a_nan_is_refused_by_tensor_and_model(tmp_path, capsys, checkpoint, unle
 def test_no_checkpoint_folder_is_refused(tmp_path, capsys, checkpoint):
     error = refused(capsys, "--reference", str(tmp_path), "--model", checkpoint, "--out", str(tmp_path / "out"))
     assert "no checkpoint in Hugging Face format" in error
+
+
+def test_the_folder_is_named_after_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for model in ("logs/news/version_0/model", "checkpoints/other"):
+        (tmp_path / model).mkdir(parents=True)
+    assert name_of("logs/news/version_0/model") == "news-version_0-model"
+    assert name_of(str(tmp_path / "logs/news/version_0/model/")) == "news-version_0-model"
+    assert name_of("./checkpoints/other") == "other"
+    assert name_of("muse-bench/MUSE-News_target") == "muse-bench-MUSE-News_target"
+    (tmp_path.parent / "elsewhere/run/model").mkdir(parents=True, exist_ok=True)
+    assert name_of("../elsewhere/run/model") == "elsewhere-run-model"
+
+
+def test_two_models_are_analyzed_without_naming_a_folder(checkpoint, unlearned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for model in (unlearned, checkpoint):
+        main(["analyze", "--reference", checkpoint, "--model", model, "--bits", "4", "--formats"])
+    assert {path.name for path in (tmp_path / "logs/analysis").iterdir()} == {
+        name_of(unlearned),
+        name_of(checkpoint),
+    }

@@ -19,6 +19,8 @@ from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.results import read_results
 
+pytestmark = pytest.mark.slow
+
 EXPERTS = ("mixtral", "qwen3_moe")
 NO_LINEAR_BODY = ("gpt2", *EXPERTS)
 FEW = "{windows: 2, length: 32}"

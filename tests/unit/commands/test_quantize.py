@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -181,11 +182,11 @@ def test_a_write_that_fails_leaves_no_folder(checkpoint: str, monkeypatch: pytes
     assert not Path("out").exists()
 
 
-def test_nothing_but_the_result_is_printed_where_packages_are_imported_for_the_first_time(checkpoint: str) -> None:
+def test_nothing_but_the_result_and_slow_steps_is_printed_at_the_first_import(checkpoint: str) -> None:
     command = [sys.executable, "-c", "from quail_lightning.cli import main; main()", "quantize", checkpoint]
     ended = subprocess.run(
         [*command, "--to", "gptq4-group64", "--out", "out", *SMALL], capture_output=True, text=True, check=True
     )
-    assert ended.stderr == ""
+    assert re.fullmatch(r"(\w[^\n]* \.\.\.( \(\d+ s\))?\n)*", ended.stderr)
     assert ended.stdout.startswith("saved: out (gptq4-group64")
     assert ended.stdout.count("\n") == 1

@@ -34,7 +34,7 @@ def llama2():
 
 def t5():
     made = Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
     return made, trainers.UnigramTrainer(
         vocab_size=400, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
     )
@@ -91,6 +91,14 @@ def test_another_tokenizer_or_text_is_tokenized_anew():
     token_ids(content, trained(gpt2))
     for other, tokenizer in ((content, trained(t5)), (content + "x", trained(gpt2))):
         assert token_ids(other, tokenizer).tolist() == tokenizer(other, add_special_tokens=False)["input_ids"]
+
+
+def test_a_tokenizer_that_weighs_the_whole_text_is_given_the_whole():
+    tokenizer = trained(t5)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    counting = Counting(tokenizer)
+    token_ids(text(5), counting)
+    assert counting.given == [len(text(5))]
 
 
 def test_a_tokenizer_that_does_not_know_where_its_tokens_stand_is_given_the_whole():

@@ -12,6 +12,8 @@ from quail_lightning.evaluation.likelihood import token_log_likelihoods
 from quail_lightning.models.activations import activations, decoder_layers
 from quail_lightning.models.tiny import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 NEW = 20  # tokens; with the prompts well beyond the sliding window of 8
 
 

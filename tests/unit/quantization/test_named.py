@@ -33,6 +33,35 @@ def test_an_unknown_name_lists_the_precisions_and_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("int4", r"nf4 .*int4 grids awq4, gptq4 or uniform4-group64"),
+        ("INT4", r"nf4 .*int4 grids"),
+        ("4bit", r"nf4 .*int4 grids"),
+        ("q4_k_m", r"nf4 .*int4 grids"),
+        ("w4a16", r"nf4 .*int4 grids"),
+        ("gguf", r"nf4 .*by their tools"),
+        ("int3", r"nf4 .*quail_lightning\.quantization\.Uniform"),
+        ("2-bit", r"quail_lightning\.quantization\.Uniform"),
+        ("8bit", r"int8 .*smoothquant8 or gptq8"),
+        ("fp8", r"int8 .*no floating-point format of 8 bits"),
+        ("w8a8", r"int8 .*smoothquant8"),
+        ("mxfp4", r"fp4"),
+        ("awq", r"awq4 or awq4-group64"),
+        ("gptq", r"gptq4, gptq4-group64 or gptq8"),
+        ("rtn", r"uniform4-group64"),
+        ("float16", r"bf16 or fp16"),
+        ("fp32", r"bf16\? What is deployed"),
+        ("NF4", r"nf4\?"),
+        ("awq4_group64", r"awq4-group64\?"),
+    ],
+)
+def test_a_name_known_from_elsewhere_is_answered_with_what_is_here(name, meant) -> None:
+    with pytest.raises(InputError, match=rf"no such precision; got '{name}'.*Did you mean .*{meant}"):
+        load_quantizer(name)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("class_path: quail_lightning.quantization.Uniform\ninit_args: {bits: 4, gruop_size: 64}", "gruop_size"),
