@@ -32,7 +32,7 @@ from quail_lightning.run_record import add_start
 from quail_lightning.terminal import progress_bars
 from quail_lightning.trainer_options import check_options, explained_refusals
 from quail_lightning.unlearning import UnlearningModule
-from quail_lightning.unlearning.checks import check_checkpoints
+from quail_lightning.unlearning.checks import check_checkpoints, check_whole_models
 
 DEFAULT_SEED = 42
 WAIT = 1.0  # seconds between two looks for what another process makes
@@ -191,8 +191,11 @@ class QuailCLI(LightningCLI):
             checks.append(partial(export.check, self.trainer))
         _all_at_once(checks)
         recipe = self._get(self.config_init, "prepare")
+        retrained = None if self.subcommand == "validate" else evaluation.retrained
         if recipe is not None:
-            self._prepare(recipe, None if self.subcommand == "validate" else evaluation.retrained)
+            self._prepare(recipe, retrained)
+        # here and not in setup, before which callbacks build the architecture and read the files
+        check_whole_models(self.model, self.trainer, *filter(None, [retrained]))
         # before the texts are cut: windows of a billion tokens would take all memory
         tokenizer = load_tokenizer(self.model.target)
         check_checkpoints(

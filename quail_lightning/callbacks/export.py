@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from quail_lightning.callbacks.first_process import check_by_first_process
 from quail_lightning.durable import write_failure
 from quail_lightning.errors import InputError, RunError, add_hint
 from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.run_folder import run_folder
 from quail_lightning.training_state import last_checkpoint
+from quail_lightning.unlearning.checks import check_export
 from quail_lightning.unlearning.export import saved_copy
 
 
@@ -42,9 +45,14 @@ class ExportModel(Callback):
                 remedy="Set export.folder to a new name",
             )
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.check(trainer)
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Try to save the model, before it is trained, everything but the weights."""
+        if stage != "fit":
+            return
+        self.check(trainer)
+        out = run_folder(trainer) / self.folder
+        if self.enabled:
+            check_by_first_process(trainer, partial(check_export, pl_module, out))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.enabled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from quail_lightning.callbacks.first_process import check_by_first_process
 from quail_lightning.callbacks.quantized_evaluation import SIXTEEN_BITS
 from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.data.window_records import spread
@@ -33,6 +35,7 @@ from quail_lightning.quantization import (
     load_quantizer,
 )
 from quail_lightning.run_folder import run_folder
+from quail_lightning.unlearning.checks import check_export
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy, saved_copy
 from quail_lightning.vouched import read_vouched, write_vouched
 
@@ -110,6 +113,9 @@ class KeepBest(Callback):
             most = self.max_windows
             self.windows = {name: rows if most is None else spread(rows, most) for name, rows in free.items()}
             self._tokenizer = data.tokenizer
+            # the best one so far stays until a better one is whole
+            folder = run_folder(trainer) / "best-epoch"
+            check_by_first_process(trainer, partial(check_export, pl_module, folder, copies=2))
             limit = positions(load_config(pl_module.target))
             self.prompts = {
                 name: validation_prompts(spread(rows, self.max_prompts), data.tokenizer, limit)

@@ -31,7 +31,7 @@ from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
-from quail_lightning.models.sharded_loading import empty_model
+from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization import (
     check_quantizers,
     check_shards,

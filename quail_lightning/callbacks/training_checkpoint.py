@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
+from quail_lightning.callbacks.first_process import check_by_first_process
+from quail_lightning.disk_room import bytes_in, refuse_too_little_room
 from quail_lightning.durable import is_disk_full, publish, write_failure
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.masking import masked
@@ -29,7 +32,8 @@ from quail_lightning.training_state import (
     write_manifest,
 )
 from quail_lightning.training_state.choosing import check_intact
-from quail_lightning.training_state.folders import checkpoint_folder, remove_old
+from quail_lightning.training_state.folders import FOLDER, checkpoint_folder, remove_old
+from quail_lightning.unlearning.fitting import state_bytes
 from quail_lightning.unlearning.preparation import origin, preparation, restore_preparation
 
 RUN = "run.json"
@@ -78,10 +82,22 @@ class TrainingCheckpoint(Callback):
         else:
             trainer.strategy.checkpoint_io = SafetensorsIO()
         self._checked = self._max_steps = self._saved_inside = None
-        if trainer.is_global_zero:
-            described = json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str))
-            self._origin = masked(described)
+        # by all processes, so that all refuse a changed file; each takes the target's digest for its cache anyway
+        self._origin = masked(json.loads(json.dumps(origin(pl_module, trainer.world_size), default=str)))
         self._check(trainer)
+        run = run_folder(trainer)
+        if self.enabled:
+            check_by_first_process(trainer, partial(self._check_room, pl_module, run))
+
+    def _check_room(self, pl_module: Any, run: Path) -> None:
+        """The next checkpoint is written before the oldest is removed."""
+        refuse_too_little_room(
+            f"training state, {self.keep + 1} checkpoints of it,",
+            (self.keep + 1) * state_bytes(pl_module),
+            run,
+            "Set checkpoint.keep to 1, checkpoint.enabled to false, or name another folder by trainer.logger",
+            replaced=bytes_in(run / FOLDER),
+        )
 
     def _check(self, trainer: Trainer) -> None:
         if trainer.ckpt_path == self._checked:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tqdm.auto import tqdm
 
 from quail_lightning.analysis.figures import draw_comparison, save_figures
@@ -21,7 +22,7 @@ from quail_lightning.comparison import (
 )
 from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError
-from quail_lightning.models.checkpoint import load_config
+from quail_lightning.models.checkpoint import check_whole, load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
 
@@ -37,8 +38,10 @@ def analyze(reference: str, model: str, questions: Questions) -> Comparison:
         questions: what to count.
 
     Raises:
-        InputError: no checkpoint, missing or damaged shards, different architectures, NaN or infinity.
+        InputError: a checkpoint that is not whole, different architectures, NaN or infinity.
     """
+    for name in (reference, model):
+        check_whole(name, torch.bfloat16)
     with WeightFiles(reference) as before, WeightFiles(model) as after:
         roles = roles_from_config(load_config(str(before.folder)))
         parameters = compared_parameters(roles, before.shapes, after.shapes)

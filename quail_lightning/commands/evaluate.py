@@ -28,7 +28,7 @@ from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.locks import hold
 from quail_lightning.masking import masked
-from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.models.checkpoint import check_whole, read_provenance
 from quail_lightning.privacy import private_folder
 from quail_lightning.quantization import partly_quantized
 from quail_lightning.results import Estimate, Measure, ResultRow, measure_as_json, write_results
@@ -132,6 +132,8 @@ def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
     check_writable(root, "--finished")
     evaluation = CheckpointEvaluation(suite, benchmark.name, root, device, arguments.calibration)
     plan = plan_of(arguments.models, arguments.retrained, precisions)
+    for model in plan.precisions:
+        check_whole(model, torch.bfloat16)
     given = arguments.data | ({} if arguments.corpus is None else {"corpus": arguments.corpus})
     data = {model: benchmark.read(model, given, arguments.limit) for model in plan.precisions}
     told = [

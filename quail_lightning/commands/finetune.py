@@ -24,12 +24,14 @@ from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
 from quail_lightning.models.checkpoint import (
     check_fits,
+    check_whole,
     load_config,
     load_model,
     read_provenance,
     weights_digest,
 )
 from quail_lightning.models.rescue import save_or_rescue
+from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.terminal import progress_bars, step
 from quail_lightning.trainer_options import explained_refusals
@@ -165,6 +167,8 @@ def finetune(
     if notice := emulation_notice(precision, device):
         rank_zero_info(notice)
     model, tokenizer = _start(recipe, data)
+    dtype = getattr(torch, recipe.export_dtype)
+    try_saving(model, tokenizer, out, weight_bytes(model, dtype))
     with step("cutting the texts into windows"):
         windows = data.cut_windows(tokenizer)
     chosen = torch.cat(windows) if sets == "forget+retain" else windows.retain
@@ -193,8 +197,8 @@ def finetune(
     if trainer.is_global_zero:
         # the cast that load_model would make too: parameters only, never the rotary frequencies
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(getattr(torch, recipe.export_dtype))
-        model.config.dtype = getattr(torch, recipe.export_dtype)
+            parameter.data = parameter.data.to(dtype)
+        model.config.dtype = dtype
         made = {"finished_epochs": trainer.current_epoch, "steps": trainer.global_step}
         save_or_rescue(
             model.eval(),
@@ -241,6 +245,8 @@ def _start(recipe: FinetuneRecipe, data: TrainingText) -> tuple[Any, Any]:
 
 def _provenance(recipe: FinetuneRecipe, data: TrainingText, sets: Sets) -> dict[str, Any]:
     """What decides the result, and its fingerprint."""
+    if recipe.base is not None:
+        check_whole(recipe.base, torch.float32)
     documents = data.training_documents()
     described = {
         "made_by": "quail finetune",

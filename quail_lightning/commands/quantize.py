@@ -19,9 +19,20 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.models.checkpoint import load_config, load_model, read_provenance
+from quail_lightning.models.checkpoint import check_whole, load_config, load_model, read_provenance
+from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.rescue import save_or_rescue
-from quail_lightning.quantization import Awq, Gptq, Uniform, check_quantizers, described_share, load_quantizer
+from quail_lightning.models.saving import try_saving, weight_bytes
+from quail_lightning.quantization import (
+    Awq,
+    Gptq,
+    Quantizer,
+    Uniform,
+    check_quantizers,
+    described_share,
+    load_quantizer,
+)
+from quail_lightning.quantization.body_weights import body_weights
 from quail_lightning.terminal import step
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -62,7 +73,11 @@ def quantize(
     if getattr(config, "quantization_config", None) is not None:
         raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
     share = check_quantizers(config, {to: quantizer}, getattr(torch, dtype))[to]
+    check_whole(model, getattr(torch, dtype))
     tokenizer = load_tokenizer(model)
+    empty = empty_model(config, getattr(torch, dtype))
+    empty.generation_config = stored_generation_config(model, empty)
+    try_saving(empty, tokenizer, out, _stored_bytes(empty, quantizer, share))
     tokens = None
     if quantizer.needs_calibration:
         sets = None if data is None or calibration.source == "general" else _windows(data, tokenizer)
@@ -122,6 +137,15 @@ def run(arguments: Any) -> None:
         arguments.dtype,
         arguments.device,
     )
+
+
+def _stored_bytes(model: Any, quantizer: Quantizer, share: float) -> float:
+    """What the quantized copy's weights take on the disk, without scales; ``share`` of the body is quantized."""
+    whole = weight_bytes(model, model.dtype)
+    if isinstance(quantizer, Uniform) or quantizer.bits >= 16:
+        return whole
+    body = sum(each.parameter.numel() for each in body_weights(model))
+    return whole - share * body * (model.dtype.itemsize - quantizer.bits / 8)
 
 
 def _windows(data: MuseDataModule, tokenizer: Any) -> Mapping[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.activations import decoder_layers
-from quail_lightning.models.sharded_loading import empty_model
+from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization import quantized_linears
 
 if TYPE_CHECKING:

@@ -7,6 +7,10 @@ from typing import Any
 
 from quail_lightning.data.tokenizer_refusals import refusal
 from quail_lightning.errors import InputError
+from quail_lightning.readable import check_json_objects, check_readable, refuse_pipes
+
+OBJECTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+TEXTS = ("tokenizer.model", "merges.txt", "vocab.txt")
 
 
 def load_tokenizer(name_or_path: str) -> Any:
@@ -17,11 +21,17 @@ def load_tokenizer(name_or_path: str) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if is_folder := (folder := Path(name_or_path)).is_dir():
+        refuse_pipes(folder)
+        check_json_objects(folder, OBJECTS)
+        for path in (folder / name for name in TEXTS):
+            if path.exists() or path.is_symlink():
+                check_readable(path)
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
         # a damaged file makes the library raise anything, even a bare Exception; without a folder, only these are
-        if not Path(name_or_path).is_dir() and not isinstance(error, (OSError, ValueError)):
+        if not is_folder and not isinstance(error, (OSError, ValueError)):
             raise
         raise refusal(name_or_path, error) from error
 

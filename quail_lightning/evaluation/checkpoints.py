@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 PUBLISHED_PRECISIONS = {"4bit": "fp4", "8bit": "int8"}
 """The failure paper's name of a precision → what its code runs: bitsandbytes' defaults."""
 
+DECIDING = (".json", ".jinja", ".model", ".txt")
+"""Files of configs, tokenizers and chat templates."""
+
 
 def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
     """The quantizers of the names, each once.
@@ -146,7 +149,7 @@ def checkpoint_digests(model: str) -> dict[str, str]:
     digests = weights_digest(model)
     folder = Path(model)
     if folder.is_dir():
-        for path in sorted(folder.glob("*.json")):
-            if path.name != "provenance.json":
+        for path in sorted(folder.iterdir()):
+            if path.suffix in DECIDING and path.is_file() and path.name != "provenance.json":
                 digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests

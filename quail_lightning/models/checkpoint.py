@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import stat
@@ -16,13 +15,23 @@ from quail_lightning.durable import publish
 from quail_lightning.errors import InputError
 from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.masking import masked
+from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
+from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
+from quail_lightning.models.empty import empty_model
+from quail_lightning.models.integrity import check_checkpoint, refuse_adapter
+from quail_lightning.models.loading_report import refuse_incomplete, unfilled
+from quail_lightning.models.non_finite import refuse_non_finite
+from quail_lightning.models.saving import savable_generation
+from quail_lightning.models.weight_files import WeightFiles, shards
+from quail_lightning.out_of_memory import first_line, is_out_of_memory
 from quail_lightning.privacy import share_by_umask
+from quail_lightning.readable import check_json_objects, check_readable, read_json, refuse_pipes
 from quail_lightning.terminal import step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-PROVENANCE = "provenance.json"
+CONFIG, PROVENANCE = "config.json", "provenance.json"
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:
@@ -33,26 +42,70 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     """
     from transformers import AutoConfig
 
+    if is_folder := Path(name_or_path).is_dir():
+        folder = Path(name_or_path)
+        refuse_pipes(folder)
+        if not (folder / CONFIG).exists():
+            refuse_adapter(folder)  # says more than that there is no config
+        check_json_objects(folder, (CONFIG, "generation_config.json"))
+        if (folder / CONFIG).exists():
+            check_stored_sizes(read_json(folder / CONFIG), name_or_path)
     try:
-        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as error:
+        # what a config's values make the library raise is no matter of types; without a folder, only these are
+        if not is_folder and not isinstance(error, (OSError, ValueError)):
+            raise
         raise _unloadable(name_or_path, error) from error
+    check_sizes(config, name_or_path)
+    return config
+
+
+def check_whole(name_or_path: str, dtype: torch.dtype, share: float = 1.0) -> None:
+    """Refuse a folder that does not hold a whole model, before a weight is loaded; of a hub name, its config.
+
+    Of a checkpoint that notes its files' digests they are taken, once in a process: whoever asks needs the digest
+    or the weights next, which costs as much.
+
+    Args:
+        name_or_path: of the checkpoint.
+        dtype: that it is to be loaded in.
+        share: of its weights that this process is to hold.
+
+    Raises:
+        InputError: see ``check_checkpoint``; or files that are not those that were saved.
+    """
+    config, folder = load_config(name_or_path), Path(name_or_path)
+    if folder.is_dir():
+        check_checkpoint(folder, config, dtype, share)
+        if DIGESTS in (read_provenance(folder) or {}):
+            weights_digest(name_or_path)
 
 
 def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model in ``dtype``, in evaluation mode; safetensors only, never by remote code.
 
+    Nothing that is not whole is given back: of a folder the files' headers are looked at first, then the files'
+    digests where ``provenance.json`` notes what they were; of any checkpoint the library's loading report and the
+    values decide.
+
     Raises:
-        InputError: no such checkpoint, no safetensors weights in it, the hub cannot be reached, or a package that
-            reads its quantized format is missing.
+        InputError: no such checkpoint, no safetensors weights in it, the hub cannot be reached, a package that
+            reads its quantized format is missing; or it is not whole, see ``check_checkpoint``.
     """
     from transformers import AutoModelForCausalLM
 
+    check_whole(name_or_path, dtype)
     try:
         # dtype here and not .to(dtype) later: .to() would round the rotary frequencies as well
         with step(f"loading {name_or_path}"):
-            return AutoModelForCausalLM.from_pretrained(
-                name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name_or_path,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported, and refused below by name
             )
     except ImportError as error:
         raise InputError(
@@ -61,6 +114,18 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
         ) from error
     except (OSError, ValueError) as error:
         raise _unloadable(name_or_path, error) from error
+    except RuntimeError as error:
+        # what is missing of a quantized layer or of a mixture's experts ends loading before it can be reported
+        if is_out_of_memory(error):
+            raise
+        empty = empty_model(load_config(name_or_path), dtype)
+        parameters, base = dict(empty.named_parameters()), empty.base_model_prefix
+        stored = WeightFiles(name_or_path).stored
+        raise unfilled(name_or_path, stored, parameters, base, first_line(error)) from error
+    model: PreTrainedModel = loaded[0]
+    refuse_incomplete(name_or_path, loaded[1])
+    refuse_non_finite(name_or_path, model, dtype)
+    return model
 
 
 def save_model(
@@ -68,7 +133,8 @@ def save_model(
 ) -> None:
     """Write model, tokenizer and ``provenance.json`` to a folder that does not exist yet, whole or not at all.
 
-    Others may read it as the umask has it.
+    Others may read it as the umask has it. The digests of the weight files are noted with the provenance, so that
+    later damage is seen.
 
     Args:
         model: as it is to be loaded again.
@@ -89,9 +155,10 @@ def save_model(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         mode = stat.S_IMODE(partial.stat().st_mode)  # what the umask leaves
-        model.save_pretrained(partial)
+        with savable_generation(model):
+            model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        noted = masked(provenance)
+        noted = masked({**provenance, DIGESTS: file_digests(partial, shards(partial))})
         (partial / PROVENANCE).write_text(json.dumps(noted, indent=2, default=str) + "\n", "utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, "utf-8")
@@ -101,19 +168,29 @@ def save_model(
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
     """What ``save_model`` noted beside the weights; None where the checkpoint is not one of ours."""
+    check_json_objects(folder, (PROVENANCE,))
     path = folder / PROVENANCE
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
 def weights_digest(name_or_path: str) -> dict[str, str]:
-    """What tells a checkpoint from any other: the SHA-256 of each weight file; of a hub name, its commit."""
+    """What tells a checkpoint from any other: the SHA-256 of each weight file; of a hub name, its commit.
+
+    The files are those that are loaded: all that the index names, wherever they lie below the folder. Each is read
+    once in a process. Here, and so wherever a digest is taken or a model loaded, it is compared with what
+    ``save_model`` noted; a folder of another program notes none.
+
+    Raises:
+        InputError: a file is missing, or not what was saved.
+    """
     folder = Path(name_or_path)
     if not folder.is_dir():
         return {name_or_path: str(getattr(load_config(name_or_path), "_commit_hash", None))}
-    digests = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file, step(f"reading {path} for its digest"):
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    files = shards(folder)
+    for path in files:
+        check_readable(path)
+    digests = file_digests(folder, files)
+    refuse_changed(folder, digests, read_provenance(folder) or {})
     return digests
 
 
@@ -140,7 +217,7 @@ def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:
 
 def _unloadable(name_or_path: str, error: Exception) -> InputError:
     return InputError(
-        f"no model could be loaded from {name_or_path!r} ({str(error).splitlines()[0]})",
+        f"no model could be loaded from {name_or_path!r} ({' '.join(str(error).split())[:300]})",
         allowed="a folder in Hugging Face format with safetensors weights, or a name on the hub",
         remedy="`quail finetune` makes a target and a retrained model",
     )

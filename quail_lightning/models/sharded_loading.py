@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +13,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from quail_lightning.errors import InputError
-from quail_lightning.models.checkpoint import load_config
+from quail_lightning.models.checkpoint import check_whole, load_config
+from quail_lightning.models.empty import empty_model, stored_generation_config
+from quail_lightning.models.non_finite import is_broken, non_finite
 from quail_lightning.models.sharded import own_rows, shard, share
+from quail_lightning.models.weight_files import WeightFiles
+from quail_lightning.processes import current_processes
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 def load_sharded(
@@ -36,18 +39,27 @@ def load_sharded(
         compute: see ``shard``.
 
     Raises:
-        InputError: no such checkpoint, no safetensors in it, or a weight stored under another name.
+        InputError: no such checkpoint, no safetensors in it, a weight stored under another name; it is not whole
+            (``check_whole``); or NaN or infinity in the rows of any process.
     """
-    model = empty_model(load_config(name_or_path), dtype)
+    config, files = load_config(name_or_path), WeightFiles(name_or_path)
+    check_whole(str(files.folder), dtype, share=1 / mesh.size())
+    model = empty_model(config, dtype)
     shard(model, mesh, compute)
     on_cuda = mesh.device_type == "cuda"
     device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
     model.to_empty(device=device)
     restore_buffers(model, device)
-    files = _weight_files(_folder(name_or_path))
+    broken = []
     for name, parameter in model.named_parameters():
-        stored = _stored_name(name, files, model, name_or_path)
-        _fill(parameter, files[stored], stored)
+        stored = _stored_name(name, files, model)
+        _fill(parameter, files.stored[stored].file, stored)
+        if is_broken(share(parameter)):
+            broken.append(name)
+    # every process refuses what any of them found in its own rows
+    if found := sorted({name for part in current_processes().gather(broken) for name in part}):
+        raise non_finite(name_or_path, found, dtype)
+    model.generation_config = stored_generation_config(name_or_path, model)
     return model.eval()
 
 
@@ -78,22 +90,6 @@ def cast_shards(
     copied.generation_config = copy.deepcopy(model.generation_config)
     copied.config.dtype = dtype
     return copied.requires_grad_(False).eval()
-
-
-def empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The architecture of a checkpoint on the meta device.
-
-    Raises:
-        InputError: the config is of no causal language model.
-    """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except ValueError as error:
-        raise InputError(f"no causal language model: {str(error).splitlines()[0]}") from error
-    return model
 
 
 def restore_buffers(model: PreTrainedModel, device: torch.device) -> None:
@@ -127,40 +123,12 @@ def _fill(parameter: Tensor, file: Path, name: str) -> None:
             share(parameter).copy_(stored.get_slice(name)[rows])
 
 
-def _stored_name(name: str, files: dict[str, Path], model: PreTrainedModel, checkpoint: str) -> str:
+def _stored_name(name: str, files: WeightFiles, model: PreTrainedModel) -> str:
     prefix = model.base_model_prefix + "."
     for candidate in (name, name.removeprefix(prefix), prefix + name):
-        if candidate in files:
+        if candidate in files.stored:
             return candidate
     raise InputError(
-        f"the checkpoint {checkpoint!r} stores no {name}, and a sharded model is filled weight by weight",
+        f"the checkpoint {files.name!r} stores no {name}, and a sharded model is filled weight by weight",
         remedy="Save it anew by save_pretrained of the transformers installed here",
     )
-
-
-def _weight_files(folder: Path) -> dict[str, Path]:
-    """Weight → the file it lies in."""
-    from safetensors import safe_open
-
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        placed: dict[str, Any] = json.loads(index.read_text("utf-8"))["weight_map"]
-        return {name: folder / file for name, file in placed.items()}
-    single = folder / "model.safetensors"
-    if not single.is_file():
-        raise InputError(f"there are no safetensors weights in {folder}", allowed=f"{single.name}, {index.name}")
-    with safe_open(single, framework="pt") as stored:
-        return dict.fromkeys(stored.keys(), single)
-
-
-def _folder(name_or_path: str) -> Path:
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name_or_path, allow_patterns=["*.safetensors", "*.json"]))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"no weights could be fetched for {name_or_path!r} ({str(error).splitlines()[0]})"
-        ) from error

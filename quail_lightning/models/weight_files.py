@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from quail_lightning.errors import InputError
+from quail_lightning.readable import check_readable, damaged, read_json
 
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-LONGEST_HEADER = 100_000_000  # bytes, the limit of the format
 
 
 class StoredTensor(NamedTuple):
@@ -53,8 +53,11 @@ class WeightFiles:
         self.name = name_or_path
         self.folder = _folder(name_or_path)
         self.stored: dict[str, StoredTensor] = {}
-        for file in _shards(self.folder):
-            self.stored |= _header(file)
+        for file in shards(self.folder):
+            tensors = _header(file)
+            if twice := sorted(self.stored.keys() & tensors.keys()):
+                raise damaged(file, f"{twice[0]} lies in {self.stored[twice[0]].file.name} too")
+            self.stored |= tensors
         self._descriptors: dict[Path, int] = {}
 
     def __enter__(self) -> WeightFiles:
@@ -106,7 +109,7 @@ class WeightFiles:
         while view:
             found = os.preadv(self._descriptors[stored.file], [view], position)
             if not found:
-                raise _damaged(stored.file, "it ends within a tensor")
+                raise damaged(stored.file, "it ends within a tensor")
             view, position = view[found:], position + found
         return torch.frombuffer(memory, dtype=dtype, count=stop - start)
 
@@ -127,52 +130,85 @@ def _folder(name_or_path: str) -> Path:
         ) from error
 
 
-def _shards(folder: Path) -> list[Path]:
-    if (folder / "model.safetensors").is_file() and not (folder / INDEX).is_file():
-        return [folder / "model.safetensors"]
-    if not (folder / INDEX).is_file():
+def shards(folder: Path) -> list[Path]:
+    """The weight files of a checkpoint's folder as transformers chooses them: ``model.safetensors``, or else those
+    that the index names, which may lie in subfolders.
+
+    Raises:
+        InputError: there are none, some are missing, or the index is damaged.
+    """
+    single, index = folder / SINGLE, folder / INDEX
+    if single.exists() or single.is_symlink():
+        if index.exists() and (others := [path for path in _indexed(index) if path != single and path.exists()]):
+            raise InputError(
+                f"{folder} holds two models: {SINGLE}, and {others[0].name} with what else {INDEX} names",
+                remedy="Remove one of the two",
+            )
+        return [single]
+    if not index.exists() and not index.is_symlink():
         raise InputError(
-            f"{folder} is no checkpoint in Hugging Face format: neither model.safetensors nor {INDEX} is in it",
-            remedy="`quail fit` and `quail finetune` write such folders",
+            f"{folder} is no checkpoint in Hugging Face format: there are no safetensors weights in it, "
+            f"neither {SINGLE} nor {INDEX}",
+            remedy="`quail fit` and `quail finetune` write such folders; save pickled weights anew as safetensors",
         )
-    names = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
-    if missing := [name for name in names if not (folder / name).is_file()]:
+    files = _indexed(index)
+    if missing := [str(path.relative_to(folder)) for path in files if not path.exists()]:
         raise InputError(
-            f"{folder} lacks {len(missing)} of its {len(names)} shards: {', '.join(missing)}",
+            f"{folder} lacks {len(missing)} of its {len(files)} shards: {', '.join(missing)}",
             remedy="Copy or download them again",
         )
-    return [folder / name for name in names]
+    return files
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names, there or not."""
+    content = read_json(index)
+    placed = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
+        raise damaged(index, "it says of no tensor in which file it lies")
+    names = sorted(set(placed.values()))
+    if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise damaged(index, f"it names a file outside of its folder ({outside[0]})")
+    return [index.parent / name for name in names]
 
 
 def _header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of one file: eight bytes with the header's length, the header in JSON, then the data."""
+    from safetensors import SafetensorError, safe_open
+
+    check_readable(file)
+    try:
+        with safe_open(file, framework="pt"):
+            pass  # the library's own rules: offsets without gaps, nothing behind the last tensor, ...
+    except (SafetensorError, OSError) as error:
+        raise damaged(file, _explained(file, str(error).splitlines()[0])) from error
+    with file.open("rb") as content:
+        (length,) = struct.unpack("<Q", content.read(8))
+        described: dict[str, Any] = json.loads(content.read(length))
+    described.pop("__metadata__", None)
+    return {
+        name: StoredTensor(entry["dtype"], tuple(entry["shape"]), file, 8 + length + entry["data_offsets"][0])
+        for name, entry in described.items()
+    }
+
+
+def _explained(file: Path, said: str) -> str:
+    """Why the library refuses a file, by tensor or by size where that can be told; otherwise in its own words."""
     size = file.stat().st_size
     with file.open("rb") as content:
-        prefix = content.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > min(LONGEST_HEADER, size - 8):
-            raise _damaged(file, "it has no safetensors header")
+        length = int.from_bytes(content.read(8), "little")
+        if not 0 < length <= size - 8:
+            return f"it has no safetensors header, or ends within it ({size:,} bytes)"
         try:
             described: dict[str, Any] = json.loads(content.read(length))
             described.pop("__metadata__", None)
-            found = {
-                name: StoredTensor(
-                    entry["dtype"], tuple(entry["shape"]), file, 8 + length + entry["data_offsets"][0]
-                )
-                for name, entry in described.items()
-            }
+            for name, entry in described.items():
+                begin, stop = entry["data_offsets"]
+                if entry["dtype"] in DTYPES and stop - begin != DTYPES[entry["dtype"]].itemsize * math.prod(
+                    entry["shape"]
+                ):
+                    return f"{name} has another size than its shape says"
             end = 8 + length + max((entry["data_offsets"][1] for entry in described.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(file, "its safetensors header cannot be read") from error
-    if end > size:
-        raise _damaged(file, f"it has {size:,} of {end:,} bytes")
-    for name, entry in described.items():
-        width = DTYPES[entry["dtype"]].itemsize if entry["dtype"] in DTYPES else None
-        begin, stop = entry["data_offsets"]
-        if width is not None and stop - begin != width * math.prod(entry["shape"]):
-            raise _damaged(file, f"{name} has another size than its shape says")
-    return found
-
-
-def _damaged(file: Path, what: str) -> InputError:
-    return InputError(f"{file} is damaged: {what}", remedy="Copy or download it again")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return said
+    return said if size == end else f"it has {size:,} of {end:,} bytes"

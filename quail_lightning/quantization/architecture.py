@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from quail_lightning.errors import InputError
-from quail_lightning.models.sharded_loading import empty_model
+from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization.body_weights import quantized_share
 from quail_lightning.quantization.protocol import Quantizer
 

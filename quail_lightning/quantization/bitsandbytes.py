@@ -12,9 +12,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from quail_lightning.errors import InputError
+from quail_lightning.functional.finite import is_finite
+from quail_lightning.models.empty import empty_model
 from quail_lightning.models.sharded import whole
-from quail_lightning.models.sharded_loading import empty_model, restore_buffers
-from quail_lightning.quantization.body import copy_unconverted, is_finite, refuse_broken
+from quail_lightning.models.sharded_loading import restore_buffers
+from quail_lightning.quantization.body import copy_unconverted, refuse_broken
 from quail_lightning.quantization.body_weights import dense_names
 from quail_lightning.quantization.protocol import PreTrainedModel
 

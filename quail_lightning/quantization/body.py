@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quail_lightning.errors import InputError
+from quail_lightning.functional.finite import is_finite
 from quail_lightning.quantization.body_weights import decoder_modules
 
 if TYPE_CHECKING:
@@ -47,11 +47,6 @@ def refuse_non_finite(linears: list[tuple[str, nn.Linear]]) -> None:
         InputError: naming every weight concerned.
     """
     refuse_broken([f"{name}.weight" for name, linear in linears if not is_finite(linear.weight.detach())])
-
-
-def is_finite(weight: Tensor) -> bool:
-    """Whether a weight holds neither NaN nor infinity."""
-    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(weight))
 
 
 def refuse_broken(names: Sequence[str]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from quail_lightning.disk_room import bytes_in, nearest_existing, refuse_too_little_room, size_text
 from quail_lightning.errors import InputError
 from quail_lightning.reference.kinds import Kind, Products, States
 from quail_lightning.reference.protocol import Request, Side, Sizes
@@ -61,12 +60,9 @@ class Room(NamedTuple):
         Raises:
             InputError: the disk has too little, or ``folder`` is no folder.
         """
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        existing = nearest_existing(folder)
         if not existing.is_dir():
             raise InputError("the folder of the reference cache lies at or below a file", given=str(existing))
-        need, free = self.in_all(), shutil.disk_usage(existing).free
-        if need <= free + bytes_in(replaced):
-            return
         remedies = [
             "Name a folder on another disk (model.reference.init_args.folder), or remove caches that are no "
             f"longer needed (all in {folder} take {size_text(bytes_in(folder))})"
@@ -75,21 +71,5 @@ class Room(NamedTuple):
             smaller = size_text(self._replace(kind=States()).in_all())
             remedies.append(f"Or quail_lightning.reference.CachedStates: the same logits from {smaller}")
         remedies.append("Or quail_lightning.reference.LiveReference: a second model in memory, nothing on disk")
-        raise InputError(
-            f"the reference cache needs {size_text(need)} and the disk of {folder} has {size_text(free)} free",
-            remedy=". ".join(remedies),
-        )
-
-
-def size_text(count: int) -> str:
-    """Bytes for a reader: '48.8 GiB', '3.2 MiB'."""
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
-
-
-def bytes_in(folder: Path) -> int:
-    """Bytes of the files below a folder; 0 where there is none."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # another run just renamed it
-            total += path.stat().st_size if path.is_file() else 0
-    return total
+        own = bytes_in(replaced)
+        refuse_too_little_room("the reference cache", self.in_all(), folder, ". ".join(remedies), own)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
-from quail_lightning.models.checkpoint import check_fits, load_config
-from quail_lightning.models.sharded_loading import empty_model
+from quail_lightning.models.checkpoint import check_fits, check_whole, load_config
+from quail_lightning.models.empty import empty_model, stored_generation_config
+from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.objectives import GradientDescent, MeasuredStep, Term
 from quail_lightning.objectives.weighting import Weights
 from quail_lightning.quantization import check_quantizers, load_quantizer
 from quail_lightning.quantization.body_weights import body_weights, matrix_names
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.generic_labels import GenericLabels
-from quail_lightning.unlearning.optimizers import AdamStates
+from quail_lightning.unlearning.optimizers import AdamStates, weight_dtype
 from quail_lightning.unlearning.saliency import Saliency
+from quail_lightning.unlearning.sharding import shards
 from quail_lightning.unlearning.trainable import Trainable, matching_names
 
 if TYPE_CHECKING:
@@ -213,6 +218,34 @@ def check_checkpoints(checkpoints: Iterable[str], tokenizer: Any, max_len: int) 
     """See that models can read windows of ``max_len`` tokens made by ``tokenizer``."""
     for checkpoint in checkpoints:
         check_fits(load_config(checkpoint), tokenizer, max_len)
+
+
+def check_whole_models(module: UnlearningModule, trainer: Trainer, *others: str) -> None:
+    """Refuse checkpoints that are not whole, before any weight is loaded: target, start and ``others``.
+
+    Raises:
+        InputError: see ``check_whole``.
+    """
+    share = 1 / trainer.world_size if shards(trainer) else 1.0
+    for checkpoint in dict.fromkeys((module.target, module.start or module.target, *others)):
+        check_whole(checkpoint, weight_dtype(module.weight_precision), share)
+
+
+def check_export(module: UnlearningModule, folder: Path, copies: int = 1) -> None:
+    """Try to save a module's model, before it is trained, everything but the weights.
+
+    Args:
+        module: attached to its trainer.
+        folder: where the model is to be saved.
+        copies: how many will lie there at once.
+
+    Raises:
+        InputError: see ``try_saving``.
+    """
+    start = module.start or module.target
+    model = empty_model(load_config(start), module.export_dtype)
+    model.generation_config = stored_generation_config(start, model)
+    try_saving(model, load_tokenizer(module.target), folder, copies * weight_bytes(model, module.export_dtype))
 
 
 def check_retain_set(windows: Tensor) -> None:

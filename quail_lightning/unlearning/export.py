@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from quail_lightning.models.checkpoint import load_model
+from quail_lightning.models.empty import empty_model
 from quail_lightning.models.sharded import is_sharded, whole
-from quail_lightning.models.sharded_loading import cast_shards, empty_model, restore_buffers
+from quail_lightning.models.sharded_loading import cast_shards, restore_buffers
 from quail_lightning.objectives import Term
 from quail_lightning.processes import current_processes
 from quail_lightning.unlearning.sharding import load_for

@@ -10,10 +10,12 @@ from lightning.pytorch import Trainer
 
 from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config
-from quail_lightning.models.sharded_loading import empty_model
+from quail_lightning.models.empty import empty_model
 from quail_lightning.reference import LiveReference
 from quail_lightning.unlearning.memory_plan import (
     GIB,
+    STATES,
+    STATES_8BIT,
     Judging,
     Run,
     Sizes,
@@ -54,6 +56,13 @@ def sizes_of(module: UnlearningModule) -> Sizes:
     if module.saliency is not None:
         sizes = replace(sizes, trained=round(sizes.trained * (1 - module.saliency.percentile / 100)))
     return sizes
+
+
+def state_bytes(module: UnlearningModule) -> float:
+    """What one checkpoint of the training takes on the disk: weights and optimizer states."""
+    sizes, precision = sizes_of(module), module.weight_precision
+    states = STATES_8BIT if module.adam_states == "8bit" else STATES[precision]
+    return sizes.parameters * weight_dtype(precision).itemsize + sizes.trained * states
 
 
 def judging_of(module: UnlearningModule, sharded: bool | None, bits: int) -> Judging:

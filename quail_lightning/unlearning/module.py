@@ -157,6 +157,7 @@ class UnlearningModule(LightningModule):
         """Refuse what cannot work, before any weight is loaded."""
         self.check_trainer(self.trainer)
         self.tokenizer = load_tokenizer(self.target)
+        checks.check_whole_models(self, self.trainer)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         checks.check_checkpoints({self.target, self.start or self.target}, self.tokenizer, data.max_len)
         if stage == "fit":

@@ -30,6 +30,7 @@ LAYERS = [
         "trainer_options",
         "training_state",
     },
+    {"readable", "disk_room"},
     {"import_gate", "argument_errors"},
     {"allowed_code", "bounded_yaml"},
     {"locks", "vouched"},

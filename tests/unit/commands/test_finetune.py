@@ -120,6 +120,9 @@ def test_a_base_with_other_weights_of_the_same_size_is_noticed(tmp_path, data, m
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors in .* is not what was saved there"):
+        finetune(recipe, data, "retain", tmp_path / "further", QUIET)
+    (made / "provenance.json").unlink()  # replaced on purpose
     with pytest.raises(InputError, match="differ in base_sha256"):
         finetune(recipe, data, "retain", tmp_path / "further", QUIET)
 

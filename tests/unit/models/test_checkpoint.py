@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from quail_lightning.errors import InputError
-from quail_lightning.models.checkpoint import load_model, read_provenance, save_model
+from quail_lightning.models.checkpoint import load_model, read_provenance, save_model, weights_digest
 
 
 def test_a_saved_model_is_loaded_with_its_weights_in_the_dtype_asked_for(tmp_path, checkpoint):
@@ -22,7 +22,9 @@ def test_a_saved_model_is_loaded_with_its_weights_in_the_dtype_asked_for(tmp_pat
     for left, right in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(left.to(torch.bfloat16), right)
     assert not again.training
-    assert read_provenance(tmp_path / "saved") == {"made_by": "test"}
+    provenance = read_provenance(tmp_path / "saved")
+    assert provenance["made_by"] == "test"
+    assert provenance["weights_sha256"] == weights_digest(str(tmp_path / "saved"))
     assert not list((tmp_path / "saved").glob("*.bin"))
 
 

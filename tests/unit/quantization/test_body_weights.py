@@ -6,7 +6,7 @@ from architectures import CONFIGS, tiny_model
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.affine_grid import fit_grid
-from quail_lightning.models.sharded_loading import empty_model
+from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization import BitsAndBytes, Uniform, partly_quantized, quantized_linears
 from quail_lightning.quantization.body_weights import body_weights, linear_names, matrices, quantized_share
 

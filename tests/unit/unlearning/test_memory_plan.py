@@ -166,7 +166,7 @@ def test_nothing_is_counted_on_cpus():
 
 def test_sizes_of_a_model_on_the_meta_device(checkpoint):
     from quail_lightning.models.checkpoint import load_config, load_model
-    from quail_lightning.models.sharded_loading import empty_model
+    from quail_lightning.models.empty import empty_model
 
     found = Sizes.of(empty_model(load_config(checkpoint), torch.float32))
     model = load_model(checkpoint, torch.float32)
