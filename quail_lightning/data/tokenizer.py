@@ -9,8 +9,15 @@ from quail_lightning.data.tokenizer_refusals import refusal
 from quail_lightning.errors import InputError
 from quail_lightning.readable import check_json_objects, check_readable, refuse_pipes
 
-OBJECTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
-TEXTS = ("tokenizer.model", "merges.txt", "vocab.txt")
+OBJECTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "tekken.json",
+)
+TEXTS = ("merges.txt", "vocab.txt", "*.model", "*.tiktoken")
 
 
 def load_tokenizer(name_or_path: str) -> Any:
@@ -24,9 +31,8 @@ def load_tokenizer(name_or_path: str) -> Any:
     if is_folder := (folder := Path(name_or_path)).is_dir():
         refuse_pipes(folder)
         check_json_objects(folder, OBJECTS)
-        for path in (folder / name for name in TEXTS):
-            if path.exists() or path.is_symlink():
-                check_readable(path)
+        for path in (path for pattern in TEXTS for path in folder.glob(pattern)):
+            check_readable(path)
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:

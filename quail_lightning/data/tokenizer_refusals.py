@@ -55,8 +55,6 @@ def refusal(name_or_path: str, error: Exception) -> InputError:
             f"{what}: {found[0].name} is read by {' and '.join(missing)}, not installed here",
             remedy=f"pip install {' '.join(missing)}; or take a release with {WHOLE}, which needs none",
         )
-    if damage := next(filter(None, map(_damage, [*found, folder / "tokenizer_config.json"])), None):
-        return InputError(f"{what}: {damage[0]} is damaged ({damage[1]})", remedy="Copy or download it again")
     names = " and ".join(path.name for path in found)
     return InputError(
         f"{what}: {names} cannot be understood ({said}): damaged, not whole, or newer than the library",
@@ -89,24 +87,6 @@ def _is_installed(package: str) -> bool:
         return find_spec(package) is not None
     except ModuleNotFoundError:  # of google.protobuf, where there is no google
         return False
-
-
-def _damage(path: Path) -> tuple[Path, str] | None:
-    """The file and what is wrong with it as a file, where that can be seen."""
-    if not path.exists():
-        return None
-    content = path.read_bytes()
-    if not content:
-        return path, "it is empty"
-    if content.startswith(b"version https://git-lfs"):
-        return path, "it is a pointer of Git LFS: run `git lfs pull`"
-    if path.suffix == ".json":
-        try:
-            if not isinstance(json.loads(content), dict):
-                return path, "it holds no JSON object"
-        except (ValueError, RecursionError) as error:
-            return path, f"it is no JSON: {error}"
-    return None
 
 
 def _options(folder: Path) -> dict[str, Any]:

@@ -216,8 +216,14 @@ def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:
 
 
 def _unloadable(name_or_path: str, error: Exception) -> InputError:
+    said, folder = " ".join(str(error).split())[:300], Path(name_or_path)
+    if not folder.is_dir():
+        where = "it is a file" if folder.exists() else "there is no such folder, and the hub does not give it"
+        said = f"{where} ({said})"
+    elif not (folder / CONFIG).exists():
+        said = f"the folder is no checkpoint in Hugging Face format, it holds no {CONFIG}"
     return InputError(
-        f"no model could be loaded from {name_or_path!r} ({' '.join(str(error).split())[:300]})",
+        f"no model could be loaded from {name_or_path!r}: {said}",
         allowed="a folder in Hugging Face format with safetensors weights, or a name on the hub",
         remedy="`quail finetune` makes a target and a retrained model",
     )

@@ -60,7 +60,7 @@ def check_checkpoint(folder: Path, config: PreTrainedConfig, dtype: torch.dtype,
     parameters = dict(model.named_parameters())
     if getattr(config, "quantization_config", None) is not None:
         _refuse_doubled_prefix(files, parameters, model.base_model_prefix)
-        _refuse_other_shapes(files, parameters)
+        refuse_other_shapes(files, parameters)
         return
     what = f"the model {files.name!r} in {dtype}"
     # the library computes buffers even where it loads no weight
@@ -135,8 +135,16 @@ def _report(files: WeightFiles, model: PreTrainedModel) -> Mapping[str, Collecti
     return report
 
 
-def _refuse_other_shapes(files: WeightFiles, parameters: Mapping[str, torch.Tensor]) -> None:
-    """Of a quantized checkpoint, before the library makes room for what its config says."""
+def refuse_other_shapes(files: WeightFiles, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a quantized checkpoint whose config says other sizes, before the library makes room for them.
+
+    Args:
+        files: of the checkpoint.
+        parameters: of its architecture, not quantized.
+
+    Raises:
+        InputError: naming the first few tensors.
+    """
     other = []
     for key, stored in files.stored.items():
         wanted = parameters.get(key.replace(PACKED, ".weight"))

@@ -109,9 +109,9 @@ def _remedy(found: list[str], missing: list[str], base: str) -> str | None:
             return f"Names hold the prefix {wrapper!r} ({wrapped[0]}); {remedy}"
     wanted = set(missing)
     for key in found:
-        outer, _, inner = key.partition(".")
-        if inner in wanted:
-            return f"Names have the additional prefix '{outer}.' ({key}); rename the tensors"
+        for dot in (place.end() for place in re.finditer(r"\.", key)):
+            if key[dot:] in wanted:
+                return f"Names have the additional prefix '{key[:dot]}' ({key}); rename the tensors"
         if f"{base}.{key}" in wanted:
             return f"Names lack the prefix '{base}.' ({key}); rename the tensors"
     return None

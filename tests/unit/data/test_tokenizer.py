@@ -10,7 +10,7 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 
 ABSENT = r"holds no tokenizer file.*Copy tokenizer\.json"
-DAMAGED = r"tokenizer\.json is damaged.*(again|git lfs pull)"
+DAMAGED = r"tokenizer\.json is (damaged|the pointer).*(again|git lfs pull)"
 UNREADABLE = r"cannot be understood"
 
 

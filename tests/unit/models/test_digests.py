@@ -110,3 +110,17 @@ def test_an_unchanged_file_is_hashed_once(checkpoint, tmp_path, monkeypatch):
     weights_digest(str(folder))
     load_model(str(folder), torch.bfloat16)
     assert len(calls) == 1
+
+
+def test_what_decides_the_tokens_counts_and_no_other_file(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / "merges.txt").write_text("a b")
+    before = checkpoint_digests(str(folder))
+    (folder / "README.md").write_text("anything")
+    (folder / "folder.json").mkdir()
+    (folder / "gone.json").symlink_to("nowhere")
+    assert checkpoint_digests(str(folder)) == before
+    (folder / "merges.txt").write_text("b a")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    after = checkpoint_digests(str(folder))
+    assert {name for name in after if after[name] != before.get(name)} == {"merges.txt", "chat_template.jinja"}

@@ -13,7 +13,9 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models import memory
 from quail_lightning.models.checkpoint import check_whole, load_config, load_model
+from quail_lightning.models.integrity import refuse_other_shapes
 from quail_lightning.models.loading_report import gaps
+from quail_lightning.models.weight_files import StoredTensor, WeightFiles
 
 SIZES = {
     "vocab_size": 64,
@@ -106,6 +108,17 @@ def test_a_tied_head_and_buffers_of_older_checkpoints_may_differ(tmp_path):
     load_model(str(folder), torch.float32)
 
 
+def test_masks_and_frequencies_that_earlier_releases_stored_are_no_weights(tmp_path):
+    at = "gpt_neox.layers.0.attention"
+    old = {f"{at}.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool), f"{at}.masked_bias": torch.tensor(-1e9)}
+    old |= {f"{at}.rotary_emb.inv_freq": torch.ones(8)}
+    change(saved(tmp_path / "neox", "GPTNeoX"), lambda stored: stored | old)
+    load_model(str(tmp_path / "neox"), torch.float32)
+    masked = {"transformer.h.1.attn.masked_bias": torch.tensor(-1e4)}
+    change(saved(tmp_path / "gpt2", "GPT2"), lambda stored: stored | masked)
+    load_model(str(tmp_path / "gpt2"), torch.float32)
+
+
 def test_the_look_at_the_headers_changes_no_random_state(whole):
     state = torch.random.get_rng_state()
     check_whole(str(whole), torch.bfloat16)
@@ -121,6 +134,7 @@ WRAPPED = {
     "FSDP1, whole": ("_fsdp_wrapped_module.", lambda name: f"_fsdp_wrapped_module.{name}"),
     "DDP": ("module.", lambda name: f"module.{name}"),
     "additional model.": ("model.", lambda name: f"model.{name}"),
+    "PEFT": ("base_model.model.", lambda name: f"base_model.model.{name}"),
     "additional base_model.": ("base_model.", lambda name: f"base_model.{name}"),
 }
 
@@ -191,16 +205,71 @@ def test_weights_stored_as_whole_numbers_are_refused_unless_the_config_says_how_
     assert "stored as I8" in said
 
 
-def test_a_quantized_checkpoint_is_taken_whole_and_refused_with_a_hole(whole, tmp_path):
+@pytest.fixture(scope="module", params=["nf4", "int8"])
+def quantized_once(whole, tmp_path_factory, request):
     from quail_lightning.quantization import load_quantizer
 
-    quantized = load_quantizer("nf4").quantize(load_model(str(whole), torch.bfloat16))
-    quantized.save_pretrained(tmp_path)
-    check_whole(str(tmp_path), torch.bfloat16)
-    load_model(str(tmp_path), torch.bfloat16)
-    change(tmp_path, without("layers.1.mlp.up_proj"))
-    with pytest.raises(InputError, match=r"not whole: model\.layers\.1\.mlp\.up_proj\..* missing"):
-        load_model(str(tmp_path), torch.bfloat16)
+    folder = tmp_path_factory.mktemp("quantized") / request.param
+    load_quantizer(request.param).quantize(load_model(str(whole), torch.bfloat16)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def quantized(quantized_once, tmp_path):
+    """A copy of a quantized checkpoint that may be spoiled."""
+    return shutil.copytree(quantized_once, tmp_path / "model")
+
+
+def test_a_quantized_checkpoint_is_taken_whole(quantized):
+    check_whole(str(quantized), torch.bfloat16)
+    load_model(str(quantized), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("stored", "config", "said"),
+    [
+        (without("layers.1.mlp.up_proj"), {}, r"model\.layers\.1\.mlp\.up_proj\..* missing"),
+        (without("layers.1."), {}, r"model\.layers\.1\.self_attn\.q_proj\.weight, .* missing"),
+        (without("model.norm"), {}, r"model\.norm\.weight missing"),
+        (None, {"num_hidden_layers": 3}, r"model\.layers\.2\.self_attn\.q_proj\.weight, .* missing"),
+        (None, {"num_hidden_layers": 1}, r"model\.layers\.1\..* in the files but not in the architecture"),
+        (renamed(lambda name: f"_orig_mod.{name}"), {}, r"prefix '_orig_mod\.'"),
+        (renamed(lambda name: f"model.{name}"), {}, r"prefix 'model\.'"),
+        (None, {"vocab_size": 10**9}, r"lm_head\.weight \(file \[64, 64\], config \[1000000000, 64\]\)"),
+        (None, {"intermediate_size": 10**7}, r"mlp\.down_proj\.weight \(file .*, config \[64, 10000000\]\)"),
+        (None, {"num_key_value_heads": 4}, r"k_proj\.weight \(file .*, config \[64, 64\]\)"),
+        (None, {"head_dim": 10**11}, "another shape|needs .* and the memory"),
+    ],
+)
+def test_a_quantized_checkpoint_that_is_not_whole_is_refused_by_name(stored, config, said, quantized):
+    change(quantized, stored, **config)
+    with pytest.raises(InputError, match=said):
+        load_model(str(quantized), torch.bfloat16)
+
+
+def test_a_quantized_layer_s_scale_that_is_no_number_is_named(quantized):
+    def spoil(stored):
+        name = next(key for key in stored if key.endswith(("up_proj.weight.absmax", "up_proj.SCB")))
+        stored[name][-1] = float("nan")
+        return stored
+
+    change(quantized, spoil)
+    with pytest.raises(InputError, match=r"up_proj\..* in .*model\.safetensors holds NaN"):
+        load_model(str(quantized), torch.bfloat16)
+
+
+def test_packed_weights_are_compared_by_their_outputs(whole):
+    files = WeightFiles(str(whole))
+    wanted = {"a.weight": torch.empty(64, 128, device="meta"), "b.weight": torch.empty(64, 128, device="meta")}
+    packed = {name: StoredTensor("I32", (rows, 16), whole, 0) for name, rows in PACKED_ROWS.items()}
+    files.stored = {"a.weight_packed": packed["right"], "a.weight_scale": packed["wrong"]}
+    refuse_other_shapes(files, wanted)
+    files.stored["b.weight_packed"] = packed["wrong"]
+    with pytest.raises(InputError, match=r"b\.weight_packed \(file \[32, 16\], config \[64, 128\]\)"):
+        refuse_other_shapes(files, wanted)
+
+
+PACKED_ROWS = {"right": 64, "wrong": 32}
 
 
 # --- adapters ---------------------------------------------------------------------------------------------
@@ -268,6 +337,43 @@ def test_a_spoilt_index_or_shard_is_named(case, whole, tmp_path):
         refused = refusal(folder)
         assert name in refused
         assert said in refused or "lacks 1 of its" in refused or "neither model.safetensors" in refused
+
+
+def write_index(folder, **placed):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+
+
+@pytest.mark.parametrize("file", ["../model.safetensors", "parts/../../a.safetensors", "/tmp/a.safetensors"])
+def test_an_index_names_files_of_its_folder_alone(file, folder):
+    (folder / "model.safetensors").unlink()
+    write_index(folder, a=file)
+    assert f"names a file outside of its folder ({file})" in refusal(folder)
+
+
+def test_two_models_in_one_folder_are_refused_and_an_index_without_its_files_is_not(folder):
+    write_index(folder, a="part.safetensors")
+    load_model(str(folder), torch.float32)
+    write_index(folder, a="model.safetensors")
+    load_model(str(folder), torch.float32)
+    write_index(folder, a="part.safetensors")
+    shutil.copy(folder / "model.safetensors", folder / "part.safetensors")
+    assert "holds two models: model.safetensors, and part.safetensors" in refusal(folder)
+
+
+def test_a_tensor_that_lies_in_two_shards_is_refused(folder):
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    save_file({"model.norm.weight": torch.zeros(64)}, folder / "two.safetensors", metadata={"format": "pt"})
+    write_index(folder, a="one.safetensors", b="two.safetensors")
+    assert "model.norm.weight lies in one.safetensors too" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "vocab.json", "processor_config.json", "tokenizer.model"])
+def test_a_pipe_by_any_name_blocks_nothing(name, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    os.mkfifo(folder / name)
+    for load in (load_config, load_tokenizer):
+        with pytest.raises(InputError, match=f"{name} is no regular file but a pipe"):
+            load(str(folder))
 
 
 @pytest.mark.parametrize("case", SPOILT)
@@ -374,8 +480,9 @@ def test_a_config_that_is_no_object_of_a_model_is_refused(content, folder):
 
 
 def test_experts_that_are_asked_for_and_not_there_are_refused(tmp_path):
-    change(saved(tmp_path, "Mixtral"), num_experts_per_tok=9)
-    assert "num_experts_per_tok 9, and has 3 experts" in refusal(tmp_path)
+    for used in (9, 0):
+        change(saved(tmp_path / str(used), "Mixtral"), num_experts_per_tok=used)
+        assert f"num_experts_per_tok {used}, and has 3 experts" in refusal(tmp_path / str(used))
 
 
 def test_a_model_larger_than_the_machine_is_refused_before_it_is_allocated(whole, monkeypatch):
@@ -383,6 +490,11 @@ def test_a_model_larger_than_the_machine_is_refused_before_it_is_allocated(whole
     with pytest.raises(InputError, match=r"needs 0\.2 MiB, and the memory of this machine is 0\.1 MiB"):
         check_whole(str(whole), torch.bfloat16)
     check_whole(str(whole), torch.bfloat16, share=0.1)
+
+
+def test_frequencies_larger_than_the_machine_are_refused_before_the_library_computes_them(folder):
+    change(folder, head_dim=10**12)
+    assert "and the memory of this machine is" in refusal(folder)
 
 
 def test_a_config_without_weights_is_read(folder):
