@@ -48,6 +48,13 @@ KINDS = {
         "about.json",
         (frozenset({"records_sha256"}), frozenset({"parts"})),
     ),
+    "responses": Kind(
+        "what the models said to prompts of the text, with the true texts",
+        re.compile(r"(target|retrained|unlearned)-[\w.\-]+"),
+        re.compile(r"\.?about\.json|\w+/\.?log\.json"),
+        "about.json",
+        (frozenset({"responses_of"}),),
+    ),
     "training-checkpoints": Kind(
         "weights inside the training, which may still say the texts",
         re.compile(r"step-\d{8,}|\.step-\d{8,}\.(partial|removed)"),
@@ -90,7 +97,8 @@ class Leftover(NamedTuple):
     @property
     def lock(self) -> Path:
         """What those hold who use it, see ``locks.hold``."""
-        return lock_in(self.folder.parent.parent) if self.kind == "training-checkpoints" else self.place
+        of_a_run = self.kind in ("training-checkpoints", "responses")
+        return lock_in(self.folder.parent.parent) if of_a_run else self.place
 
     def remove(self) -> None:
         """Remove the files, and what folders are empty then."""

@@ -9,14 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from quail_lightning.durable import replace_text
 from quail_lightning.errors import InputError
 from quail_lightning.masking import masked
 from quail_lightning.vouched import read_vouched, write_vouched
 
-CSV_COLUMNS = ("model", "epoch", "precision", "metric", "value", "n", "low", "high", "reason")
+CSV_COLUMNS = ("model", "epoch", "precision", "metric", "value", "n", "low", "high", "reason", "caution")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Estimate:
         low, high: bounds of the 95 % percentile bootstrap interval.
         scores: the per-record values, in the records' order, for paired comparisons; empty where the
             figure is not a mean over records (an AUC).
+        caution: why the figure means little here; empty where it does not.
     """
 
     value: float
@@ -36,6 +37,7 @@ class Estimate:
     low: float
     high: float
     scores: tuple[float, ...] = field(default=(), repr=False, compare=False)
+    caution: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,20 @@ class ResultRow:
     epoch: int | None = None
 
 
+class Conclusion(Protocol):
+    """A verdict; see ``evaluation.verdict``."""
+
+    def as_json(self) -> dict[str, str]:
+        """Field → value."""
+        ...
+
+
 def write_results(
-    folder: Path, rows: Sequence[ResultRow], note: str = "", arithmetic: Mapping[str, str] | None = None
+    folder: Path,
+    rows: Sequence[ResultRow],
+    note: str = "",
+    arithmetic: Mapping[str, str] | None = None,
+    verdicts: Mapping[str, Conclusion] | None = None,
 ) -> None:
     """Write ``results.json`` and ``results.csv`` (one line a figure), each whole or not at all.
 
@@ -75,11 +89,14 @@ def write_results(
         rows: all rows so far.
         note: where the records depart from the benchmark's.
         arithmetic: stage (``training``, ``evaluation``) → in what it was computed.
+        verdicts: precision → what the last rows of the unlearned model say.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, object] = {"note": note}
     if arithmetic is not None:
         content["arithmetic"] = dict(arithmetic)
+    if verdicts is not None:
+        content["verdicts"] = {precision: found.as_json() for precision, found in verdicts.items()}
     content["rows"] = [_as_json(row) for row in rows]
     replace_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     lines = io.StringIO()
@@ -173,7 +190,7 @@ def measure_from_json(row: Mapping[str, Any]) -> Measure:
     if isinstance(row["n"], bool) or not isinstance(row["n"], int):
         raise TypeError("n is no number of records")
     value, low, high = figures
-    return Estimate(value, row["n"], low, high, tuple(scores))
+    return Estimate(value, row["n"], low, high, tuple(scores), str(row.get("caution", "")))
 
 
 def scored_json(measure: Measure) -> dict[str, object]:
@@ -185,4 +202,5 @@ def measure_as_json(measure: Measure) -> dict[str, object]:
     """A measure without its per-record scores."""
     if isinstance(measure, Undefined):
         return {"reason": measure.reason}
-    return {"value": measure.value, "n": measure.n, "low": measure.low, "high": measure.high}
+    figures = {"value": measure.value, "n": measure.n, "low": measure.low, "high": measure.high}
+    return figures | ({"caution": measure.caution} if measure.caution else {})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from quail_lightning.comparison.layer_figure import COLORS, MARKERS, number_layers, panels
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.results import Estimate, ResultRow
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def draw_folds(rows: Sequence[ResultRow], folds: Sequence[str]) -> Figure:
     precisions = list(dict.fromkeys(precision for model, precision in judged if model in folds))
     names = [
         name
-        for name in METRICS
+        for name in labels()
         if name not in LEFT_OUT
-        and not name.startswith(("recovery", "delivered"))
+        and label_of(name).table not in ("survival", "files")
         and any(isinstance(judged[fold, p].get(name), Estimate) for fold in folds for p in precisions)
     ]
     figure, axes = panels(max(1, len(names)), "over the folds; 0: target")
@@ -58,7 +58,7 @@ def draw_folds(rows: Sequence[ResultRow], folds: Sequence[str]) -> Figure:
         retrained = next((row.metrics.get(name) for row in rows if row.model == "retrained"), None)
         if isinstance(retrained, Estimate):
             axis.axhline(retrained.value, color="0.5", linestyle=":", linewidth=1)
-        axis.set_title(METRICS[name].heading.replace("→ ", "to "), fontsize=10)
+        axis.set_title(label_of(name).heading.replace("→ ", "to "), fontsize=10)
         axis.set_xlabel("fold")
         number_layers(axis)
     figure.legend(loc="outside right center", fontsize=8)

@@ -20,22 +20,19 @@ from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.encoding import positions
+from quail_lightning.evaluation.evaluator import Precision, on_copy
 from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
-from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
 from quail_lightning.masking import masked
 from quail_lightning.models.checkpoint import load_config, read_provenance
 from quail_lightning.models.release import release_memory
 from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.sharded import is_sharded
-from quail_lightning.processes import current_processes
 from quail_lightning.quantization import (
     check_quantizers,
     check_shards,
-    computing,
     load_quantizer,
-    quantized_copy,
 )
 from quail_lightning.run_folder import run_folder
 from quail_lightning.unlearning.checks import check_export
@@ -225,20 +222,15 @@ class KeepBest(Callback):
         }
 
     def _judge(self, model: PreTrainedModel) -> dict[str, Likelihoods]:
-        found = {}
-        for name, quantizer in self.quantizers.items():
-            # the model was made to be judged: at 16 bits it needs no copy
-            found[name] = self._nlls(model if name == self._sixteen_bits else quantized_copy(quantizer, model))
-            release_memory()
-        return found
+        return {
+            name: on_copy(Precision(name, name, quantizer), model, self._nlls)
+            for name, quantizer in self.quantizers.items()
+        }
 
     def _nlls(self, model: PreTrainedModel) -> Likelihoods:
         given = {name: rows for name, rows in self.windows.items() if len(rows)}
-        with computing(model), shared_among(current_processes(), model):
-            nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
-            said = {
-                name: asked.score(model, self._tokenizer, self.batch_size) for name, asked in self.prompts.items()
-            }
+        nlls = {name: window_nlls(model, rows, self.batch_size) for name, rows in given.items()}
+        said = {name: asked.score(model, self._tokenizer, self.batch_size) for name, asked in self.prompts.items()}
         means = {name: float(values.mean()) for name, values in nlls.items()}
         forget = tuple(nlls["forget"].tolist())
         # without a retain set nothing is lost of it

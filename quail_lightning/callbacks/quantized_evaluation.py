@@ -17,31 +17,30 @@ from tqdm.auto import tqdm
 
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.opening import describe_opening
-from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation import EvaluationSuite, privleak_measure, published_auc_retrain
+from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog
+from quail_lightning.evaluation.conclusions import add_privleak, conclude
 from quail_lightning.evaluation.encoding import positions
-from quail_lightning.evaluation.shares import shared_among
-from quail_lightning.evaluation.survival import survival_measures
+from quail_lightning.evaluation.evaluator import Evaluator, Precision
+from quail_lightning.evaluation.evidence import evidence_table, keep_evidence
+from quail_lightning.evaluation.metrics import Asked
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.empty import empty_model
-from quail_lightning.models.release import release_memory
-from quail_lightning.processes import current_processes
 from quail_lightning.quantization import (
     check_quantizers,
     check_shards,
     load_quantizer,
     partly_quantized,
-    quantized_copy,
     widest_copy,
 )
 from quail_lightning.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.run_folder import run_folder
-from quail_lightning.terminal import step
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy
 from quail_lightning.unlearning.fitting import judging_of
 from quail_lightning.unlearning.memory_plan import Judging
@@ -56,7 +55,7 @@ SIXTEEN_BITS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 class QuantizedEvaluation(Callback):
-    """Target, retrained and unlearned model × precisions × metrics, with recovery and delivered forgetting.
+    """Target, retrained and unlearned model × precisions × metrics, what came back, and a verdict.
 
     The target and the retrained model are judged once, before training. One quantized copy exists at a time;
     the module, its mode and all random states are left as they were. Several processes each quantize a copy of
@@ -101,9 +100,10 @@ class QuantizedEvaluation(Callback):
         self.rows: list[ResultRow] = []
         self._sixteen_bits = "bf16"
         self._arithmetic = ""
-        self._auc_retrain: float | None = None
+        self._auc_retrain: float | Estimate | None = None
         self._judged_epoch: int | None = None
         self._calibration_tokens: Tensor | None = None
+        self._said: dict[tuple[str, str], BenchmarkLog] = {}  # by model and precision, lately
         self._shares: dict[str, float] = {}  # of the body's weights, that each precision quantizes
 
     # --- when ------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class QuantizedEvaluation(Callback):
             for row in self.rows:
                 auc = row.metrics.get("membership_auc")
                 if (row.model, row.precision) == ("retrained", self._sixteen_bits) and isinstance(auc, Estimate):
-                    self._auc_retrain = auc.value
+                    self._auc_retrain = auc
             return
         for name, checkpoint in (("retrained", self.retrained), ("target", pl_module.target)):
             if checkpoint is None:
@@ -261,8 +261,8 @@ class QuantizedEvaluation(Callback):
             if name == "retrained":
                 auc = measured[self._sixteen_bits].get("membership_auc")
                 if isinstance(auc, Estimate):
-                    self._auc_retrain = auc.value
-                    measured = self._with_privleak(measured)
+                    self._auc_retrain = auc
+            add_privleak(measured, self._auc_retrain)
             judged = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
             self.rows = judged + self.rows  # the target, judged last, is shown first
         if trainer.state.fn == "fit" and trainer.is_global_zero:
@@ -271,17 +271,15 @@ class QuantizedEvaluation(Callback):
     def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():
             measured = self._judge("unlearned", partial(judged_copy, pl_module), trainer)
-        known = {(row.model, row.precision): row.metrics for row in self.rows if row.model != "unlearned"}
+        add_privleak(measured, self._auc_retrain)
+        target, retrained = (
+            {row.precision: row.metrics for row in self.rows if row.model == name}
+            for name in ("target", "retrained")
+        )
+        verdicts = conclude(measured, target, retrained, self._sixteen_bits)
         for precision, metrics in measured.items():
-            if precision != self._sixteen_bits:
-                metrics |= survival_measures(
-                    metrics,
-                    measured[self._sixteen_bits],
-                    known["target", precision],
-                    known["target", self._sixteen_bits],
-                    known.get(("retrained", self._sixteen_bits)),
-                )
             self._log_scalars(trainer, precision, metrics)
+            self._log_verdict(trainer, precision, verdicts[precision])
         self._judged_epoch = epoch
         judged = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]
         latest = [row for row in self.rows if row.model != "unlearned"] + judged
@@ -289,51 +287,39 @@ class QuantizedEvaluation(Callback):
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
             note = self._note(trainer.datamodule)  # type: ignore[attr-defined]
+            shown = [(name, self._sixteen_bits) for name in ("target", "retrained", "unlearned")]
+            shown += [("unlearned", precision) for precision in measured if precision != self._sixteen_bits][:1]
+            said = evidence_table({key: self._said[key] for key in shown if key in self._said})
             # first: it is there to be read where the files cannot be written
-            print_results(latest, f"after epoch {epoch}" if epoch is not None else "test", note)
+            title = f"after epoch {epoch}" if epoch is not None else "test"
+            print_results(latest, title, note, verdicts, said)
             trained = {} if epoch is None else {"training": str(trainer.precision)}
-            write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic})
+            write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic}, verdicts)
             write_scores(folder, self.rows, self._settings(trainer))
+            keep_evidence(folder, self._said)
 
     def _judge(
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
     ) -> dict[str, dict[str, Measure]]:
         """precision → metrics of one 16-bit model, one quantized copy at a time."""
-        model = make()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        records: EvaluationRecords = data.evaluation_records()
-        windows = self._windows(data)
-        measured: dict[str, dict[str, Measure]] = {}
+        config = load_config(trainer.lightning_module.target)  # type: ignore[arg-type]
+        asked = Asked(data.evaluation_records(), self._windows(data), self.suite, data.tokenizer, config)
         bar = tqdm(desc=name, leave=False, disable=not trainer.is_global_zero)
-        for precision, quantizer in self.quantizers.items():
 
-            def show(metric: str, done: int, total: int, precision: str = precision) -> None:
-                bar.set_description(f"{name} · {precision} · {metric}", refresh=False)
-                bar.total, bar.n = total, done
-                bar.refresh()
+        def show(what: str, done: int, total: int) -> None:
+            bar.set_description(f"{name} · {what}", refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
 
-            # the model was made to be judged: at 16 bits it needs no copy
-            is_first = precision == self._sixteen_bits
-            with step(f"{name}: quantizing to {precision}"):
-                copy = model if is_first else quantized_copy(quantizer, model, self._calibration_tokens)
-            with shared_among(current_processes(), copy):
-                measured[precision] = self.suite.evaluate(
-                    copy, data.tokenizer, records, windows, self._auc_retrain, show
-                )
-            del copy
-            release_memory()
+        evaluator = Evaluator(self._precisions(), self._calibration_tokens)
+        found = evaluator.evaluate(lambda dtype: make(), asked, show)
         bar.close()
-        del model
-        release_memory()
-        return measured
+        self._said |= {(name, precision): evaluated.log for precision, evaluated in found.items()}
+        return {precision: evaluated.measures for precision, evaluated in found.items()}
 
-    def _with_privleak(self, measured: Mapping[str, dict[str, Measure]]) -> dict[str, dict[str, Measure]]:
-        """Add PrivLeak to the retrained model's own rows, whose 16-bit AUC only now is known."""
-        assert self._auc_retrain is not None
-        return {
-            precision: metrics | {"privleak": privleak_measure(metrics["membership_auc"], self._auc_retrain)}
-            for precision, metrics in measured.items()
-        }
+    def _precisions(self) -> list[Precision]:
+        return [Precision(name, name, quantizer) for name, quantizer in self.quantizers.items()]
 
     def _note(self, data: Any) -> str:
         """What a reader of the figures must know."""
@@ -362,3 +348,9 @@ class QuantizedEvaluation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def _log_verdict(self, trainer: Trainer, precision: str, found: Verdict) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped
+                logger.experiment.add_text(f"verdict/{precision}", found.text, step)

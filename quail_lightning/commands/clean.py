@@ -12,7 +12,7 @@ from quail_lightning.reference.cached import FOLDER
 from quail_lightning.reference.room import size_text
 
 PLACES = ("logs", FOLDER)
-Kinds = Literal["reference-cache", "evaluations", "training-checkpoints"]
+Kinds = Literal["reference-cache", "evaluations", "responses", "training-checkpoints"]
 
 
 def add_arguments(parser: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,31 +15,41 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.durable import check_writable, write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
-from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
-from quail_lightning.evaluation.checkpoints import CheckpointJudge, Judged, load_precisions
-from quail_lightning.evaluation.privleak import privleak_measure, published_auc_retrain
+from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
+from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_precisions
+from quail_lightning.evaluation.conclusions import add_privleak, conclude
+from quail_lightning.evaluation.evaluator import Evaluated
+from quail_lightning.evaluation.lineage import Plan, plan_of
+from quail_lightning.evaluation.privleak import published_auc_retrain
 from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.locks import hold
 from quail_lightning.masking import masked
-from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.models.checkpoint import check_whole, read_provenance
 from quail_lightning.privacy import private_folder
 from quail_lightning.quantization import partly_quantized
-from quail_lightning.results import Estimate, ResultRow, measure_as_json, write_results
+from quail_lightning.results import Estimate, Measure, ResultRow, measure_as_json, write_results
 
 Protocol = Literal["paper", "published"]
 
 
 def add_arguments(parser: Any) -> None:
     """Declare the verb's options."""
-    parser.add_argument("models", nargs="*", type=str, help="checkpoints: folders or hub names")
+    parser.add_argument("models", nargs="*", type=str, help="checkpoints: folders or hub names; a target first")
     parser.add_argument("--benchmark", type=str, required=True, help="stem of configs/benchmark/*.yaml")
     parser.add_argument("--corpus", type=str | None, default=None, help="folder in the benchmark's layout")
+    parser.add_argument("--data", type=dict[str, Any], default={}, help="other options of the benchmark's data")
     parser.add_argument("--precisions", nargs="+", type=str, default=["bf16"], help="configs/quantizer/*.yaml")
     parser.add_argument("--protocol", type=Protocol, default="paper", help="`published`: as the papers' code")
-    parser.add_argument("--retrained", type=str | None, default=None, help="what M3 is measured against")
+    parser.add_argument(
+        "--retrained",
+        type=str | None,
+        default=None,
+        help="never trained on the forget set; M3 and the verdict need it",
+    )
     parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
     parser.add_argument("--attacks", type=Literal["all", "reported"], default="all", help="membership attacks run")
     parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
@@ -66,7 +77,7 @@ def run(arguments: Any) -> None:
     if arguments.from_log is not None:
         _score_log(arguments, benchmark)
     elif arguments.models:
-        _judge_models(arguments, benchmark)
+        _evaluate_models(arguments, benchmark)
     else:
         raise InputError("no model is named", allowed="one or more checkpoints, or --from-log DIR")
 
@@ -76,12 +87,13 @@ def run(arguments: Any) -> None:
 
 def _score_log(arguments: Any, benchmark: Benchmark) -> None:
     log = read_log(Path(arguments.from_log))
-    retrain, source = benchmark.auc_retrain, f"published constant of {benchmark.name}"
+    retrain: float | Estimate | None = benchmark.auc_retrain
+    source = f"published constant of {benchmark.name}"
     if arguments.retrained is not None:
         measured = score_log(read_log(Path(arguments.retrained)), None).measures.get("membership_auc")
         if not isinstance(measured, Estimate):
             raise InputError(f"the log {arguments.retrained} yields no membership AUC", given=measured)
-        retrain, source = measured.value, f"measured, {arguments.retrained}"
+        retrain, source = measured, f"measured, {arguments.retrained}"
     scores = score_log(log, retrain)
     notes = list(scores.notes)
     if "privleak" in scores.measures and arguments.retrained is None:
@@ -89,7 +101,11 @@ def _score_log(arguments: Any, benchmark: Benchmark) -> None:
     print_results([ResultRow(arguments.from_log, "log", scores.measures)], benchmark.name, "\n".join(notes))
     if arguments.json is not None:
         about = {"benchmark": benchmark.name, "from_log": arguments.from_log}
-        against = {} if retrain is None else {"auc_retrain": {"value": retrain, "source": source}}
+        against = (
+            {}
+            if retrain is None
+            else {"auc_retrain": {"value": getattr(retrain, "value", retrain), "source": source}}
+        )
         figures = _figures(scores.measures, scores)
         write_json(Path(arguments.json), about | against | figures | {"notes": notes})
     if arguments.out is not None:
@@ -100,7 +116,7 @@ def _score_log(arguments: Any, benchmark: Benchmark) -> None:
 # --- models ------------------------------------------------------------------------------------------------
 
 
-def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
+def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError("--limit must be at least 1", given=arguments.limit)
     suite = EvaluationSuite(
@@ -114,53 +130,59 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
     device = _device(arguments.device)
     root = Path(arguments.finished)
     check_writable(root, "--finished")
-    judge = CheckpointJudge(suite, benchmark.name, root, device, arguments.calibration)
-    named = dict.fromkeys(filter(None, [arguments.retrained, *arguments.models]))
-    records = {model: benchmark.read_records(arguments.corpus, model) for model in named}
+    evaluation = CheckpointEvaluation(suite, benchmark.name, root, device, arguments.calibration)
+    plan = plan_of(arguments.models, arguments.retrained, precisions)
+    for model in plan.precisions:
+        check_whole(model, torch.bfloat16)
+    given = arguments.data | ({} if arguments.corpus is None else {"corpus": arguments.corpus})
+    data = {model: benchmark.read(model, given, arguments.limit) for model in plan.precisions}
     told = [
         note
-        for model in named
+        for model, at in plan.precisions.items()
         for note in (
-            partly_quantized(judge.check(model, records[model], precisions)),
+            partly_quantized(evaluation.check(model, data[model], at)),
             describe_opening(load_tokenizer(model)),
         )
     ]
     hold(private_folder(root, root), f"the folder of finished evaluations {root}", shared=True)
-    sixteen = next((p for p in precisions if p.config in ("bf16", "fp16")), load_precisions(["bf16"], "paper")[0])
-    judged: dict[str, dict[str, Judged]] = {}
+    found: dict[str, dict[str, Evaluated]] = {}
     with tqdm(leave=False) as bar:
-        for model in named:
-            wanted = precisions if model in arguments.models else []
-            if model == arguments.retrained and sixteen not in wanted:
-                wanted = [sixteen, *wanted]  # what M3 is measured against
+        for model, at in plan.precisions.items():
 
             def show(what: str, done: int, total: int, model: str = model) -> None:
                 bar.set_description(f"{model} · {what}", refresh=False)
                 bar.total, bar.n = total, done
                 bar.refresh()
 
-            judged[model] = judge.judge(model, records[model], wanted, show)
-    retrained = None if arguments.retrained is None else judged[arguments.retrained][sixteen.name]
+            found[model] = evaluation.evaluate(model, data[model], at, show)
+    figures = {
+        model: {precision: dict(each.measures) for precision, each in by_precision.items()}
+        for model, by_precision in found.items()
+    }
+    against = _add_privleak(figures, plan, arguments, benchmark)
+    verdicts = _verdicts(figures, plan, arguments.retrained)
     partial = "" if arguments.limit is None else f" (partial: first {arguments.limit})"
     rows, content = [], []
-    for model, by_precision in judged.items():
-        auc_retrain = _auc_retrain(model, benchmark, arguments.protocol, retrained)
+    for model, by_precision in found.items():
         name = f"{model}{' (retrained)' if model == arguments.retrained else ''}{partial}"
-        for precision, found in by_precision.items():
-            measures = dict(found.measures)
-            if auc_retrain is not None and "membership_auc" in measures:
-                measures["privleak"] = privleak_measure(measures["membership_auc"], auc_retrain)
+        for precision, each in by_precision.items():
+            measures = figures[model][precision]
             rows.append(ResultRow(name, precision, measures))
-            about = {"model": name, "precision": precision, "log": str(found.folder), "reused": list(found.reused)}
-            against = {} if auc_retrain is None else {"auc_retrain": auc_retrain}
-            content.append(about | against | _figures(measures, _log_scores(found.folder)))
-    note = _note(arguments, records, any("privleak" in row.metrics for row in rows), told)
-    print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note)
-    arithmetic = judge.arithmetic(sixteen)
+            assert each.folder is not None
+            about: dict[str, Any] = {"model": name, "precision": precision, "log": str(each.folder)}
+            about |= {"reused": list(each.reused)} | against[model]
+            if (said := verdicts.get((model, precision))) is not None:
+                about |= {"target": plan.targets[model], "verdict": said.as_json()}
+            content.append(about | _figures(measures, _log_scores(each.folder)))
+    note = _note(arguments, data, any("privleak" in row.metrics for row in rows), [*told, *plan.notes])
+    several = len({model for model, _ in verdicts}) > 1
+    said_of = {f"{model} {p}" if several else p: found for (model, p), found in verdicts.items()}
+    print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note, said_of)
+    arithmetic = evaluation.arithmetic(plan.sixteen_bits)
     if arguments.json is not None:
         run_as: dict[str, Any] = {
             "benchmark": benchmark.name,
-            "corpus": arguments.corpus or benchmark.init_args.get("corpus"),
+            "corpus": given.get("corpus", benchmark.init_args.get("corpus")),
             "protocol": arguments.protocol,
             "partial": arguments.limit is not None,
             "limit": arguments.limit,
@@ -169,30 +191,64 @@ def _judge_models(arguments: Any, benchmark: Benchmark) -> None:
         }
         write_json(Path(arguments.json), masked(run_as) | {"rows": content})
     if arguments.out is not None:
-        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic})
+        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic}, said_of or None)
     say_what_is_left([root])
 
 
-def _auc_retrain(model: str, benchmark: Benchmark, protocol: Protocol, retrained: Judged | None) -> float | None:
+Figures = Mapping[str, Mapping[str, dict[str, Measure]]]  # model → precision → measures
+
+
+def _add_privleak(
+    figures: Figures, plan: Plan, arguments: Any, benchmark: Benchmark
+) -> dict[str, dict[str, float]]:
+    """Restate every membership AUC; model → the AUC that it is held against, for the record."""
+    retrained = figures.get(arguments.retrained, {}).get(plan.sixteen_bits.name)
+    against = {}
+    for model, by_precision in figures.items():
+        auc = _auc_retrain(model, benchmark, arguments.protocol, retrained)
+        add_privleak(by_precision, auc)
+        value = auc.value if isinstance(auc, Estimate) else auc
+        against[model] = {} if value is None else {"auc_retrain": value}
+    return against
+
+
+def _verdicts(figures: Figures, plan: Plan, retrained: str | None) -> dict[tuple[str, str], Verdict]:
+    """(model, precision) → verdict, of every model whose target is there; adds the survival measures."""
+    found: dict[tuple[str, str], Verdict] = {}
+    sixteen = plan.sixteen_bits.name
+    for model, target in plan.targets.items():
+        unlearned = figures[model]
+        if sixteen not in unlearned:  # a deployed one
+            if model not in plan.origins:
+                continue
+            unlearned = {sixteen: dict(figures[plan.origins[model]][sixteen])} | dict(unlearned)
+        said = conclude(unlearned, figures[target], figures.get(retrained or "", {}), sixteen)
+        found |= {(model, precision): said[precision] for precision in figures[model]}
+    return found
+
+
+def _auc_retrain(
+    model: str, benchmark: Benchmark, protocol: Protocol, retrained: Mapping[str, Measure] | None
+) -> float | Estimate | None:
     """The retrained model's AUC: measured; or published, for MUSE's own models or by the published protocol."""
     if retrained is not None:
-        area = retrained.measures.get("membership_auc")
-        return area.value if isinstance(area, Estimate) else None
+        area = retrained.get("membership_auc")
+        return area if isinstance(area, Estimate) else None
     if protocol == "published":
         return benchmark.auc_retrain
     target = (read_provenance(Path(model)) or {}).get("target", model)
     return published_auc_retrain(target)
 
 
-def _note(arguments: Any, records: Any, has_privleak: bool, told: list[str]) -> str:
-    notes = list(dict.fromkeys(filter(None, [*(found.note for found in records.values()), *told])))
+def _note(arguments: Any, data: Mapping[str, BenchmarkData], has_privleak: bool, told: list[str]) -> str:
+    notes = list(dict.fromkeys(filter(None, [*(each.records.note for each in data.values()), *told])))
     if arguments.limit is not None:
         notes.append(f"PARTIAL: only the first {arguments.limit} records of each split, no benchmark figures.")
     if arguments.protocol == "published":
         notes.append(
             "Protocol published: M1 is drawn at temperature 0.9, 4bit is FP4, M3 against the published constant."
         )
-    if not has_privleak and any(found.membership is not None for found in records.values()):
+    if not has_privleak and any(each.records.membership is not None for each in data.values()):
         notes.append("M3 is left out: name the retrained model by --retrained.")
     return "\n".join(notes)
 

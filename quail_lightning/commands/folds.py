@@ -18,7 +18,7 @@ from quail_lightning.analysis.fold_curves import draw_folds
 from quail_lightning.config_files import find_config
 from quail_lightning.durable import check_writable, write_json
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.locks import hold, lock_in, released_afterwards
@@ -189,8 +189,8 @@ def _note(plan: FoldPlan, rows: Sequence[ResultRow]) -> str:
         return ""
     shown = {name for row in rows if row.model in BASELINES for name in row.metrics}
     judged = [row for row in read_results(plan.folder(1)) if row.model in BASELINES]
-    missing = {name: None for row in judged for name in row.metrics if name not in shown and name in METRICS}
-    if others := [METRICS[name].heading for name in missing if name != "nll_forget"]:
+    missing = {name: None for row in judged for name in row.metrics if name not in shown and name in labels()}
+    if others := [label_of(name).heading for name in missing if name != "nll_forget"]:
         return f"{OWN_WINDOWS} Likewise of the target and the retrained model: {', '.join(others)}."
     return OWN_WINDOWS
 

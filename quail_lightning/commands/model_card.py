@@ -9,7 +9,7 @@ from typing import Any
 
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.quantization.architecture import WORTH_SAYING, described_share
 from quail_lightning.results import Measure, ResultRow, Undefined, read_results
 
@@ -100,8 +100,8 @@ def _metrics(model: Path, precision: str) -> str:
 
 
 def _table(rows: list[ResultRow]) -> str:
-    names = [name for name in METRICS if any(name in row.metrics for row in rows)]
-    head = [METRICS[name].heading for name in names]
+    names = [name for name in labels() if any(name in row.metrics for row in rows)]
+    head = [label_of(name).heading for name in names]
     lines = ["| precision | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for row in rows:
         cells = [_cell(row.metrics.get(name)) for name in names]

@@ -3,7 +3,7 @@
 from quail_lightning.evaluation.generation import generate
 from quail_lightning.evaluation.intervals import bootstrap_mean, bootstrap_ratio
 from quail_lightning.evaluation.likelihood import token_log_likelihoods, window_nlls
-from quail_lightning.evaluation.metrics import METRICS, MetricLabel
+from quail_lightning.evaluation.metrics import METRICS, Metric, MetricLabel, SuiteProgress, label_of, labels
 from quail_lightning.evaluation.privleak import (
     PUBLISHED_AUC_RETRAIN,
     MembershipAUC,
@@ -12,7 +12,7 @@ from quail_lightning.evaluation.privleak import (
     published_auc_retrain,
 )
 from quail_lightning.evaluation.rouge import RougeLF1, rougeL_f1
-from quail_lightning.evaluation.suite import EvaluationSuite, SuiteProgress
+from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.survival import delivered_forgetting, recovery, survival_measures
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PUBLISHED_AUC_RETRAIN",
     "EvaluationSuite",
     "MembershipAUC",
+    "Metric",
     "MetricLabel",
     "RougeLF1",
     "SuiteProgress",
@@ -27,6 +28,8 @@ __all__ = [
     "bootstrap_ratio",
     "delivered_forgetting",
     "generate",
+    "label_of",
+    "labels",
     "privleak",
     "privleak_measure",
     "published_auc_retrain",

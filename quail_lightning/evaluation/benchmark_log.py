@@ -49,24 +49,22 @@ class BenchmarkLog:
 
 
 def holds_log(folder: Path) -> bool:
-    """Whether ``read_log`` finds one of its four parts."""
-    return any((folder / part / "log.json").is_file() for part in (*RESPONSE_PARTS, MEMBERSHIP_PART))
+    """Whether ``read_log`` finds a part there."""
+    return any(folder.glob("*/log.json"))
 
 
 def read_log(folder: Path) -> BenchmarkLog:
-    """Read ``verbmem_f``, ``knowmem_f``, ``knowmem_r`` and ``privleak``, each from its ``log.json``.
+    """Read ``verbmem_f``, ``knowmem_f``, ``knowmem_r``, ``privleak`` and probes, each from its ``log.json``.
 
     Raises:
-        InputError: no such folder, none of the four files in it, broken JSON (file, line), a record without the
+        InputError: no such folder, no such file in it, broken JSON (file, line), a record without the
             columns that are scored (file, record, columns).
     """
     if not folder.is_dir():
         raise InputError(f"no log folder {folder}", remedy="Name the folder that holds knowmem_f/log.json")
-    responses = {}
-    for part, metric in RESPONSE_PARTS.items():
-        path = folder / part / "log.json"
-        if path.is_file():
-            responses[metric] = _responses(path)
+    found = {path.parent.name: path for path in sorted(folder.glob("*/log.json"))}
+    named = [part for part in (*RESPONSE_PARTS, *found) if part in found and part != MEMBERSHIP_PART]
+    responses = {RESPONSE_PARTS.get(part, part): _responses(found[part]) for part in named}
     path = folder / MEMBERSHIP_PART / "log.json"
     membership = _membership(path) if path.is_file() else None
     if not responses and membership is None:

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
 from quail_lightning.bounded_yaml import read_yaml
 from quail_lightning.config_files import find_config, shipped_names
 from quail_lightning.data.questions import EvaluationRecords
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.encoding import positions
 from quail_lightning.import_gate import class_in, close_gate
+from quail_lightning.models.checkpoint import load_config
 
+MOST_WINDOWS = 64  # of each set, as after an epoch of training
 KEYS = {"class_path", "init_args", "auc_retrain"}
+
+
+class BenchmarkData(NamedTuple):
+    """What a model is evaluated on.
+
+    Attributes:
+        records: prompts, questions, texts.
+        windows: set name → [n, time] token numbers; empty where the benchmark's training text is not at hand.
+    """
+
+    records: EvaluationRecords
+    windows: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,7 @@ class Benchmark:
     Attributes:
         name: stem of its file.
         data_class: DataModule class that reads its corpus.
-        init_args: of the class; ``corpus`` is where the corpus lies.
+        init_args: of the class; ``corpus`` is where a corpus lies.
         auc_retrain: Min-40 % AUC of the benchmark's own retrained model; None where none was published.
     """
 
@@ -37,33 +56,49 @@ class Benchmark:
     init_args: Mapping[str, Any]
     auc_retrain: float | None
 
-    def read_records(self, corpus: str | None, model: str) -> EvaluationRecords:
-        """The evaluation's records, without the training text where the DataModule can do so.
+    def read(self, model: str, given: Mapping[str, Any], most: int | None = None) -> BenchmarkData:
+        """What is asked of a model, and the windows of the training text where it is at hand.
 
         Args:
-            corpus: folder or hub name in place of the benchmark's own; None: its own.
-            model: checkpoint whose tokenizer cuts what has to be cut.
+            model: checkpoint whose tokenizer cuts what has to be cut, and whose positions bound the windows.
+            given: init arguments in place of the benchmark's own, such as ``corpus``.
+            most: windows of each set, evenly spread, where fewer than ``MOST_WINDOWS`` are to do.
 
         Raises:
             InputError: a part that is missing or malformed, or arguments that the class does not take.
         """
+        data, tokenizer = self._data(model, given), load_tokenizer(model)
+        if hasattr(data, "read_records"):  # the records do not depend on the training text, which may not be there
+            records = data.read_records()
+            try:
+                windows, left_out = data.cut_windows(tokenizer), ""
+            except InputError as problem:
+                windows, left_out = None, f"The NLL is left out: {problem.fact}."
+        else:
+            data.setup("test")
+            records, windows, left_out = data.evaluation_records(), data.windows, ""
+        note = " ".join(filter(None, [records.note, left_out]))
+        most = min(MOST_WINDOWS, most or MOST_WINDOWS)
+        sets = {} if windows is None else windows._asdict()
+        chosen = {name: spread(rows, most) for name, rows in sets.items() if len(rows)}
+        return BenchmarkData(replace(records, note=note), chosen)
+
+    def _data(self, model: str, given: Mapping[str, Any]) -> Any:
         from jsonargparse import ArgumentParser
 
         close_gate()
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(self.data_class, skip={"tokenizer"}, fail_untyped=False)
-        given = dict(self.init_args) | ({} if corpus is None else {"corpus": corpus})
+        wanted = dict(self.init_args) | dict(given)
+        if "max_len" in signature(self.data_class).parameters and "max_len" not in wanted:
+            fits = positions(load_config(model))
+            usual = signature(self.data_class).parameters["max_len"].default
+            wanted["max_len"] = usual if fits is None else min(usual, fits)
         try:
-            arguments = parser.instantiate_classes(parser.parse_object(given))
+            arguments = parser.instantiate_classes(parser.parse_object(wanted))
         except ArgumentError as problem:
             raise InputError(f"benchmark {self.name!r} cannot be read: {problem}") from problem
-        data: Any = self.data_class(**vars(arguments), tokenizer=model)
-        if hasattr(data, "read_records"):
-            found: EvaluationRecords = data.read_records()
-            return found
-        data.setup("test")
-        cut: EvaluationRecords = data.evaluation_records()
-        return cut
+        return self.data_class(**vars(arguments), tokenizer=model)
 
 
 def available_benchmarks() -> list[str]:

@@ -5,30 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.durable import partial_name, publish_or_keep, remove, replace_text, write_json
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, write_log
+from quail_lightning.evaluation.metrics import Asked, Metric
 from quail_lightning.privacy import private_folder
 from quail_lightning.results import Measure, measure_from_json, scored_json
 from quail_lightning.vouched import DamagedError, digest, load_vouched, write_vouched
 
-VERSION = 3  # raised when a metric's definition changes, which makes all that is stored stale
+VERSION = 4  # of what is common to all parts; a metric has its own
 MEASURES = "measures.json"
 ABOUT = "about.json"
-
-
-def parts(records: EvaluationRecords) -> Iterator[tuple[str, EvaluationRecords]]:
-    """(name, records) of each kind of records that is there, one at a time: what is run and stored by itself."""
-    for field in fields(records):
-        value = getattr(records, field.name)
-        if value is not None and field.name != "note":
-            yield field.name, replace(EvaluationRecords(), **{field.name: value})
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,8 @@ class FinishedMetrics:
     ``<root>/parts/<key>/`` holds one finished part: ``measures.json``, the responses and per-text scores in MUSE's
     log layout, and ``about.json``. The key is made of everything that decides the part's figures and of nothing
     else: ``about`` (digests of weights and tokenizer, the quantizer's settings), the part's records and those
-    settings of the suite that it depends on. So another choice of attacks leaves the responses finished.
+    settings of the suite that it depends on. So another choice of attacks leaves the responses finished. A part is
+    what one metric gives.
 
     ``measures.json`` holds the key, the digest of every other file and one of itself. A part that was edited,
     damaged or put there from elsewhere is not taken for finished, which is said; the next ``write`` replaces it.
@@ -54,38 +47,26 @@ class FinishedMetrics:
     root: Path
     about: Mapping[str, Any]
 
-    def part_folder(self, part: str, records: EvaluationRecords, settings: Mapping[str, Any]) -> Path:
-        """Where a part lies, or is to lie.
+    def part_folder(self, metric: Metric, asked: Asked) -> Path:
+        """Where what one metric gives lies, or is to lie."""
+        return self.root / "parts" / self._key(metric, asked)[:16]
 
-        Args:
-            part: its name, see ``parts``.
-            records: its own.
-            settings: of the suite, those that decide this part's figures.
-        """
-        return self.root / "parts" / self._key(part, records, settings)[:16]
-
-    def read(
-        self, part: str, records: EvaluationRecords, settings: Mapping[str, Any]
-    ) -> dict[str, Measure] | None:
-        """The part's measures with their per-record scores; None where it is yet to be run."""
-        folder = self.part_folder(part, records, settings)
+    def read(self, metric: Metric, asked: Asked) -> dict[str, Measure] | None:
+        """A metric's measures with their per-record scores; None where it is yet to be run."""
+        folder = self.part_folder(metric, asked)
         try:
-            return _measures(folder, self._key(part, records, settings))
+            return _measures(folder, self._key(metric, asked))
         except DamagedError as problem:
-            print(f"finished part {folder} ({part}): {problem}; it is run again", file=sys.stderr, flush=True)
+            print(
+                f"finished part {folder} ({metric.name}): {problem}; it is run again", file=sys.stderr, flush=True
+            )
             return None
 
-    def write(
-        self,
-        part: str,
-        records: EvaluationRecords,
-        settings: Mapping[str, Any],
-        measures: Mapping[str, Measure],
-        log: BenchmarkLog,
-    ) -> None:
-        """Keep a finished part."""
-        key = self._key(part, records, settings)
-        described = {"part": part, "settings": settings, "records_sha256": digest(repr(records))}
+    def write(self, metric: Metric, asked: Asked, measures: Mapping[str, Measure], log: BenchmarkLog) -> None:
+        """Keep what a metric gave, with what it read of the model."""
+        key = self._key(metric, asked)
+        about = {"part": metric.name, "version": metric.version, "settings": asked.suite.deciding(metric)}
+        described = about | {"records_sha256": digest(_read(metric, asked))}
 
         def fill(folder: Path) -> None:
             write_json(folder / ABOUT, dict(self.about) | described, private=True)
@@ -93,7 +74,7 @@ class FinishedMetrics:
             kept = {name: scored_json(measure) for name, measure in measures.items()}
             write_vouched(folder / MEASURES, {"key": key, "files": _digests(folder), "measures": kept})
 
-        self._publish(self.part_folder(part, records, settings), fill, partial(_is_intact, key=key))
+        self._publish(self.part_folder(metric, asked), fill, partial(_is_intact, key=key))
 
     def gather(self, folders: Mapping[str, Path]) -> Path:
         """One folder with the logs of several parts.
@@ -117,8 +98,9 @@ class FinishedMetrics:
         self._publish(gathered, fill, lambda folder: _digests(folder, but=ABOUT) == wanted)
         return gathered
 
-    def _key(self, part: str, records: EvaluationRecords, settings: Mapping[str, Any]) -> str:
-        return digest([VERSION, self.about, part, settings, repr(records)])
+    def _key(self, metric: Metric, asked: Asked) -> str:
+        settings = asked.suite.deciding(metric)
+        return digest([VERSION, self.about, metric.name, metric.version, settings, _read(metric, asked)])
 
     def _publish(self, folder: Path, fill: Callable[[Path], None], is_good: Callable[[Path], bool]) -> None:
         """Write a folder under a name of its own and give it its name, unless another process did meanwhile."""
@@ -128,6 +110,12 @@ class FinishedMetrics:
             publish_or_keep(new, folder, is_good)
         finally:
             remove(new)
+
+
+def _read(metric: Metric, asked: Asked) -> str:
+    """Everything that the metric reads."""
+    windows = {name: hashlib.sha256(rows.numpy().tobytes()).hexdigest() for name, rows in asked.windows.items()}
+    return repr([windows if name == "windows" else getattr(asked.records, name) for name in metric.reads])
 
 
 def _measures(folder: Path, key: str) -> dict[str, Measure] | None:

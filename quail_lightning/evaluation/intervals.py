@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,20 +85,45 @@ def bootstrap_ratio(
         The estimate, without ``scores`` (a ratio of means is no mean of ratios); undefined where there is no
         record or the denominator's mean is 0.
     """
-    above = np.asarray(numerator, dtype=np.float64).reshape(-1)
-    below = np.asarray(denominator, dtype=np.float64).reshape(-1)
-    assert above.shape == below.shape
-    if above.size == 0:
+    return bootstrap_of_means([numerator, denominator], _ratio, resamples, seed)
+
+
+def bootstrap_of_means(
+    series: Sequence[ArrayLike],
+    statistic: Callable[..., Floats],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Measure:
+    """A function of several means over the same records, which are resampled together.
+
+    Args:
+        series: each [n], of the same records in the same order.
+        statistic: takes as many arrays of means as there are series, and gives one value for each; NaN where it
+            has none. Resamples without a value are left out.
+        resamples: how many.
+        seed: of the resampling's own generator.
+
+    Returns:
+        The estimate, without ``scores``; undefined where there is no record or no value.
+    """
+    values = [np.asarray(scores, dtype=np.float64).reshape(-1) for scores in series]
+    assert len({each.size for each in values}) == 1
+    if values[0].size == 0:
         return Undefined("no records")
-    if below.mean() == 0:
+    value = float(statistic(*(np.atleast_1d(each.mean()) for each in values))[0])
+    if np.isnan(value):
         return Undefined("the denominator is 0")
-    replicates = []
-    for (weights,) in resample_weights([above.size], resamples, seed):
-        tops, bottoms = weights @ above, weights @ below
-        defined = bottoms != 0
-        replicates.append(tops[defined] / bottoms[defined])
-    low, high = percentile_interval(np.concatenate(replicates))
-    return Estimate(float(above.mean() / below.mean()), above.size, low, high)
+    found = [
+        statistic(*(weights @ each for each in values))
+        for (weights,) in resample_weights([values[0].size], resamples, seed)
+    ]
+    replicates = np.concatenate(found)
+    low, high = percentile_interval(replicates[~np.isnan(replicates)])
+    return Estimate(value, values[0].size, low, high)
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
 
 
 def _weights(generator: np.random.Generator, rows: int, size: int) -> Floats:

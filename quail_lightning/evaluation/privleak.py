@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -17,6 +18,8 @@ from quail_lightning.evaluation.intervals import percentile_interval, resample_w
 from quail_lightning.evaluation.record_order import in_record_order
 from quail_lightning.results import Estimate, Measure, Undefined
 
+FEWEST, LEAST_AUC = 50, 0.2  # texts of both sides, and a retrained AUC, from which PrivLeak means something
+FLOOR = 0.01
 FRACTION = 0.4  # Min-40 %, MUSE's choice for the reported figure
 
 PUBLISHED_AUC_RETRAIN: Mapping[str, float] = MappingProxyType(
@@ -132,17 +135,46 @@ def privleak(auc_model: float, auc_retrain: float) -> float:
     return (auc_model - auc_retrain) / auc_retrain * 100
 
 
-def privleak_measure(auc_model: Measure, auc_retrain: float) -> Measure:
-    """PrivLeak × 100 with the interval that the AUC's own implies; AUC_retrain counts as exact.
+def privleak_measure(auc_model: Measure, auc_retrain: float | Estimate) -> Measure:
+    """PrivLeak × 100 with an interval that carries the uncertainty of both AUCs.
 
-    Undefined where the AUC is, or where the retrained model's was measured as 0.
+    The interval of the ratio is made from those of its parts by MOVER-R (Donner and Zou 2012); a constant
+    AUC_retrain, a number, counts as exact.
+
+    The figure carries a caution, and tables show the AUC in its place, below ``FEWEST`` texts, at an AUC_retrain
+    under ``LEAST_AUC``, by which PrivLeak divides, and at one too uncertain for a ratio to have bounds: then the
+    interval is the widest that both AUCs allow, down to an AUC_retrain of ``FLOOR``. Undefined where the AUC is,
+    and where AUC_retrain is 0.
     """
     if isinstance(auc_model, Undefined):
         return auc_model
-    if auc_retrain == 0:
+    if not isinstance(auc_retrain, Estimate):
+        auc_retrain = Estimate(auc_retrain, 0, auc_retrain, auc_retrain)
+    if auc_retrain.value == 0:
         return Undefined("the retrained model's AUC is 0")
-    value, low, high = (privleak(part, auc_retrain) for part in (auc_model.value, auc_model.low, auc_model.high))
-    return replace(auc_model, value=value, low=low, high=high)
+    cautions = []
+    if auc_model.n < FEWEST:
+        cautions.append(f"{auc_model.n} texts, fewer than {FEWEST}")
+    if auc_retrain.value < LEAST_AUC:
+        cautions.append(f"the retrained model's AUC is {auc_retrain.value:.2f}, less than {LEAST_AUC}")
+    if 0 < auc_retrain.low <= auc_retrain.high < 2 * auc_retrain.value:
+        low, high = _ratio_interval(auc_model, auc_retrain)
+    else:
+        low, high = auc_model.low / auc_retrain.high, auc_model.high / max(auc_retrain.low, FLOOR)
+        cautions.append(
+            f"the retrained model's AUC lies anywhere from {auc_retrain.low:.2f} to {auc_retrain.high:.2f}"
+        )
+    value, caution = privleak(auc_model.value, auc_retrain.value), "; ".join(cautions)
+    return replace(auc_model, value=value, low=100 * (low - 1), high=100 * (high - 1), caution=caution)
+
+
+def _ratio_interval(above: Estimate, below: Estimate) -> tuple[float, float]:
+    """Bounds of above / below from the bounds of both; those of ``below`` lie between 0 and twice its value."""
+    product = above.value * below.value
+    under, over = (bound * (2 * below.value - bound) for bound in (below.high, below.low))
+    low = product - math.sqrt(max(0.0, product**2 - above.low * (2 * above.value - above.low) * under))
+    high = product + math.sqrt(max(0.0, product**2 - above.high * (2 * above.value - above.high) * over))
+    return low / under, high / over
 
 
 class MembershipAUC(Metric):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from quail_lightning.evaluation.benchmark_log import Response
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.record_order import in_record_order
 from quail_lightning.results import Measure
@@ -51,6 +52,13 @@ def rouge_scores(truth: str, response: str) -> dict[str, float]:
         name: float(getattr(scores[name.removesuffix("_recall")], "recall" if "recall" in name else "fmeasure"))
         for name in ROUGE_SCORES
     }
+
+
+def rouge_measure(rows: Sequence[Response]) -> Measure:
+    """Mean ROUGE-L F1 × 100 of responses, each counted whole, with its interval and the scores in their order."""
+    metric = RougeLF1(sync_on_compute=False)
+    metric.update([row.response for row in rows], [row.truth for row in rows], range(len(rows)))
+    return metric.estimate()
 
 
 class RougeLF1(Metric):

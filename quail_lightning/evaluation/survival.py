@@ -1,4 +1,4 @@
-"""Does the forgetting survive quantization? Two ratios of paired differences, each with its interval."""
+"""Does the forgetting survive quantization? Ratios of paired differences, each with its interval."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_ratio
+from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means, bootstrap_ratio
+from quail_lightning.evaluation.metrics import labels
 from quail_lightning.results import Estimate, Measure, Undefined
 
 
@@ -45,6 +46,98 @@ def recovery(
     if not _above_zero(target_q - unlearned_16):
         return Undefined("the quantized target knows no more than the unlearned model at 16 bits")
     return bootstrap_ratio(unlearned_q - unlearned_16, target_q - unlearned_16)
+
+
+def recovery_capped(
+    unlearned_quantized: Measure,
+    unlearned_16bit: Measure,
+    target_quantized: Measure,
+    target_16bit: Measure,
+    retrained_quantized: Measure,
+    retrained_16bit: Measure,
+) -> Measure:
+    """``recovery`` beyond ignorance: what the equally precise retrained model scores too has not come back.
+
+    (max(M_uq, M_rq) − max(M_u16, M_r16)) / (M_tq − max(M_u16, M_r16)). A destroyed model that returns to what one
+    scores that never saw the text has brought nothing back: published GA_GDR, 0.0 → 25.0 with the retrained model
+    at 20.8 and the target at 34.2, gives 0.31 where ``recovery`` gives 0.73. The maxima are of the means: a single
+    answer may be right by chance.
+
+    Args:
+        unlearned_quantized: M_uq, with per-record scores.
+        unlearned_16bit: M_u16, over the same records.
+        target_quantized: M_tq.
+        target_16bit: decides, as for ``recovery``, whether anything was forgotten at all.
+        retrained_quantized: of the retrained model at the format (M_rq), over the same records.
+        retrained_16bit: at 16 bits (M_r16).
+
+    Returns:
+        as ``recovery``; undefined also where the target knows no more than the retrained model.
+
+    Raises:
+        InputError: the measures do not hold scores of the same records.
+    """
+    bare = recovery(unlearned_quantized, unlearned_16bit, target_quantized, target_16bit)
+    given = [unlearned_quantized, unlearned_16bit, target_quantized, retrained_quantized, retrained_16bit]
+    series = _paired(given)
+    if isinstance(bare, Undefined):
+        return bare
+    if isinstance(series, Undefined):
+        return series
+    if not _above_zero(series[2] - series[4]):
+        return Undefined("the quantized target knows no more than the retrained model")
+    return bootstrap_of_means(series, _beyond_ignorance)
+
+
+def _beyond_ignorance(u_q: Floats, u_16: Floats, t_q: Floats, r_q: Floats, r_16: Floats) -> Floats:
+    start = np.maximum(u_16, r_16)
+    lead = t_q - start
+    return np.divide(np.maximum(u_q, r_q) - start, lead, out=np.full_like(lead, np.nan), where=lead > 0)
+
+
+def kept_forgetting(
+    unlearned_quantized: Measure,
+    unlearned_16bit: Measure,
+    target_16bit: Measure,
+    retrained_quantized: Measure | None = None,
+    retrained_16bit: Measure | None = None,
+) -> Measure:
+    """Share of the 16-bit rise in NLL that quantization leaves: 1 − max(0, N_u16 − N_uq) / (N_u16 − N_t16).
+
+    Only a fall of the unlearned model's own NLL counts as return, so what quantization does to the target decides
+    nothing. With the retrained model given, every N_u is first capped, window by window, at the equally precise
+    retrained model's: what is unlikelier than to a model that never saw it is forgotten, no more.
+
+    Args:
+        unlearned_quantized: NLLs of the forget windows at the format (N_uq), nats per token, with their scores.
+        unlearned_16bit: at 16 bits (N_u16), over the same windows.
+        target_16bit: of the target (N_t16).
+        retrained_quantized: of the retrained model at the format; None, like the next: nothing is capped.
+        retrained_16bit: of the retrained model at 16 bits.
+
+    Returns:
+        fraction, at most 1, with its paired bootstrap interval; undefined where the interval of the (capped) rise
+        is not wholly above zero: then nothing was forgotten.
+
+    Raises:
+        InputError: the measures do not hold scores of the same windows.
+    """
+    given = [unlearned_quantized, unlearned_16bit, target_16bit]
+    caps = [cap for cap in (retrained_quantized, retrained_16bit) if cap is not None]
+    series = _paired([*given, *caps] if len(caps) == 2 else given)
+    if isinstance(series, Undefined):
+        return series
+    quantized, whole, target = series[:3]
+    if len(caps) == 2:
+        quantized, whole = np.minimum(quantized, series[3]), np.minimum(whole, series[4])
+    if not _above_zero(whole - target):
+        return Undefined("the NLL did not rise at 16 bits beyond its interval: nothing was forgotten")
+    return bootstrap_of_means([whole - quantized, whole - target], _left)
+
+
+def _left(fall: Floats, rise: Floats) -> Floats:
+    lost = np.divide(np.maximum(fall, 0), rise, out=np.full_like(rise, np.nan), where=rise > 0)
+    return 1 - lost
 
 
 def delivered_forgetting(
@@ -102,33 +195,45 @@ def survival_measures(
     unlearned_16bit: Mapping[str, Measure],
     target_quantized: Mapping[str, Measure],
     target_16bit: Mapping[str, Measure],
+    retrained_quantized: Mapping[str, Measure] | None = None,
     retrained_16bit: Mapping[str, Measure] | None = None,
 ) -> dict[str, Measure]:
-    """Both ratios for every metric that the four models have, under the names of ``METRICS``.
+    """All ratios for every metric that the models have, under the names of ``METRICS``.
 
     Args:
         unlearned_quantized: metric name → measure, as the suite returns them.
         unlearned_16bit: likewise, and so on; all over the same records.
         target_quantized: at the format.
         target_16bit: at 16 bits.
-        retrained_16bit: at 16 bits; gives ``delivered_forgetting_capped``. None: that one is absent.
+        retrained_quantized: at the format; without it, what is capped is absent or bare.
+        retrained_16bit: at 16 bits.
 
     Raises:
         InputError: the measures do not hold scores of the same records.
     """
     four = (unlearned_quantized, unlearned_16bit, target_quantized, target_16bit)
+    retrained = (retrained_quantized or {}, retrained_16bit or {})
     measures: dict[str, Measure] = {}
-    for name in ("verbmem_forget", "knowmem_forget"):
+    for name in (name for name, label in labels().items() if label.pairs):
         if all(name in metrics for metrics in four):
-            measures[f"recovery_{name}"] = recovery(*(metrics[name] for metrics in four))
+            given = [metrics[name] for metrics in four]
+            measures[f"recovery_{name}"] = recovery(*given)
+            if all(name in metrics for metrics in retrained):
+                caps = [metrics[name] for metrics in retrained]
+                measures[f"recovery_{name}_capped"] = recovery_capped(*given, *caps)
     for name, ratio in (("nll_forget", "delivered_forgetting"), ("nll_retain", "delivered_retain")):
         if all(name in metrics for metrics in four):
             unlearned_q, unlearned_16, target_q, target_16 = (metrics[name] for metrics in four)
             measures[ratio] = delivered_forgetting(unlearned_q, target_q, unlearned_16, target_16)
-            if name == "nll_forget" and retrained_16bit is not None and name in retrained_16bit:
-                measures[f"{ratio}_capped"] = delivered_forgetting(
-                    unlearned_q, target_q, unlearned_16, target_16, retrained_16bit[name]
+            if name == "nll_forget":
+                retrained_q, retrained_16 = (metrics.get(name) for metrics in retrained)
+                measures["kept_forgetting"] = kept_forgetting(
+                    unlearned_q, unlearned_16, target_16, retrained_q, retrained_16
                 )
+                if retrained_16 is not None:
+                    measures[f"{ratio}_capped"] = delivered_forgetting(
+                        unlearned_q, target_q, unlearned_16, target_16, retrained_16
+                    )
     return measures
 
 

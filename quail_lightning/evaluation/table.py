@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from quail_lightning.evaluation.metrics import METRICS
-from quail_lightning.results import Measure, ResultRow, Undefined
+from quail_lightning.evaluation.metrics import label_of, labels
+from quail_lightning.evaluation.verdict import Verdict
+from quail_lightning.results import Estimate, Measure, ResultRow, Undefined
 
 NARROWEST = 112  # columns of titles and notes; a narrower terminal wraps rather than cutting figures off
 WIDEST = 10_000  # columns that no table needs
-SURVIVAL = tuple(name for name in METRICS if name.startswith(("recovery", "delivered")))
-APART = {
-    "what it says of the labels": tuple(name for name in METRICS if name.startswith("label_")),
-    "what it is still good for": tuple(
-        name for name in METRICS if name.startswith(("utility_", "question_", "perplexity"))
-    ),
+TITLES = {
+    "labels": "what it says of the labels",
+    "utility": "what it is still good for",
+    "survival": "what quantization left of it",
 }
-"""Title → metrics that get a table of their own: one with everything would fit no terminal."""
+"""Tables of their own, by ``MetricLabel.table``: one with everything would fit no terminal."""
 
 
 def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
@@ -28,26 +28,43 @@ def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
     one of what survived quantization.
 
     A metric that no row has gets no column; one that a row lacks is left blank, an undefined one is a dash.
-    Where PrivLeak stands, the membership AUC that it restates is left to the results files.
+    Of PrivLeak and the membership AUC that it restates one is shown: the AUC where PrivLeak carries a caution. A
+    recovery is left to the results files where the capped one is there.
     """
-    present = [name for name in METRICS if any(name in row.metrics for row in rows)]
-    apart = {title: [name for name in present if name in names] for title, names in APART.items()}
-    elsewhere = {*SURVIVAL, *(name for names in apart.values() for name in names)}
-    known = [name for name in present if name not in elsewhere]
+    given = dict.fromkeys([*labels(), *(name for row in rows for name in row.metrics)])
+    present = [name for name in given if any(name in row.metrics for row in rows)]
+    known = [name for name in present if label_of(name).table == "known"]
     if "privleak" in known:
-        known = [name for name in known if name != "membership_auc"]
-    survived = [name for name in present if name in SURVIVAL]
+        known = [name for name in known if name != ("privleak" if _cautions(rows) else "membership_auc")]
     tables = [_table(rows, known, title)]
-    tables += [_table(rows, names, heading) for heading, names in apart.items() if names]
-    if survived:
-        measured = [row for row in rows if any(name in row.metrics for name in survived)]
-        tables.append(_table(measured, survived, "what quantization left of it"))
+    for kind, heading in TITLES.items():
+        names = [name for name in present if label_of(name).table == kind and f"{name}_capped" not in present]
+        if names:
+            measured = (
+                rows if kind != "survival" else [row for row in rows if any(map(row.metrics.__contains__, names))]
+            )
+            tables.append(_table(measured, names, heading))
     tables[-1].caption = "± half of the 95 % interval; – undefined; blank: not run"
     return tables
 
 
-def print_results(rows: Sequence[ResultRow], title: str, note: str = "") -> None:
-    """Print the tables, at their full width also where the output is no terminal."""
+def _cautions(rows: Sequence[ResultRow]) -> list[str]:
+    """Why PrivLeak is not to be shown; empty where it may be."""
+    leaks = [row.metrics["privleak"] for row in rows if "privleak" in row.metrics]
+    found = {leak.reason if isinstance(leak, Undefined) else leak.caution for leak in leaks}
+    if any(isinstance(leak, Estimate) and not leak.caution for leak in leaks):
+        return []
+    return sorted(found)
+
+
+def print_results(
+    rows: Sequence[ResultRow],
+    title: str,
+    note: str = "",
+    verdicts: Mapping[str, Verdict] | None = None,
+    evidence: Table | None = None,
+) -> None:
+    """Print tables, evidence and verdicts; tables at their full width also where the output is no terminal."""
     console = Console()
     tables = results_tables(rows, title)
     unlimited = console.options.update(width=WIDEST)
@@ -56,8 +73,17 @@ def print_results(rows: Sequence[ResultRow], title: str, note: str = "") -> None
         console = Console(width=max(needed, NARROWEST))
     for table in tables:
         console.print(table)
+    if cautions := _cautions(rows):
+        note = f"M3 would mean little, so the AUC it is made of is shown: {'; '.join(cautions)}.\n{note}".rstrip()
     if note:
         console.print(note, markup=False)
+    if evidence is not None:
+        console.print(evidence)
+    if verdicts:
+        longest = max(map(len, verdicts))
+        console.print(Rule("verdict", align="left"))
+        for precision, found in verdicts.items():
+            console.print(f"{precision:<{longest}}  {found.text}", markup=False)
 
 
 def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Table:
@@ -65,7 +91,7 @@ def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Tab
     table.add_column("model", no_wrap=True)
     table.add_column("precision", no_wrap=True)
     for name in metrics:
-        heading = METRICS[name].heading.replace(" ", "\n").replace("→\n", "→ ")
+        heading = label_of(name).heading.replace(" ", "\n").replace("→\n", "→ ")
         table.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for row in rows:

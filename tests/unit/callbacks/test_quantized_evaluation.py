@@ -2,6 +2,7 @@
 
 import json
 import random
+import stat
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from quail_lightning.callbacks import ExportModel, QuantizedEvaluation
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation import EvaluationSuite
+from quail_lightning.evaluation import EvaluationSuite, privleak_measure
+from quail_lightning.evaluation.benchmark_log import read_log
+from quail_lightning.evaluation.rescoring import score_log
 from quail_lightning.models.checkpoint import load_model, read_provenance, save_model
 from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.objectives import GradientAscent, GradientDescent
@@ -73,20 +76,39 @@ def test_every_model_precision_and_epoch_has_its_row(finished):
 def test_rows_hold_what_the_records_allow_and_survival_only_where_it_means_something(finished):
     rows = {(row.model, row.precision, row.epoch): row.metrics for row in read_results(finished[0])}
     asked = {"verbmem_forget", "knowmem_forget", "knowmem_retain", "membership_auc", "privleak"}
-    asked |= {"nll_forget", "nll_retain"}
-    survival = {"recovery_verbmem_forget", "recovery_knowmem_forget", "delivered_forgetting", "delivered_retain"}
+    asked |= {"nll_forget", "nll_retain", "repetition_forget"}
+    survival = {"delivered_forgetting", "delivered_forgetting_capped", "delivered_retain", "kept_forgetting"}
+    survival |= {f"recovery_{name}_forget{kind}" for name in ("verbmem", "knowmem") for kind in ("", "_capped")}
     assert rows["target", "bf16", None].keys() == asked
     assert rows["retrained", "nf4", None].keys() == asked
     assert rows["unlearned", "bf16", 2].keys() == asked
-    assert rows["unlearned", "nf4", 2].keys() == asked | survival | {"delivered_forgetting_capped"}
+    assert rows["unlearned", "nf4", 2].keys() == asked | survival
 
 
 def test_privleak_is_measured_against_the_retrained_models_own_auc(finished):
     rows = {(row.model, row.precision, row.epoch): row.metrics for row in read_results(finished[0])}
-    retrained = rows["retrained", "bf16", None]
-    assert retrained["privleak"].value == 0
-    auc, expected = rows["unlearned", "nf4", 2], retrained["membership_auc"].value
-    assert auc["privleak"].value == pytest.approx((auc["membership_auc"].value - expected) / expected * 100)
+    against = rows["retrained", "bf16", None]["membership_auc"]
+    for row in (rows["retrained", "bf16", None], rows["unlearned", "nf4", 2]):
+        assert row["privleak"] == privleak_measure(row["membership_auc"], against)
+
+
+def test_every_precision_has_its_verdict_in_results_and_tensorboard(finished):
+    written = json.loads((finished[0] / "results.json").read_text())["verdicts"]
+    assert list(written) == ["bf16", "nf4", "uniform4-tensor"]
+    asked = {"known", "forgotten", "survives", "over_forgotten", "utility", "text"}
+    assert all(set(each) == asked for each in written.values())
+    events = EventAccumulator(str(finished[0])).Reload()
+    assert "verdict/nf4/text_summary" in events.Tags()["tensors"]
+
+
+def test_what_was_said_is_kept_for_its_owner_and_scores_to_the_same_figures(finished):
+    rows = {(row.model, row.precision, row.epoch): row.metrics for row in read_results(finished[0])}
+    for model, epoch in (("target", None), ("retrained", None), ("unlearned", 2)):
+        folder = finished[0] / "responses" / f"{model}-nf4"
+        again = score_log(read_log(folder), None).measures
+        assert again["verbmem_forget"] == rows[model, "nf4", epoch]["verbmem_forget"]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.glob("*/log.json"))
 
 
 def test_scalars_stand_in_tensorboard_under_precision_and_metric(finished):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from quail_lightning.cli import main
 from quail_lightning.data.questions import EvaluationRecords, VerbatimPrompt
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.finished import FinishedMetrics
+from quail_lightning.evaluation.metrics import METRICS, Asked
+from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.reference.manifest import Manifest, write_manifest
 from quail_lightning.results import Estimate
@@ -33,10 +36,11 @@ def cache(folder=CACHE, finished=True):
 
 def evaluation(root="logs/evaluations"):
     store = FinishedMetrics(Path(root), {"model": "m"})
-    records = EvaluationRecords((VerbatimPrompt("a", "b"),))
+    nothing: Any = None
+    asked = Asked(EvaluationRecords((VerbatimPrompt("a", "b"),)), {}, EvaluationSuite(), nothing, nothing)
     log = BenchmarkLog({"verbmem_forget": (Response("b", "c", "a"),)})
-    store.write("verbatim", records, {}, {"verbmem_forget": Estimate(1.0, 1, 0.0, 2.0, (1.0,))}, log)
-    store.gather({"verbatim": store.part_folder("verbatim", records, {})})
+    store.write(METRICS[0], asked, {"verbmem_forget": Estimate(1.0, 1, 0.0, 2.0, (1.0,))}, log)
+    store.gather({"verbatim": store.part_folder(METRICS[0], asked)})
 
 
 def checkpoint(folder=STEP):

@@ -11,7 +11,8 @@ import pytest
 from quail_lightning.cli import main
 from quail_lightning.config_files import find_config
 from quail_lightning.data.invented_tweets import InventedTweets
-from quail_lightning.evaluation import checkpoints
+from quail_lightning.evaluation import checkpoints, lineage
+from quail_lightning.evaluation.lineage import plan_of
 from quail_lightning.results import read_results
 
 
@@ -97,7 +98,7 @@ def test_models_precisions_and_metrics_make_one_table_and_are_not_run_again(
 
     monkeypatch.setattr(checkpoints, "load_model", never)
     again = evaluate(*arguments, "--retrained", other)
-    kept = ["verbatim", "forget_questions", "membership", "retain_questions"]
+    kept = ["verbatim", "forget_questions", "membership", "retain_questions", "windows"]
     assert all(row["reused"] == kept for row in again["rows"])
     assert [row["metrics"] for row in again["rows"]] == [row["metrics"] for row in first["rows"]]
     # the log beside the metrics is one that --from-log takes
@@ -106,13 +107,84 @@ def test_models_precisions_and_metrics_make_one_table_and_are_not_run_again(
     assert (scored["M1"], scored["auc"]) == (row["M1"], row["auc"])
 
 
+def test_an_unlearned_model_is_compared_with_its_target_and_gets_a_verdict(
+    checkpoint, corpus_folder, tmp_path, capsys
+):
+    same, other = shutil.copytree(checkpoint, tmp_path / "same"), shutil.copytree(checkpoint, tmp_path / "other")
+    arguments = ["--benchmark", "muse-news", "--corpus", corpus_folder, "--precisions", "nf4"]
+    found = evaluate(checkpoint, same, *arguments, "--retrained", other, "--out", "results")
+    shown = capsys.readouterr().out
+    rows = {(row["model"], row["precision"]): row for row in found["rows"]}
+    assert set(rows) == {
+        (name, p) for name in (f"{other} (retrained)", checkpoint, str(same)) for p in ("bf16", "nf4")
+    }, "all are compared with 16 bits, and with the equally quantized retrained model"
+    unlearned = rows[str(same), "nf4"]
+    assert {"nll_forget", "recovery_verbmem_forget_capped", "kept_forgetting"} <= unlearned["metrics"].keys()
+    assert unlearned["target"] == checkpoint
+    assert unlearned["verdict"]["known"] == "no", "all three are one model"
+    assert unlearned["verdict"]["text"].startswith("nothing to forget")
+    assert "verdict" not in rows[checkpoint, "nf4"]
+    assert "nothing to forget" in shown
+    written = json.loads((tmp_path / "results/results.json").read_text())
+    assert written["verdicts"]["nf4"] == unlearned["verdict"]
+
+
+def test_a_model_s_provenance_says_which_target_is_its_own(tmp_path, monkeypatch):
+    (tmp_path / "unlearned").mkdir()
+    (tmp_path / "unlearned/provenance.json").write_text(json.dumps({"target": "b"}))
+    monkeypatch.setattr(lineage, "stored_format", lambda model: None)
+    assert plan_of(["a", "b", "unlearned", "c"], "r", []).targets == {"b": "a", "unlearned": "b", "c": "a"}
+    assert plan_of(["a", "r"], "r", []).targets == {}
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8", "awq4-group64"])
+def test_a_deployed_folder_is_loaded_as_it_is_and_compared_with_what_it_came_from(
+    name, checkpoint, corpus_folder, tmp_path, capsys
+):
+    unlearned = str(shutil.copytree(checkpoint, tmp_path / "unlearned"))
+    main(["quantize", unlearned, "--to", name, "--out", "deployed"])
+    arguments = ["--benchmark", "muse-news", "--corpus", corpus_folder, "--attacks", "reported"]
+    found = evaluate(checkpoint, unlearned, "deployed", *arguments, "--precisions", "bf16", name)
+    rows = {(row["model"], row["precision"]): row for row in found["rows"]}
+    deployed, copy = rows["deployed", name], rows[unlearned, name]
+    assert {row for row in rows if row[0] == "deployed"} == {("deployed", name)}
+    for metric, measure in copy["metrics"].items():
+        if metric.startswith("nll"):
+            assert deployed["metrics"][metric]["value"] == pytest.approx(measure["value"], rel=1e-3)
+    assert deployed["verdict"] == copy["verdict"]
+    alone = evaluate(checkpoint, "deployed", *arguments)
+    assert {(row["model"], row["precision"]) for row in alone["rows"]} == {
+        (checkpoint, "bf16"), (checkpoint, name), ("deployed", name), (unlearned, "bf16")
+    }  # fmt: skip
+    assert "verdict" in next(row for row in alone["rows"] if row["model"] == "deployed")
+
+
+def test_a_deployed_folder_of_unknown_origin_gets_figures_and_no_verdict(checkpoint, corpus_folder, tmp_path):
+    unlearned = str(shutil.copytree(checkpoint, tmp_path / "unlearned"))
+    main(["quantize", unlearned, "--to", "nf4", "--out", "deployed"])
+    (tmp_path / "deployed/provenance.json").unlink()
+    arguments = ["--benchmark", "muse-news", "--corpus", corpus_folder, "--attacks", "reported"]
+    found = evaluate("deployed", *arguments)
+    (row,) = found["rows"]
+    assert row["precision"] == "nf4", "by its config"
+    assert "came from is not at hand" in found["note"]
+
+
+def test_own_files_are_a_benchmark(checkpoint, tmp_path):
+    (tmp_path / "forget.txt").write_text("it was a dark and stormy night " * 9 + "\n\n" + "call me ishmael " * 20)
+    (tmp_path / "other.txt").write_text("there was once a king who lived by the sea, far from here. " * 9)
+    files = ["--data.forget", "forget.txt", "--data.retain", "other.txt", "--data.max_len", "64"]
+    (row,) = evaluate(checkpoint, "--benchmark", "own", *files)["rows"]
+    assert {"verbmem_forget", "nll_forget", "nll_retain"} <= row["metrics"].keys()
+
+
 def test_only_what_is_missing_is_run(checkpoint, corpus_folder, tmp_path):
     arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder]
     (row,) = evaluate(*arguments)["rows"]
     parts = json.loads((tmp_path / row["log"] / "about.json").read_text())["parts"]
     (tmp_path / "logs/evaluations/parts" / parts["membership"] / "measures.json").write_text("damaged")
     (again,) = evaluate(*arguments)["rows"]
-    assert again["reused"] == ["verbatim", "forget_questions", "retain_questions"]
+    assert again["reused"] == ["verbatim", "forget_questions", "retain_questions", "windows"]
     assert again["metrics"] == row["metrics"]
 
 
@@ -141,7 +213,7 @@ def test_a_file_in_the_place_of_the_finished_evaluations_is_refused(checkpoint, 
 
 def test_a_setting_runs_again_only_the_metrics_that_it_decides(checkpoint, corpus_folder, tmp_path):
     arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder]
-    generated = ["verbatim", "forget_questions", "retain_questions"]
+    generated = ["verbatim", "forget_questions", "retain_questions", "windows"]
     (reported,) = evaluate(*arguments, "--attacks", "reported")["rows"]
     (every,) = evaluate(*arguments)["rows"]
     assert every["reused"] == generated
@@ -149,11 +221,13 @@ def test_a_setting_runs_again_only_the_metrics_that_it_decides(checkpoint, corpu
     assert every["log"] != reported["log"]
     assert every["metrics"] == reported["metrics"]
     (published,) = evaluate(*arguments, "--protocol", "published")["rows"]
-    assert published["reused"] == ["forget_questions", "membership", "retain_questions"], "M1 alone is drawn"
+    assert published["reused"] == ["forget_questions", "membership", "retain_questions", "windows"], (
+        "M1 alone is drawn"
+    )
     (limited,) = evaluate(*arguments, "--limit", 2)["rows"]
-    assert limited["reused"] == []
+    assert limited["reused"] == ["windows"], "the corpus has no more than two windows of a set"
     (again,) = evaluate(*arguments)["rows"]
-    assert len(again["reused"]) == 4, "the quick look has overwritten nothing"
+    assert len(again["reused"]) == 5, "the quick look has overwritten nothing"
     assert (again["M1"], again["rouge"]) == (every["M1"], every["rouge"])
 
 
@@ -161,7 +235,7 @@ def test_all_attacks_hold_the_reported_one(checkpoint, corpus_folder):
     arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder]
     (every,) = evaluate(*arguments)["rows"]
     (reported,) = evaluate(*arguments, "--attacks", "reported")["rows"]
-    assert len(reported["reused"]) == 4
+    assert len(reported["reused"]) == 5
     assert reported["metrics"] == every["metrics"]
 
 
@@ -222,7 +296,7 @@ def test_a_calibrated_format_is_judged_and_its_calibration_tells_it_from_another
     assert {"M1", "M2", "M4"} <= set(row)
     (again,) = evaluate(*arguments, *few, "4")["rows"]
     (other,) = evaluate(*arguments, *few, "5")["rows"]
-    assert (len(again["reused"]), len(other["reused"])) == (4, 0)
+    assert (len(again["reused"]), len(other["reused"])) == (5, 0)
 
 
 def test_calibration_tokens_are_cut_once_and_a_changed_text_is_another_calibration(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from quail_lightning.evaluation.privleak import published_auc_retrain
 @pytest.mark.parametrize("name", available_benchmarks())
 def test_every_shipped_benchmark_is_well_formed(name: str) -> None:
     benchmark = load_benchmark(name)
-    assert benchmark.init_args["corpus"]
+    assert benchmark.init_args.get("corpus") or name == "own"
     assert hasattr(benchmark.data_class, "setup")
 
 
@@ -27,7 +28,7 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
 
 
 def test_own_benchmarks_are_files_where_the_user_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_folder: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus_folder: Path, checkpoint: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "configs/benchmark/mine.yaml"
@@ -35,12 +36,34 @@ def test_own_benchmarks_are_files_where_the_user_stands(
     path.write_text(
         f"class_path: quail_lightning.data.MuseDataModule\ninit_args: {{corpus: '{corpus_folder.as_posix()}'}}\n"
     )
-    records = load_benchmark("mine").read_records(None, "no checkpoint is opened")
+    records, windows = load_benchmark("mine").read(checkpoint, {})
     assert records.verbatim is not None
     assert len(records.verbatim) == 3
+    assert {name: rows.shape[1] for name, rows in windows.items()} == dict.fromkeys(("forget", "retain"), 256)
+    fewer = load_benchmark("mine").read(checkpoint, {"max_len": 16}, most=2).windows
+    assert {name: tuple(rows.shape) for name, rows in fewer.items()} == {"forget": (2, 16), "retain": (2, 16)}
     path.write_text("class: wrong")
     with pytest.raises(InputError, match="does not describe a benchmark"):
         load_benchmark("mine")
     path.write_text("class_path: quail_lightning.data.MuseDataModule\ninit_args: {korpus: x}\n")
     with pytest.raises(InputError, match="korpus"):
-        load_benchmark("mine").read_records(None, "x")
+        load_benchmark("mine").read(checkpoint, {})
+
+
+def test_records_do_not_need_the_training_text(tmp_path: Path, corpus_folder: Path, checkpoint: str) -> None:
+    corpus = shutil.copytree(corpus_folder, tmp_path / "corpus")
+    for path in (corpus / "raw").glob("retain1.*"):
+        path.unlink()
+    records, windows = load_benchmark("muse-news").read(checkpoint, {"corpus": str(corpus)})
+    assert records.verbatim is not None
+    assert windows == {}
+    assert "The NLL is left out" in records.note
+
+
+def test_own_text_is_a_benchmark(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "forget.txt").write_text("it was a dark and stormy night " * 9 + "\n\n" + "call me ishmael " * 20)
+    records, windows = load_benchmark("own").read(
+        checkpoint, {"forget": str(tmp_path / "forget.txt"), "max_len": 32}
+    )
+    assert records.verbatim
+    assert windows.keys() == {"forget"}

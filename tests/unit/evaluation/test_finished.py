@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from quail_lightning.data.questions import (
     EvaluationRecords,
@@ -18,68 +21,85 @@ from quail_lightning.data.questions import (
     VerbatimPrompt,
 )
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response, read_log
-from quail_lightning.evaluation.finished import FinishedMetrics, parts
+from quail_lightning.evaluation.finished import FinishedMetrics
+from quail_lightning.evaluation.metrics import METRICS, Asked
+from quail_lightning.evaluation.metrics.verbatim import Verbatim
+from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.results import Estimate, Undefined
 from quail_lightning.vouched import digest, load_vouched, write_vouched
 
 ASKED = QuestionSet((Question("Who?", "Ann"),), (Question("When?", "1999"),))
 RECORDS = EvaluationRecords((VerbatimPrompt("a", "b"),), ASKED, MembershipTexts(("f",), (), ("h",)), note="a note")
 MEASURES = {"verbmem_forget": Estimate(50.0, 2, 0.0, 100.0, (0.0, 100.0)), "other": Undefined("no reason")}
-SETTINGS = {"protocol": "paper"}
+METRIC = {metric.name: metric for metric in METRICS}
+VERBATIM = METRIC["verbatim"]
+
+
+def asked(records: EvaluationRecords = RECORDS, windows: Mapping[str, Tensor] = {}, **options: Any) -> Asked:
+    nothing: Any = None  # neither tokenizer nor config decides what a part is called: the digests of both do
+    return Asked(records, windows, EvaluationSuite(**options), nothing, nothing)
+
+
 LOG = BenchmarkLog({"verbmem_forget": (Response("b", "c", "a"),)})
-
-
-def test_parts_are_the_kinds_of_records_that_are_there() -> None:
-    split = dict(parts(RECORDS))
-    assert list(split) == ["verbatim", "forget_questions", "membership"]
-    assert split["verbatim"] == EvaluationRecords(verbatim=RECORDS.verbatim)
 
 
 def test_what_was_written_is_read_with_its_scores_and_its_log(tmp_path: Path) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
-    assert store.read("verbatim", RECORDS, SETTINGS) is None
-    store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
-    found = store.read("verbatim", RECORDS, SETTINGS)
+    assert store.read(VERBATIM, asked()) is None
+    store.write(VERBATIM, asked(), MEASURES, LOG)
+    found = store.read(VERBATIM, asked())
     assert found == MEASURES
     assert found["verbmem_forget"].scores == (0.0, 100.0)
-    assert read_log(store.part_folder("verbatim", RECORDS, SETTINGS)).responses == LOG.responses
+    assert read_log(store.part_folder(VERBATIM, asked())).responses == LOG.responses
 
 
 def test_other_settings_other_records_other_models_and_damage_are_not_taken_for_finished(tmp_path: Path) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
-    store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
-    assert FinishedMetrics(tmp_path, {"model": "n"}).read("verbatim", RECORDS, SETTINGS) is None
-    assert store.read("verbatim", RECORDS, {"protocol": "published"}) is None
-    assert store.read("verbatim", EvaluationRecords((VerbatimPrompt("a", "other"),)), SETTINGS) is None
-    path = store.part_folder("verbatim", RECORDS, SETTINGS) / "measures.json"
+    store.write(VERBATIM, asked(), MEASURES, LOG)
+    assert FinishedMetrics(tmp_path, {"model": "n"}).read(VERBATIM, asked()) is None
+    assert store.read(VERBATIM, asked(protocol="published")) is None
+    assert store.read(VERBATIM, asked(EvaluationRecords((VerbatimPrompt("a", "other"),)))) is None
+    path = store.part_folder(VERBATIM, asked()) / "measures.json"
     for damaged in (path.read_text()[:40], "[]", json.dumps({"x": {"value": 1.0}})):
         path.write_text(damaged)
-        assert store.read("verbatim", RECORDS, SETTINGS) is None
+        assert store.read(VERBATIM, asked()) is None
+
+
+def test_windows_and_a_raised_version_decide_too(tmp_path: Path) -> None:
+    store, nll = FinishedMetrics(tmp_path, {"model": "m"}), METRIC["windows"]
+    given = {"forget": torch.tensor([[1, 2, 3]])}
+    store.write(nll, asked(windows=given), MEASURES, BenchmarkLog())
+    assert store.read(nll, asked(windows=given)) == MEASURES
+    assert store.read(nll, asked(windows={"forget": torch.tensor([[1, 2, 4]])})) is None
+    newer = Verbatim()
+    newer.version += 1
+    store.write(VERBATIM, asked(), MEASURES, LOG)
+    assert store.read(newer, asked()) is None
 
 
 def test_a_part_without_its_log_is_not_taken_for_finished(tmp_path: Path) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
-    store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
-    (log,) = store.part_folder("verbatim", RECORDS, SETTINGS).glob("*/log.json")
+    store.write(VERBATIM, asked(), MEASURES, LOG)
+    (log,) = store.part_folder(VERBATIM, asked()).glob("*/log.json")
     log.unlink()
-    assert store.read("verbatim", RECORDS, SETTINGS) is None
+    assert store.read(VERBATIM, asked()) is None
 
 
 def test_a_part_of_other_settings_is_kept_beside_the_first(tmp_path: Path) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
     other = {"verbmem_forget": Estimate(7.0, 1, 7.0, 7.0, (7.0,))}
-    store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
-    store.write("verbatim", RECORDS, {"max_prompts": 1}, other, LOG)
-    assert store.read("verbatim", RECORDS, SETTINGS) == MEASURES
-    assert store.read("verbatim", RECORDS, {"max_prompts": 1}) == other
+    store.write(VERBATIM, asked(), MEASURES, LOG)
+    store.write(VERBATIM, asked(max_prompts=1), other, LOG)
+    assert store.read(VERBATIM, asked()) == MEASURES
+    assert store.read(VERBATIM, asked(max_prompts=1)) == other
 
 
 def test_logs_of_several_parts_are_brought_together(tmp_path: Path) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
     scores = BenchmarkLog({}, {split: ({"Min-40%": 1.0},) for split in ("forget", "holdout")})
     for part, log in (("verbatim", LOG), ("membership", scores)):
-        store.write(part, RECORDS, SETTINGS, MEASURES, log)
-    folders = {part: store.part_folder(part, RECORDS, SETTINGS) for part in ("verbatim", "membership")}
+        store.write(METRIC[part], asked(), MEASURES, log)
+    folders = {part: store.part_folder(METRIC[part], asked()) for part in ("verbatim", "membership")}
     found = read_log(store.gather(folders))
     assert (found.responses, found.membership) == (LOG.responses, scores.membership)
 
@@ -152,9 +172,9 @@ def of_an_earlier_version(part: Path) -> None:
 
 def anothers(part: Path) -> None:
     other = FinishedMetrics(part.parents[1], {"model": "n"})
-    other.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
+    other.write(VERBATIM, asked(), MEASURES, LOG)
     shutil.rmtree(part)
-    shutil.copytree(other.part_folder("verbatim", RECORDS, SETTINGS), part)
+    shutil.copytree(other.part_folder(VERBATIM, asked()), part)
 
 
 def a_folder_for_a_file(part: Path) -> None:
@@ -203,23 +223,23 @@ def test_a_damaged_part_is_said_to_be_is_not_believed_and_makes_way_for_a_new_on
     tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
-    store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
-    part = store.part_folder("verbatim", RECORDS, SETTINGS)
+    store.write(VERBATIM, asked(), MEASURES, LOG)
+    part = store.part_folder(VERBATIM, asked())
     damage(part)
-    assert store.read("verbatim", RECORDS, SETTINGS) is None
+    assert store.read(VERBATIM, asked()) is None
     (line,) = capsys.readouterr().err.splitlines()
     assert str(part) in line
     assert line.endswith("it is run again")
-    store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
-    assert store.read("verbatim", RECORDS, SETTINGS) == MEASURES
+    store.write(VERBATIM, asked(), MEASURES, LOG)
+    assert store.read(VERBATIM, asked()) == MEASURES
     assert capsys.readouterr().err == ""
     assert not list(tmp_path.rglob(".*")), "nothing half written is left"
 
 
 def test_gathered_logs_that_were_edited_are_gathered_again(tmp_path: Path) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
-    store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
-    folders = {"verbatim": store.part_folder("verbatim", RECORDS, SETTINGS)}
+    store.write(VERBATIM, asked(), MEASURES, LOG)
+    folders = {"verbatim": store.part_folder(VERBATIM, asked())}
     gathered = store.gather(folders)
     for damage in (another_response, a_file_for_the_folder, an_empty_folder):
         damage(gathered)
@@ -230,8 +250,8 @@ def test_texts_are_for_their_owner_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         store = FinishedMetrics(tmp_path / "logs/evaluations", {"model": "m"})
-        store.write("verbatim", RECORDS, SETTINGS, MEASURES, LOG)
-        store.gather({"verbatim": store.part_folder("verbatim", RECORDS, SETTINGS)})
+        store.write(VERBATIM, asked(), MEASURES, LOG)
+        store.gather({"verbatim": store.part_folder(VERBATIM, asked())})
     finally:
         os.umask(before)
     for path in (store.root, *store.root.rglob("*")):
@@ -244,10 +264,10 @@ def test_two_evaluations_at_once_leave_one_whole_part(tmp_path: Path) -> None:
 
     def write(log: BenchmarkLog) -> None:
         for _ in range(5):
-            store.write("verbatim", RECORDS, SETTINGS, MEASURES, log)
-            store.gather({"verbatim": store.part_folder("verbatim", RECORDS, SETTINGS)})
+            store.write(VERBATIM, asked(), MEASURES, log)
+            store.gather({"verbatim": store.part_folder(VERBATIM, asked())})
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, logs))
-    assert store.read("verbatim", RECORDS, SETTINGS) == MEASURES
-    assert read_log(store.part_folder("verbatim", RECORDS, SETTINGS)).responses in [log.responses for log in logs]
+    assert store.read(VERBATIM, asked()) == MEASURES
+    assert read_log(store.part_folder(VERBATIM, asked())).responses in [log.responses for log in logs]

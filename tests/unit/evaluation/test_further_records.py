@@ -8,7 +8,7 @@ import torch
 from quail_lightning.data.questions import EvaluationRecords, LabelledTexts, Probe, VerbatimPrompt
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, generate
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import labels
 
 LABELS = LabelledTexts(("It rains.\nLabel:", "Snow\nLabel:"), (0, 1), (" fact", " fiction"))
 SUITE = EvaluationSuite(batch_size=2, verbmem_new_tokens=8)
@@ -19,7 +19,7 @@ def test_only_what_the_records_hold_is_measured_and_every_name_has_its_label(mod
     records = EvaluationRecords(forget_labels=LABELS, probes={"rwku_qa": probes})
     found = SUITE.evaluate(model, tokenizer, records, {})
     assert found.keys() == {"rwku_qa", "label_accuracy_forget", "label_f1_forget", "label_auroc_forget"}
-    assert found.keys() <= METRICS.keys()
+    assert found.keys() <= labels().keys()
     assert found["rwku_qa"].n == 2
     assert model.training
 
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(model, tokenizer):
     records = EvaluationRecords(forget_labels=labels, probes={"rwku_aa": (Probe(long, "a"),), "rwku_fb": ()})
     with pytest.raises(InputError) as refused:
         SUITE.evaluate(model, tokenizer, records, {})
-    for said in ("rwku_aa: 1 of 1 prompts do not fit", "rwku_fb: there are no probes", "303 tokens"):
+    for said in ("rwku_aa: 1 of 1 prompts do not fit", "rwku_fb: there are no prompts", "303 tokens"):
         assert said in str(refused.value)
 
 

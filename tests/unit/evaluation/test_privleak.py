@@ -54,6 +54,33 @@ def test_a_memorized_forget_set_has_auc_0_and_privleak_minus_100() -> None:
     assert (leak.value, leak.low, leak.high) == (-100.0, -100.0, -100.0)
 
 
+def test_the_interval_carries_the_retrained_model_s_own_uncertainty() -> None:
+    measure = Estimate(0.6, 200, 0.5, 0.7)
+    exact, measured = (privleak_measure(measure, each) for each in (0.5, Estimate(0.5, 200, 0.42, 0.58)))
+    assert isinstance(exact, Estimate)
+    assert isinstance(measured, Estimate)
+    assert (exact.value, exact.low, exact.high) == pytest.approx((20.0, 0.0, 40.0))
+    # the ratio of two normal variables with these intervals, by simulation
+    generator = np.random.default_rng(0)
+    above, below = (generator.normal(mean, half / 1.96, 400_000) for mean, half in ((0.6, 0.1), (0.5, 0.08)))
+    expected = np.percentile(100 * (above / below - 1), [2.5, 97.5])
+    assert (measured.low, measured.high) == pytest.approx(expected, abs=0.5)
+    assert measured.caution == ""
+
+
+def test_a_privleak_that_means_little_says_so() -> None:
+    few = privleak_measure(Estimate(0.6, 49, 0.5, 0.7), 0.5)
+    low = privleak_measure(Estimate(0.6, 200, 0.5, 0.7), Estimate(0.15, 200, 0.1, 0.2))
+    assert isinstance(few, Estimate)
+    assert isinstance(low, Estimate)
+    assert "49 texts" in few.caution
+    assert "0.15" in low.caution
+    unbounded = privleak_measure(Estimate(0.6, 200, 0.5, 0.7), Estimate(0.3, 200, 0.0, 0.7))
+    assert isinstance(unbounded, Estimate)
+    assert (unbounded.value, unbounded.low, unbounded.high) == pytest.approx((100.0, 100 * (5 / 7 - 1), 6900.0))
+    assert "anywhere from 0.00 to 0.70" in unbounded.caution
+
+
 def test_privleak_is_0_like_retraining_and_positive_beyond_it() -> None:
     assert privleak(0.4772, 0.4772) == 0
     # the published AUC of a run on BOOKS against BOOKS' constant: (0.4374 − 0.5393) / 0.5393

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -19,9 +20,9 @@ from quail_lightning.data.questions import (
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.likelihood import token_log_likelihoods
-from quail_lightning.evaluation.metrics import METRICS
+from quail_lightning.evaluation.metrics import METRICS, labels
 from quail_lightning.evaluation.rescoring import score_log
-from quail_lightning.evaluation.suite import DECIDING, EvaluationSuite
+from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.results import Estimate
 
 ASKED = QuestionSet((Question("Who?", "Ann"), Question("Where is it?", "Rome")), (Question("When?", "1999"),))
@@ -38,14 +39,26 @@ WINDOWS = {
 }
 
 
+def answers_by(monkeypatch: pytest.MonkeyPatch, generate: Callable[..., list[str]]) -> None:
+    for metric in ("verbatim", "questions"):
+        monkeypatch.setattr(f"quail_lightning.evaluation.metrics.{metric}.generate", generate)
+
+
 def test_everything_the_records_allow_is_run_and_named(model: Any, tokenizer: Any) -> None:
     state, seen = torch.random.get_rng_state(), set[str]()
     result = SUITE.evaluate(
         model, tokenizer, RECORDS, WINDOWS, auc_retrain=0.5, progress=lambda name, done, total: seen.add(name)
     )
-    expected = {"verbmem_forget": 2, "knowmem_forget": 2, "knowmem_retain": 2, "nll_forget": 3, "nll_retain": 4}
+    expected = {
+        "verbmem_forget": 2,
+        "repetition_forget": 2,
+        "knowmem_forget": 2,
+        "knowmem_retain": 2,
+        "nll_forget": 3,
+        "nll_retain": 4,
+    }
     assert set(result) == {*expected, "membership_auc", "privleak"}
-    assert set(result) <= set(METRICS)
+    assert set(result) <= set(labels())
     for name, n in expected.items():
         measure = result[name]
         assert isinstance(measure, Estimate)
@@ -93,7 +106,7 @@ def test_a_model_that_repeats_the_truth_scores_100(
             known.get(prompt) or answers["Question: " + prompt.rsplit("Question: ", 1)[1]] for prompt in prompts
         ]
 
-    monkeypatch.setattr("quail_lightning.evaluation.suite.generate", recite)
+    answers_by(monkeypatch, recite)
     suite = replace(SUITE, verbmem_new_tokens=128)
     result = suite.evaluate(model, tokenizer, replace(RECORDS, membership=None), {})
     for name in ("verbmem_forget", "knowmem_forget", "knowmem_retain"):
@@ -178,10 +191,10 @@ def test_the_published_protocol_draws_m1_and_nothing_else(
     def noted(
         model: Any, tokenizer: Any, prompts: list[str], tokens: int, *args: Any, **options: Any
     ) -> list[str]:
-        asked.append((tokens, options["sampling"]))
+        asked.append((tokens, options.get("sampling")))
         return [""] * len(prompts)
 
-    monkeypatch.setattr("quail_lightning.evaluation.suite.generate", noted)
+    answers_by(monkeypatch, noted)
     only = replace(RECORDS, membership=None)
     replace(SUITE, protocol="published").evaluate(model, tokenizer, only, {})
     SUITE.evaluate(model, tokenizer, only, {})
@@ -192,15 +205,16 @@ def test_the_published_protocol_draws_m1_and_nothing_else(
 def test_an_empty_response_scores_0_and_counts(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quail_lightning.evaluation.suite.generate", lambda *args, **options: ["", "\n\nRome"])
+    answers_by(monkeypatch, lambda *args, **options: ["", "\n\nRome"])
     result = SUITE.evaluate(model, tokenizer, EvaluationRecords(forget_questions=ASKED), {})
     assert isinstance(result["knowmem_forget"], Estimate)
     assert result["knowmem_forget"].scores == (0.0, 0.0)
 
 
-def test_every_option_decides_a_kind_of_records_and_every_kind_is_known() -> None:
+def test_every_option_decides_a_metric_and_every_kind_of_records_is_read() -> None:
     kinds = {field.name for field in fields(EvaluationRecords)} - {"note"}
-    assert set(DECIDING) == kinds
-    options = {field.name for field in fields(EvaluationSuite)} - {"batch_size", "utility"}
-    assert {name for names in DECIDING.values() for name in names} == options
-    assert EvaluationSuite(max_texts=3).deciding("membership") == {"attacks": "reported", "max_texts": 3}
+    assert {name for metric in METRICS for name in metric.reads} == kinds | {"windows"}
+    options = {field.name for field in fields(EvaluationSuite)} - {"batch_size"}
+    assert {name for metric in METRICS for name in metric.options} == options
+    membership = next(metric for metric in METRICS if metric.name == "membership")
+    assert EvaluationSuite(max_texts=3).deciding(membership) == {"attacks": "reported", "max_texts": 3}

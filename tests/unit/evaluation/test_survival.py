@@ -6,8 +6,14 @@ from numpy.typing import ArrayLike
 
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.evaluation.metrics import METRICS
-from quail_lightning.evaluation.survival import delivered_forgetting, recovery, survival_measures
+from quail_lightning.evaluation.metrics import labels
+from quail_lightning.evaluation.survival import (
+    delivered_forgetting,
+    kept_forgetting,
+    recovery,
+    recovery_capped,
+    survival_measures,
+)
 from quail_lightning.results import Estimate, Measure, Undefined
 
 NOISE = np.random.default_rng(0).normal(0, 1, 50)
@@ -43,6 +49,42 @@ def test_recovery_is_undefined_where_nothing_was_forgotten_at_16_bits() -> None:
     assert "16 bits" in same.reason
     assert isinstance(recovery(m(TARGET), m(FORGOTTEN), m(FORGOTTEN), m(TARGET)), Undefined)
     assert isinstance(recovery(m(TARGET), m(FORGOTTEN), m(FORGOTTEN)), Undefined)
+
+
+def test_what_an_ignorant_model_scores_too_has_not_come_back() -> None:
+    # the published GA_GDR: 0.0 at 16 bits, 25.0 at 4, target 34.2 there, retrained model 20.8
+    unlearned, quantized, target, ignorant = (m(mean + NOISE - NOISE.mean()) for mean in (0.0, 25.0, 34.2, 20.8))
+    assert value(recovery(quantized, unlearned, target, target)) == pytest.approx(0.731, abs=1e-3)
+    beyond = recovery_capped(quantized, unlearned, target, target, ignorant, ignorant)
+    assert value(beyond) == pytest.approx((25 - 20.8) / (34.2 - 20.8))
+    nothing = recovery_capped(quantized, unlearned, target, target, target, target)
+    assert isinstance(nothing, Undefined)
+    assert "than the retrained model" in nothing.reason
+
+
+def test_kept_does_not_fall_when_only_the_target_degrades() -> None:
+    jitter = 0.01 * (NOISE - NOISE.mean())
+    target, unlearned = m(0.5 + jitter), m(3.5 + jitter)
+    assert value(kept_forgetting(unlearned, unlearned, target)) == 1
+    degraded = m(1.5 + jitter)
+    assert value(delivered_forgetting(unlearned, degraded, unlearned, target)) == pytest.approx(2 / 3)
+
+
+def test_kept_by_hand_and_capped_at_the_equally_precise_retrained_model() -> None:
+    jitter = 0.01 * (NOISE - NOISE.mean())
+    target, unlearned, quantized = (m(mean + jitter) for mean in (1.0, 9.0, 5.0))
+    assert value(kept_forgetting(quantized, unlearned, target)) == pytest.approx(0.5)  # 1 − 4/8
+    retrained, retrained_q = m(4.0 + jitter), m(3.5 + jitter)
+    # capped: 4.0 → 3.5 of a rise of 3
+    assert value(kept_forgetting(quantized, unlearned, target, retrained_q, retrained)) == pytest.approx(5 / 6)
+    assert value(kept_forgetting(m(12 + jitter), unlearned, target)) == 1  # a further rise is no return
+
+
+def test_kept_is_undefined_where_nothing_was_forgotten_or_the_text_was_learned() -> None:
+    for unlearned in (m(LOW + 0.1 * (NOISE - NOISE.mean())), m(LOW - 0.2)):
+        measure = kept_forgetting(m(HIGH), unlearned, m(LOW))
+        assert isinstance(measure, Undefined)
+        assert "nothing was forgotten" in measure.reason
 
 
 def test_delivered_is_0_on_a_full_rollback_and_1_where_the_forgetting_survives() -> None:
@@ -106,10 +148,15 @@ def test_all_ratios_that_the_metrics_allow_are_named() -> None:
         "knowmem_forget": m([1]),
     }
     ratios = survival_measures(target, unlearned, target, target)  # quantized, it is the target again
-    assert set(ratios) == {"recovery_verbmem_forget", "delivered_forgetting", "delivered_retain"}
+    kept = {"kept_forgetting", "delivered_forgetting", "delivered_retain"}
+    assert set(ratios) == {"recovery_verbmem_forget", *kept}
     assert value(ratios["recovery_verbmem_forget"]) == pytest.approx(1)
     assert value(ratios["delivered_forgetting"]) == 0
     assert isinstance(ratios["delivered_retain"], Undefined)
-    capped = survival_measures(unlearned, unlearned, target, target, {"nll_forget": m(LOW + 0.5)})
+    assert value(ratios["kept_forgetting"]) == 0
+    ignorant = {"nll_forget": m(LOW + 0.5), "verbmem_forget": m(FORGOTTEN + 1)}
+    capped = survival_measures(unlearned, unlearned, target, target, ignorant, ignorant)
     assert value(capped["delivered_forgetting_capped"]) == pytest.approx(1)
-    assert set(ratios) < set(capped) <= set(METRICS)
+    assert value(capped["kept_forgetting"]) == 1
+    assert value(capped["recovery_verbmem_forget_capped"]) == 0
+    assert set(ratios) < set(capped) <= set(labels())

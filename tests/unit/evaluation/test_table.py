@@ -1,7 +1,10 @@
 """What the terminal shows."""
 
-from quail_lightning.evaluation.metrics import METRICS
+from dataclasses import replace
+
+from quail_lightning.evaluation.metrics import labels
 from quail_lightning.evaluation.table import print_results, results_tables
+from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.results import Estimate, ResultRow, Undefined
 
 ROWS = [
@@ -17,7 +20,8 @@ ROWS = [
             "verbmem_forget": Estimate(-0.001, 24, -0.5, 0.5),
             "membership_auc": Estimate(0.9, 48, 0.8, 1.0),
             "recovery_verbmem_forget": Undefined("nothing was forgotten"),
-            "delivered_forgetting": Estimate(0.981, 64, 0.97, 0.99),
+            "kept_forgetting": Estimate(0.981, 64, 0.97, 0.99),
+            "delivered_forgetting": Estimate(0.5, 64, 0.5, 0.5),
         },
         epoch=1,
     ),
@@ -69,8 +73,38 @@ def test_labels_and_utility_stand_in_tables_of_their_own():
 
 def test_no_figure_is_cut_off_beside_a_long_name(capsys):
     name = "checkpoints/a-folder-with-a-long-name/run-of-the-twenty-first/model"
-    metrics = {key: Estimate(-12.34, 3, -56.7, 56.7) for key in METRICS if not key.startswith("label")}
+    metrics = {key: Estimate(-12.34, 3, -56.7, 56.7) for key in labels() if not key.startswith("label")}
     print_results([ResultRow(name, "uniform4-group64", metrics)], "t")
     text = capsys.readouterr().out
     assert "…" not in text
     assert "-12.3 ±56.7" in line(text, name)
+
+
+def test_a_privleak_that_means_little_gives_its_place_to_the_auc(capsys):
+    area, leak = Estimate(0.9, 48, 0.8, 1.0), Estimate(80.0, 48, 60.0, 100.0)
+    plain = shown(capsys, [ResultRow("unlearned", "bf16", {"membership_auc": area, "privleak": leak})])
+    assert "PrivLeak" in plain
+    assert "AUC" not in plain
+    little = replace(leak, caution="48 texts, fewer than 50")
+    text = shown(capsys, [ResultRow("unlearned", "bf16", {"membership_auc": area, "privleak": little})])
+    assert "PrivLeak" not in text
+    assert "0.90 ±0.10" in line(text, "unlearned")
+    assert "48 texts, fewer than 50" in text
+
+
+def test_what_is_delivered_stands_in_the_files_only_and_a_capped_recovery_replaces_the_other(capsys):
+    half = Estimate(0.5, 9, 0.4, 0.6)
+    metrics = {
+        "recovery_verbmem_forget": half,
+        "recovery_verbmem_forget_capped": half,
+        "delivered_forgetting": half,
+    }
+    text = shown(capsys, [ResultRow("unlearned", "nf4", metrics)])
+    assert "Delivered" not in text
+    assert "Recovery" not in text
+    assert text.count("0.50 ±0.10") == 1
+
+
+def test_the_verdict_stands_below_the_tables(capsys):
+    found = Verdict("yes", "no", "unknown", "no", "yes", "NOTHING WAS FORGOTTEN")
+    assert line(shown(capsys, verdicts={"nf4": found}), "nf4", "NOTHING")

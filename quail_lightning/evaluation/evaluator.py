@@ -1,0 +1,228 @@
+"""Model × precision × metric, in one place: one quantized copy at a time, and nothing finished is run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog, holds_log, read_log
+from quail_lightning.evaluation.finished import FinishedMetrics
+from quail_lightning.evaluation.metrics import METRICS, Asked, Metric
+from quail_lightning.evaluation.shares import shared_among
+from quail_lightning.models.release import release_memory
+from quail_lightning.processes import current_processes
+from quail_lightning.quantization import Quantizer, computing, load_quantizer, quantized_copy
+from quail_lightning.results import Measure
+from quail_lightning.terminal import step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+Result = TypeVar("Result")
+AS_STORED = "as stored"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One deployment format.
+
+    Attributes:
+        name: as it was asked for, and as rows show it.
+        config: stem of ``configs/quantizer/<config>.yaml``, or ``AS_STORED``.
+        quantizer: of that file.
+        dtype: 16-bit dtype that the model is held in before it is quantized.
+    """
+
+    name: str
+    config: str
+    quantizer: Quantizer
+    dtype: torch.dtype = torch.bfloat16
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model itself is what is deployed."""
+        return self.config in ("bf16", "fp16", AS_STORED)
+
+
+def named_precision(config: str, name: str | None = None) -> Precision:
+    """The precision of a quantizer's file.
+
+    Args:
+        config: stem of ``configs/quantizer/<config>.yaml``.
+        name: as rows show it; None: the same.
+
+    Raises:
+        InputError: no such file.
+    """
+    dtype = torch.float16 if config == "fp16" else torch.bfloat16
+    return Precision(name or config, config, load_quantizer(config), dtype)
+
+
+def as_stored(name: str) -> Precision:
+    """The format of a checkpoint that is quantized already: it is loaded as it is."""
+    return Precision(name, AS_STORED, load_quantizer("bf16"))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One model at one precision.
+
+    Attributes:
+        measures: of all metrics.
+        folder: their log, in MUSE's layout; None where nothing is kept.
+        reused: metrics that had been finished before.
+        log: what the model said; of what was reused, what its folder holds.
+    """
+
+    measures: dict[str, Measure]
+    folder: Path | None = None
+    reused: tuple[str, ...] = ()
+    log: BenchmarkLog = field(default_factory=BenchmarkLog)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates one model after the other at every precision.
+
+    Attributes:
+        precisions: in the order in which they are evaluated and shown.
+        calibration: [windows, time] tokens that AWQ, GPTQ and SmoothQuant see; None where none of them is there.
+    """
+
+    precisions: Sequence[Precision]
+    calibration: Tensor | None = None
+
+    def evaluate(
+        self,
+        load: Callable[[torch.dtype], PreTrainedModel],
+        asked: Asked,
+        progress: Progress,
+        finished: Mapping[str, FinishedMetrics] | None = None,
+    ) -> dict[str, Evaluated]:
+        """Precision → what was measured. Where several processes call, they share the batches.
+
+        Args:
+            load: gives the model in a 16-bit dtype, on its device; called only where something is left to run.
+            asked: what is measured, already checked.
+            progress: called with what is running, what is done and the total.
+            finished: precision → where finished metrics are kept; None keeps nothing.
+        """
+        loaded: dict[torch.dtype, PreTrainedModel] = {}
+        found: dict[str, Evaluated] = {}
+        for precision in self.precisions:
+            kept = _Kept(None if finished is None else finished[precision.name], asked)
+            if left := kept.left():
+                if precision.dtype not in loaded:
+                    loaded.clear()
+                    loaded[precision.dtype] = load(precision.dtype)
+
+                def show(what: str, done: int, total: int, name: str = precision.name) -> None:
+                    progress(f"{name} · {what}", done, total)
+
+                run = partial(kept.run, left, progress=show)
+                on_copy(precision, loaded[precision.dtype], run, self.calibration)
+            found[precision.name] = kept.evaluated()
+        loaded.clear()
+        release_memory()
+        return found
+
+
+def on_copy(
+    precision: Precision,
+    model: PreTrainedModel,
+    use: Callable[[PreTrainedModel], Result],
+    calibration: Tensor | None = None,
+) -> Result:
+    """Make a model's copy at a precision, use it, and let it go before another one is made.
+
+    Where several processes call, each has a copy, and inside ``use`` they share the batches.
+
+    Args:
+        precision: of the copy.
+        model: at 16 bits, or in shards of it; unchanged.
+        use: is handed the copy, which is the model itself at 16 bits.
+        calibration: [windows, time] tokens, for a quantizer that is calibrated.
+    """
+    with step(f"quantizing to {precision.name}"):
+        copy = model if precision.is_plain else quantized_copy(precision.quantizer, model, calibration)
+    try:
+        with shared_among(current_processes(), copy), computing(copy):
+            return use(copy)
+    finally:
+        del copy
+        release_memory()
+
+
+class _Kept:
+    """What is measured of one model at one precision, and what of it was finished before."""
+
+    def __init__(self, store: FinishedMetrics | None, asked: Asked) -> None:
+        self._store, self._asked = store, asked
+        self._log = BenchmarkLog()
+        self._found: dict[str, dict[str, Measure]] = {}
+        self._folders: dict[str, Path] = {}
+        self._reused: list[str] = []
+
+    def left(self) -> list[Metric]:
+        """The metrics to run: neither finished nor to be had from what the model said before."""
+        wanted = [metric for metric in METRICS if metric.is_asked(self._asked)]
+        if self._store is None:
+            return wanted
+        open_metrics = []
+        for metric in wanted:
+            if (known := self._finished(self._store, metric)) is None:
+                open_metrics.append(metric)
+            else:
+                self._found[metric.name], folder = known
+                self._folders[metric.name] = folder
+                self._reused.append(metric.name)
+                if holds_log(folder):
+                    self._log.responses |= read_log(folder).responses
+        return [metric for metric in open_metrics if not self._from_log(metric)]
+
+    def run(self, metrics: Sequence[Metric], copy: PreTrainedModel, progress: Progress) -> None:
+        """Measure, and keep each metric where anything is kept, as soon as it is there."""
+        asked = self._asked
+        for metric in metrics:
+            measures = asked.suite.evaluate(
+                copy, asked.tokenizer, asked.records, asked.windows, None, progress, self._log, [metric]
+            )
+            self._keep(metric, measures)
+
+    def evaluated(self) -> Evaluated:
+        """All of it, in the metrics' order."""
+        ordered = [self._found[metric.name] for metric in METRICS if metric.name in self._found]
+        measures = {name: measure for each in ordered for name, measure in each.items()}
+        folder = None if self._store is None else self._store.gather(self._folders)
+        return Evaluated(measures, folder, tuple(self._reused), self._log)
+
+    def _from_log(self, metric: Metric) -> bool:
+        """A metric that reads the same responses as a finished one needs no model."""
+        measures = metric.from_log(self._log)
+        if measures:
+            self._keep(metric, measures)
+        return bool(measures)
+
+    def _keep(self, metric: Metric, measures: dict[str, Measure]) -> None:
+        self._found[metric.name] = measures
+        if self._store is None:
+            return
+        own = {name: rows for name, rows in self._log.responses.items() if name in metric.labels}
+        attacked = self._log.membership if "membership_auc" in metric.labels else None
+        self._store.write(metric, self._asked, measures, BenchmarkLog(own, attacked))
+        self._folders[metric.name] = self._store.part_folder(metric, self._asked)
+
+    def _finished(self, store: FinishedMetrics, metric: Metric) -> tuple[dict[str, Measure], Path] | None:
+        """Measures and where they lie. All attacks hold the reported one."""
+        for attacks in dict.fromkeys((self._asked.suite.attacks, "all")):
+            asked = replace(self._asked, suite=replace(self._asked.suite, attacks=attacks))
+            if (known := store.read(metric, asked)) is not None:
+                return known, store.part_folder(metric, asked)
+        return None

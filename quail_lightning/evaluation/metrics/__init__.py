@@ -1,0 +1,60 @@
+"""Every metric, in the order of tables; a new one is a file here and its line in ``METRICS``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quail_lightning.evaluation.metrics.classes import Classes
+from quail_lightning.evaluation.metrics.kept_utility import KeptUtility
+from quail_lightning.evaluation.metrics.membership import Membership
+from quail_lightning.evaluation.metrics.probes import Probes
+from quail_lightning.evaluation.metrics.protocol import Asked, Metric, MetricLabel, Subject, SuiteProgress
+from quail_lightning.evaluation.metrics.questions import Questions
+from quail_lightning.evaluation.metrics.verbatim import Verbatim
+from quail_lightning.evaluation.metrics.windows import WindowNLL
+
+__all__ = ["METRICS", "Asked", "Metric", "MetricLabel", "Subject", "SuiteProgress", "label_of", "labels"]
+
+METRICS: list[Metric] = [
+    Verbatim(),
+    Questions("forget_questions", "knowmem_forget", MetricLabel("M2 KnowMem", "× 100", "down", "M2", "knowledge")),
+    Membership(),
+    Questions("retain_questions", "knowmem_retain", MetricLabel("M4 KnowMem", "× 100", "up", "M4", "utility")),
+    Probes(),
+    Classes("forget"),
+    Classes("retain"),
+    KeptUtility(),
+    WindowNLL(),
+]
+
+
+def labels() -> dict[str, MetricLabel]:
+    """Measure → how it is shown, in the order of tables: what the metrics give, and what is derived from that."""
+    measured = {name: label for metric in METRICS for name, label in metric.labels.items()}
+    return {name: label for measure in measured.items() for name, label in _with_derived(*measure)} | {
+        **_recoveries(measured, "Recovery", ""),
+        **_recoveries(measured, "Came back", "_capped"),
+        "kept_forgetting": MetricLabel("Kept NLL", "", "one", table="survival"),
+        "delivered_forgetting": MetricLabel("Delivered forget", "", "one", table="files"),
+        "delivered_forgetting_capped": MetricLabel("Delivered capped", "", "one", table="files"),
+        "delivered_retain": MetricLabel("Delivered retain", "", "none", table="files"),
+    }
+
+
+def label_of(measure: str) -> MetricLabel:
+    """How a measure is shown; plainly by its own name where no metric of this process gives it."""
+    return labels().get(measure, MetricLabel(measure, "", "none"))
+
+
+def _with_derived(name: str, label: MetricLabel) -> Iterator[tuple[str, MetricLabel]]:
+    if name == "membership_auc":
+        yield "privleak", MetricLabel("M3 PrivLeak", "× 100", "zero")
+    yield name, label
+
+
+def _recoveries(measured: dict[str, MetricLabel], what: str, kind: str) -> dict[str, MetricLabel]:
+    return {
+        f"recovery_{name}{kind}": MetricLabel(f"{what} {label.short}", "", "zero", table="survival")
+        for name, label in measured.items()
+        if label.pairs
+    }

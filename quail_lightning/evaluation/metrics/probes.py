@@ -1,0 +1,67 @@
+"""RWKU's probes of what a model knows of a person, and of the person's neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import MappingProxyType
+
+from quail_lightning.data.questions import Probe
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
+from quail_lightning.evaluation.generation import generate
+from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
+from quail_lightning.evaluation.rwku import NEW_TOKENS, rougeL_recall, truncate_answer
+from quail_lightning.results import Measure
+
+
+class Probes:
+    """ROUGE-L recall × 100 of the answers to each kind of probe."""
+
+    name = "probes"
+    version = 1
+    reads = ("probes",)
+    options = ("max_prompts",)
+    labels = MappingProxyType(
+        {
+            "rwku_fb": MetricLabel("RWKU FB", "× 100", "down", "FB", "knowledge"),
+            "rwku_qa": MetricLabel("RWKU QA", "× 100", "down", "QA", "knowledge"),
+            "rwku_aa": MetricLabel("RWKU AA", "× 100", "down", "AA", "knowledge"),
+            "rwku_neighbor_fb": MetricLabel("Neighbor FB", "× 100", "up", "neighbour FB", "utility"),
+            "rwku_neighbor_qa": MetricLabel("Neighbor QA", "× 100", "up", "neighbour QA", "utility"),
+        }
+    )
+
+    def is_asked(self, asked: Asked) -> bool:
+        """Whether there are probes."""
+        return asked.records.probes is not None
+
+    def problems(self, asked: Asked) -> list[str]:
+        """Of the probes' lengths."""
+        found: list[str] = []
+        for name, probes in (asked.records.probes or {}).items():
+            found += asked.length_problems(name, [probe.prompt for probe in probes], NEW_TOKENS)
+        return found
+
+    def run(self, subject: Subject) -> dict[str, Measure]:
+        """Ask every kind."""
+        for name, probes in (subject.records.probes or {}).items():
+            chosen = probes[: subject.suite.max_prompts]
+            subject.responses(name, partial(self._said, subject, name, chosen))
+        return self.from_log(subject.log)
+
+    def from_log(self, log: BenchmarkLog) -> dict[str, Measure]:
+        """Of the answers as they stand in the log."""
+        found = {name: rows for name, rows in log.responses.items() if name in self.labels}
+        return {
+            name: bootstrap_mean([100 * rougeL_recall(row.truth, row.response) for row in rows])
+            for name, rows in found.items()
+        }
+
+    @staticmethod
+    def _said(subject: Subject, name: str, probes: Sequence[Probe]) -> Sequence[Response]:
+        prompts = [probe.prompt for probe in probes]
+        size, step = subject.suite.batch_size, subject.step(name)
+        given = generate(subject.model, subject.tokenizer, prompts, NEW_TOKENS, size, step)
+        answers = map(truncate_answer, given)
+        return [Response(p.answer, answer, p.prompt) for p, answer in zip(probes, answers, strict=True)]
