@@ -11,7 +11,7 @@ from quail_lightning import lightning_cli
 from quail_lightning.cli import main
 from quail_lightning.commands import finetune as finetune_command
 from quail_lightning.commands import quantize as quantize_command
-from quail_lightning.evaluation.checkpoints import CheckpointJudge
+from quail_lightning.evaluation.checkpoints import CheckpointEvaluation
 from quail_lightning.unlearning import UnlearningModule
 
 
@@ -53,7 +53,7 @@ def _stand(place, monkeypatch):
     monkeypatch.setattr(lightning_cli, "finetune", computed)
     monkeypatch.setattr(UnlearningModule, "_load", computed)
     monkeypatch.setattr(quantize_command, "load_model", computed)
-    monkeypatch.setattr(CheckpointJudge, "judge", computed)
+    monkeypatch.setattr(CheckpointEvaluation, "evaluate", computed)
     monkeypatch.setattr(finetune_command, "FinetuningModule", computed)
 
 
