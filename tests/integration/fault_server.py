@@ -22,7 +22,7 @@ import transformers.models.llama.modeling_llama
 from quail_lightning import lightning_cli
 from quail_lightning.callbacks import training_checkpoint
 from quail_lightning.cli import main
-from quail_lightning.evaluation import EvaluationSuite
+from quail_lightning.evaluation import evaluator
 from quail_lightning.models import checkpoint as model_checkpoint
 from quail_lightning.objectives import GradientAscent
 from quail_lightning.reference import store
@@ -84,12 +84,12 @@ FAULTS = {  # three batches an epoch, two optimizer steps a batch; checkpoints a
     "SIGKILL before a checkpoint is vouched for": lambda: at_call(training_checkpoint, "write_manifest", 2, kill),
     "SIGKILL right after a checkpoint": lambda: at_call(training_checkpoint, "remove_old", 1, kill),
     "SIGKILL inside the reference cache": lambda: at_call(store, "save_file", 1, half_write_and_kill),
-    "SIGKILL inside the evaluation": lambda: at_call(EvaluationSuite, "evaluate", 4, kill),
-    "SIGKILL inside the last evaluation": lambda: at_call(EvaluationSuite, "evaluate", 6, kill),
+    "SIGKILL inside the evaluation": lambda: at_call(evaluator, "on_copy", 4, kill),
+    "SIGKILL inside the last evaluation": lambda: at_call(evaluator, "on_copy", 6, kill),
     "SIGKILL inside the export": lambda: at_call(model_checkpoint, "publish", 1, kill),
     "SIGTERM inside an optimizer step": lambda: at_call(*STEP, 9, terminate),
     "SIGTERM inside an epoch's last batch": lambda: at_call(*STEP, 6, terminate),
-    "SIGTERM inside the evaluation": lambda: at_call(EvaluationSuite, "evaluate", 4, terminate),
+    "SIGTERM inside the evaluation": lambda: at_call(evaluator, "on_copy", 4, terminate),
     "disk full": lambda: at_call(*WRITE, 2, disk_full),
     "NaN on the second process": lambda: spoil_second_process(2),
 }
