@@ -56,4 +56,4 @@ def test_unlearning_forgets_and_keeps_the_utility(tables, method):
         assert unlearned <= value(table, "retrained", "verbmem_forget", precision) + 10
     assert value(table, "unlearned", "knowmem_forget") <= value(table, "retrained", "knowmem_forget") + 10
     assert value(table, "unlearned", "knowmem_retain") >= 0.8 * value(table, "target", "knowmem_retain")
-    assert value(table, "unlearned", "delivered_forgetting", "nf4") > 0.8
+    assert value(table, "unlearned", "kept_forgetting", "nf4") > 0.8

@@ -50,7 +50,8 @@ def test_the_second_quickstart_makes_tweets_models_and_the_table(folder):
     }
     assert {model for model, _ in rows} == {"target", "retrained", "unlearned"}
     labels = {f"label_{kind}_{name}" for kind in ("accuracy", "f1", "auroc") for name in ("forget", "retain")}
-    expected = labels | {"verbmem_forget", "membership_auc", "privleak", "nll_forget", "nll_retain"}
+    expected = labels | {"verbmem_forget", "repetition_forget", "membership_auc", "privleak"}
+    expected |= {"nll_forget", "nll_retain"}
     assert rows["target", "nf4"].keys() == expected
     assert (folder / "checkpoints/quickstart_twitter/tweets/retain2.jsonl").is_file()
 
@@ -91,4 +92,5 @@ def test_rwku_is_asked_its_probes_after_refusal_training(folder):
     )
     rows = read_results(folder / "logs/rwku/version_0")
     probes = {"rwku_fb", "rwku_qa", "rwku_aa", "rwku_neighbor_fb", "rwku_neighbor_qa"}
-    assert all(row.metrics.keys() - {"delivered_forgetting"} == probes | {"nll_forget"} for row in rows)
+    compared = {"delivered_forgetting", "kept_forgetting", *(f"recovery_{name}" for name in probes)}
+    assert all(row.metrics.keys() - compared == probes | {"nll_forget"} for row in rows)
