@@ -18,11 +18,13 @@ if TYPE_CHECKING:
         GradientAscent,
         GradientDescent,
         InvertedHinge,
-        KLDivergence,
+        KLRetention,
         LayerHinge,
         LogitHinge,
+        MeasuredStep,
         Misdirection,
         NegativePreference,
+        RepresentationRetention,
     )
     from quail_lightning.unlearning import UnlearningModule
 
@@ -38,9 +40,43 @@ _HOMES = {
     "OwnTextDataModule": "data",
     "UnlearningModule": "unlearning",
 }
-OBJ
+_HOMES |= dict.fromkeys(
+    (
+        "GradientAscent",
+        "GradientDescent",
+        "InvertedHinge",
+        "KLRetention",
+        "LayerHinge",
+        "LogitHinge",
+        "MeasuredStep",
+        "Misdirection",
+        "NegativePreference",
+        "RepresentationRetention",
+    ),
+    "objectives",
+)
 
-__all__ = []
+__all__ = [
+    "Evaluation",
+    "GradientAscent",
+    "GradientDescent",
+    "InvertedHinge",
+    "KLRetention",
+    "LayerHinge",
+    "LogitHinge",
+    "MeasuredStep",
+    "Misdirection",
+    "MuseDataModule",
+    "NegativePreference",
+    "OwnTextDataModule",
+    "RepresentationRetention",
+    "UnlearningModule",
+    "__version__",
+    "analyze",
+    "evaluate",
+    "load_model",
+    "quantize",
+]
 
 
 def __getattr__(name: str) -> Any:
