@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,31 +117,87 @@ def _score_log(arguments: Any, benchmark: Benchmark) -> None:
 # --- models ------------------------------------------------------------------------------------------------
 
 
-def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
-    if arguments.limit is not None and arguments.limit < 1:
-        raise InputError("--limit must be at least 1", given=arguments.limit)
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``evaluate`` found.
+
+    Attributes:
+        title: of its table.
+        rows: one for each model and precision.
+        verdicts: (model, precision) → what is said of every model whose target was evaluated too.
+        details: each row with its verdict, where its log lies, all ROUGE means and AUCs; fit for JSON.
+        note: what a reader of the figures must know.
+        settings: what they were made by; fit for JSON.
+    """
+
+    title: str
+    rows: list[ResultRow]
+    verdicts: dict[tuple[str, str], Verdict]
+    details: list[dict[str, Any]]
+    note: str
+    settings: dict[str, Any]
+
+    @property
+    def named_verdicts(self) -> dict[str, Verdict]:
+        """Precision → verdict; model and precision where there are several models."""
+        several = len({model for model, _ in self.verdicts}) > 1
+        return {f"{model} {at}" if several else at: found for (model, at), found in self.verdicts.items()}
+
+
+def evaluate(
+    models: Sequence[str],
+    benchmark: str | Benchmark,
+    retrained: str | None = None,
+    precisions: Sequence[str] = ("bf16",),
+    corpus: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    protocol: Protocol = "paper",
+    limit: int | None = None,
+    attacks: Literal["all", "reported"] = "all",
+    batch_size: int | None = None,
+    calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
+    device: str = "auto",
+    finished: str | Path = "logs/evaluations",
+) -> Evaluation:
+    """Evaluate saved models at their deployment precisions; what is finished already is not run again.
+
+    Args:
+        models: folders or hub names; a target first, where others were unlearned from it.
+        benchmark: stem of ``configs/benchmark/*.yaml`` (``muse-news``, ``own``, ...).
+        retrained: checkpoint trained without the forget set, for M3 and the verdicts.
+        precisions: stems of ``configs/quantizer/*.yaml``.
+        corpus: folder in the benchmark's layout.
+        data: other options of the benchmark's DataModule, such as ``{"forget": "my.txt"}`` of ``own``.
+        protocol: ``published`` follows the papers' code where it departs from the paper.
+        limit: only the first so many records of each split: a quick look.
+        attacks: membership attacks that are run.
+        batch_size: prompts, texts or windows at once; None: by free memory.
+        calibration: what AWQ, GPTQ and SmoothQuant are calibrated on.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        finished: folder in which finished metrics and their logs are kept.
+
+    Raises:
+        InputError: whatever is found to be wrong, before a model is loaded.
+    """
+    if limit is not None and limit < 1:
+        raise InputError("--limit must be at least 1", given=limit)
+    asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     suite = EvaluationSuite(
-        batch_size=arguments.batch_size,
-        max_prompts=arguments.limit,
-        max_texts=arguments.limit,
-        protocol=arguments.protocol,
-        attacks=arguments.attacks,
+        batch_size=batch_size, max_prompts=limit, max_texts=limit, protocol=protocol, attacks=attacks
     )
-    precisions = load_precisions(arguments.precisions, arguments.protocol)
-    device = _device(arguments.device)
-    root = Path(arguments.finished)
+    at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "--finished")
-    evaluation = CheckpointEvaluation(suite, benchmark.name, root, device, arguments.calibration)
-    plan = plan_of(arguments.models, arguments.retrained, precisions)
+    evaluation = CheckpointEvaluation(suite, asked.name, root, _device(device), calibration)
+    plan = plan_of(models, retrained, at_precisions)
     for model in plan.precisions:
         check_whole(model, torch.bfloat16)
-    given = arguments.data | ({} if arguments.corpus is None else {"corpus": arguments.corpus})
-    data = {model: benchmark.read(model, given, arguments.limit) for model in plan.precisions}
+    given = dict(data or {}) | ({} if corpus is None else {"corpus": corpus})
+    read = {model: asked.read(model, given, limit) for model in plan.precisions}
     told = [
         note
         for model, at in plan.precisions.items()
         for note in (
-            partly_quantized(evaluation.check(model, data[model], at)),
+            partly_quantized(evaluation.check(model, read[model], at)),
             describe_opening(load_tokenizer(model)),
         )
     ]
@@ -154,17 +211,17 @@ def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
                 bar.total, bar.n = total, done
                 bar.refresh()
 
-            found[model] = evaluation.evaluate(model, data[model], at, show)
+            found[model] = evaluation.evaluate(model, read[model], at, show)
     figures = {
         model: {precision: dict(each.measures) for precision, each in by_precision.items()}
         for model, by_precision in found.items()
     }
-    against = _add_privleak(figures, plan, arguments, benchmark)
-    verdicts = _verdicts(figures, plan, arguments.retrained)
-    partial = "" if arguments.limit is None else f" (partial: first {arguments.limit})"
-    rows, content = [], []
+    against = _add_privleak(figures, plan, retrained, protocol, asked)
+    verdicts = _verdicts(figures, plan, retrained)
+    partial = "" if limit is None else f" (partial: first {limit})"
+    rows, details = [], []
     for model, by_precision in found.items():
-        name = f"{model}{' (retrained)' if model == arguments.retrained else ''}{partial}"
+        name = f"{model}{' (retrained)' if model == retrained else ''}{partial}"
         for precision, each in by_precision.items():
             measures = figures[model][precision]
             rows.append(ResultRow(name, precision, measures))
@@ -173,39 +230,46 @@ def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
             about |= {"reused": list(each.reused)} | against[model]
             if (said := verdicts.get((model, precision))) is not None:
                 about |= {"target": plan.targets[model], "verdict": said.as_json()}
-            content.append(about | _figures(measures, _log_scores(each.folder)))
-    note = _note(arguments, data, any("privleak" in row.metrics for row in rows), [*told, *plan.notes])
-    several = len({model for model, _ in verdicts}) > 1
-    said_of = {f"{model} {p}" if several else p: found for (model, p), found in verdicts.items()}
-    print_results(rows, f"{benchmark.name}, protocol {arguments.protocol}{partial}", note, said_of)
-    arithmetic = evaluation.arithmetic(plan.sixteen_bits)
+            details.append(about | _figures(measures, _log_scores(each.folder)))
+    note = _note(limit, protocol, read, any("privleak" in row.metrics for row in rows), [*told, *plan.notes])
+    settings = {
+        "benchmark": asked.name,
+        "corpus": given.get("corpus", asked.init_args.get("corpus")),
+        "protocol": protocol,
+        "partial": limit is not None,
+        "limit": limit,
+        "note": note,
+        "arithmetic": evaluation.arithmetic(plan.sixteen_bits),
+    }
+    title = f"{asked.name}, protocol {protocol}{partial}"
+    return Evaluation(title, rows, verdicts, details, note, settings)
+
+
+def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
+    options = ("retrained", "precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size")
+    chosen = {name: getattr(arguments, name) for name in (*options, "calibration", "device", "finished")}
+    found = evaluate(arguments.models, benchmark, **chosen)
+    verdicts = found.named_verdicts
+    print_results(found.rows, found.title, found.note, verdicts)
     if arguments.json is not None:
-        run_as: dict[str, Any] = {
-            "benchmark": benchmark.name,
-            "corpus": given.get("corpus", benchmark.init_args.get("corpus")),
-            "protocol": arguments.protocol,
-            "partial": arguments.limit is not None,
-            "limit": arguments.limit,
-            "note": note,
-            "arithmetic": arithmetic,
-        }
-        write_json(Path(arguments.json), masked(run_as) | {"rows": content})
+        write_json(Path(arguments.json), masked(found.settings) | {"rows": found.details})
     if arguments.out is not None:
-        write_results(Path(arguments.out), rows, note, {"evaluation": arithmetic}, said_of or None)
-    say_what_is_left([root])
+        arithmetic = {"evaluation": found.settings["arithmetic"]}
+        write_results(Path(arguments.out), found.rows, found.note, arithmetic, verdicts or None)
+    say_what_is_left([Path(arguments.finished)])
 
 
 Figures = Mapping[str, Mapping[str, dict[str, Measure]]]  # model → precision → measures
 
 
 def _add_privleak(
-    figures: Figures, plan: Plan, arguments: Any, benchmark: Benchmark
+    figures: Figures, plan: Plan, retrained: str | None, protocol: Protocol, benchmark: Benchmark
 ) -> dict[str, dict[str, float]]:
     """Restate every membership AUC; model → the AUC that it is held against, for the record."""
-    retrained = figures.get(arguments.retrained, {}).get(plan.sixteen_bits.name)
+    measured = figures.get(retrained or "", {}).get(plan.sixteen_bits.name)
     against = {}
     for model, by_precision in figures.items():
-        auc = _auc_retrain(model, benchmark, arguments.protocol, retrained)
+        auc = _auc_retrain(model, benchmark, protocol, measured)
         add_privleak(by_precision, auc)
         value = auc.value if isinstance(auc, Estimate) else auc
         against[model] = {} if value is None else {"auc_retrain": value}
@@ -240,11 +304,17 @@ def _auc_retrain(
     return published_auc_retrain(target)
 
 
-def _note(arguments: Any, data: Mapping[str, BenchmarkData], has_privleak: bool, told: list[str]) -> str:
+def _note(
+    limit: int | None,
+    protocol: Protocol,
+    data: Mapping[str, BenchmarkData],
+    has_privleak: bool,
+    told: Sequence[str],
+) -> str:
     notes = list(dict.fromkeys(filter(None, [*(each.records.note for each in data.values()), *told])))
-    if arguments.limit is not None:
-        notes.append(f"PARTIAL: only the first {arguments.limit} records of each split, no benchmark figures.")
-    if arguments.protocol == "published":
+    if limit is not None:
+        notes.append(f"PARTIAL: only the first {limit} records of each split, no benchmark figures.")
+    if protocol == "published":
         notes.append(
             "Protocol published: M1 is drawn at temperature 0.9, 4bit is FP4, M3 against the published constant."
         )
