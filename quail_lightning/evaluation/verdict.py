@@ -10,7 +10,7 @@ import numpy as np
 
 from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means
 from quail_lightning.evaluation.metrics import MetricLabel, label_of, labels
-from quail_lightning.results import Estimate, Measure
+from quail_lightning.results import Estimate, Measure, Undefined
 
 Answer = Literal["yes", "in part", "no", "unknown"]
 Metrics = Mapping[str, Measure]
@@ -78,7 +78,8 @@ def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = Fal
     - **over-forgotten**: the interval of the forget NLL, or of the membership AUC, lies wholly above the equally
       precise retrained model's, or that of the repetition in responses does.
     - **utility**: M4 and every other score against the **equally precise target**'s, as a ratio; retain NLL and
-      perplexity as the ratio of perplexities. ``yes``: the interval lies above 0.8; ``no``: below 0.5.
+      perplexity as the ratio of perplexities. ``yes``: the interval lies above 0.8; ``no``: below 0.5,
+      or the score has no finite value.
 
     Args:
         sixteen_bits: all at 16 bits.
@@ -173,6 +174,8 @@ def _utility(models: Models) -> list[_Part]:
     found = []
     for metric, label in _with_role("utility").items():
         target, unlearned = _estimates(metric, models.target, models.unlearned)
+        if target is not None and isinstance(models.unlearned.get(metric), Undefined):
+            found.append(_Part(metric, "no", f"{label.short} has no value"))  # not finite: a diverged model
         if target is None or unlearned is None:
             continue
         if metric == "nll_retain":

@@ -101,6 +101,13 @@ def test_a_destroyed_model_has_no_utility_whatever_else_it_has() -> None:
     assert said(GOOD, GOOD | worse).utility == "in part"
 
 
+def test_a_diverged_model_has_no_utility() -> None:
+    broken: dict[str, Measure] = {"nll_retain": Undefined("60 of 60 records have no finite value")}
+    found = said(GOOD, GOOD | broken)
+    assert found.utility == "no"
+    assert "retain NLL has no value" in found.text
+
+
 def test_utility_is_held_against_the_equally_quantized_target() -> None:
     assert said(GOOD, GOOD | model(knowmem_retain=84, nll_retain=0.7)).utility == "yes"
     lost = said(GOOD, GOOD | model(knowmem_retain=84, nll_retain=0.55 + 0.7))
