@@ -20,6 +20,15 @@ import judged_shards
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes that are compared with: two threads add float32 products up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Many small layers beside a small vocabulary, whose rows two processes cannot share evenly."""

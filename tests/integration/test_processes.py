@@ -53,6 +53,15 @@ def fragment(kind):
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes that are compared with: two threads add float32 products up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """The quickstart, small, by one process; the folder it was run in."""
