@@ -38,7 +38,7 @@ def published_recall(answer: str, response: str) -> float:
     """ROUGE-L recall as RWKU's code has it, from the package ``rouge``.
 
     Words are what white space separates, case and punctuation kept, sentences what a full stop does; each
-    different word counts once. Its figures lie 4.7 to 9.7 points from those of ``rougeL_recall`` on the same responses.
+    different word counts once. Its figures lie 4.7 to 9.7 points from ``rougeL_recall``'s on the same responses.
 
     Returns:
         fraction in [0, 1]; 0 where either holds no word, for which the package has no score.
