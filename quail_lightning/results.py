@@ -123,6 +123,20 @@ def read_results(folder: Path) -> list[ResultRow]:
         raise InputError(f"{path} cannot be read ({what})") from error
 
 
+def read_verdicts(folder: Path) -> dict[str, dict[str, str]]:
+    """Precision → verdict, of ``results.json``; empty where it holds none.
+
+    Raises:
+        InputError: there is no such file, or it is damaged.
+    """
+    read_results(folder)
+    found = json.loads((folder / "results.json").read_text("utf-8")).get("verdicts", {})
+    try:
+        return {str(precision): {"text": "", **each} for precision, each in found.items()}
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'results.json'} cannot be read (it is damaged)") from error
+
+
 def write_scores(folder: Path, rows: Sequence[ResultRow], settings: Mapping[str, object]) -> None:
     """Write ``scores.json``: the rows with their per-record scores, from which a resumed run goes on judging.
 

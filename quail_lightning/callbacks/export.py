@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from quail_lightning.callbacks.first_process import check_by_first_process
 from quail_lightning.durable import write_failure
 from quail_lightning.errors import InputError, RunError, add_hint
+from quail_lightning.evaluation.card import unlearned_card
 from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.run_folder import run_folder
 from quail_lightning.training_state import last_checkpoint
@@ -63,7 +64,8 @@ class ExportModel(Callback):
         if model is None or not trainer.is_global_zero:
             return
         provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}
-        save_or_rescue(model, pl_module.tokenizer, out, provenance)
+        card = unlearned_card(out.name, out.parent, provenance)
+        save_or_rescue(model, pl_module.tokenizer, out, provenance, card)
         rank_zero_info(f"unlearned model: {out}")
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:

@@ -289,7 +289,8 @@ class QuantizedEvaluation(Callback):
             note = self._note(trainer.datamodule)  # type: ignore[attr-defined]
             shown = [(name, self._sixteen_bits) for name in ("target", "retrained", "unlearned")]
             shown += [("unlearned", precision) for precision in measured if precision != self._sixteen_bits][:1]
-            said = evidence_table({key: self._said[key] for key in shown if key in self._said})
+            is_last = epoch in (None, trainer.max_epochs)
+            said = evidence_table({key: self._said[key] for key in shown if is_last and key in self._said})
             # first: it is there to be read where the files cannot be written
             title = f"after epoch {epoch}" if epoch is not None else "test"
             print_results(latest, title, note, verdicts, said)

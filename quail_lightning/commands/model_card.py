@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.data.calibration import CalibrationRequest
-from quail_lightning.errors import InputError
-from quail_lightning.evaluation.metrics import label_of, labels
+from quail_lightning.evaluation.card import described_method, described_results
 from quail_lightning.quantization.architecture import WORTH_SAYING, described_share
-from quail_lightning.results import Measure, ResultRow, Undefined, read_results
 
 # of the formats that transformers does not load by itself; the kernel it chooses on a CPU may round differently
 _LOADING = {
@@ -45,7 +43,7 @@ def model_card(
         f"---\nlibrary_name: transformers\nbase_model: {json.dumps(str(base))}\ntags: [quantized]\n---",
         f"# {Path(model).name}, {made['precision']}",
         f"Base: `{base}`. Quantized from `{model}`, whose weights were cast to {made['dtype']} first.",
-        f"## Method\n\n{_method(provenance)}",
+        f"## Method\n\n{described_method(provenance)}",
         f"## Quantizer\n\n```yaml\n{made['quantizer'].strip()}\n```",
     ]
     rest = ", the rest kept in 16 bits" if made["share"] < WORTH_SAYING else ""
@@ -62,56 +60,10 @@ def model_card(
     parts.append(f"Calibration: {'none' if calibration is None else calibration.describe()}.")
     if calibration is not None and calibration.source == "forget":
         parts.append("**Calibrated on the forget set**, deliberately: a study, not for deployment.")
-    parts.append(f"## Metrics\n\n{_metrics(Path(model), made['precision'])}")
+    parts.append(f"## Results\n\n{described_results(_folder_of_results(Path(model)), [made['precision']])}")
     return "\n\n".join(parts) + "\n"
 
 
-def _method(provenance: Mapping[str, Any]) -> str:
-    if not provenance:
-        return "Unknown: the checkpoint has no provenance.json."
-    if "terms" not in provenance:
-        return f"Made by `{provenance.get('made_by', 'unknown')}`; see provenance.json."
-    lines = [f"- {name}: `{json.dumps(term, default=str)}`" for name, term in provenance["terms"].items()]
-    settings = {
-        name: provenance.get(name) for name in ("weights", "schedule", "learning_rate", "weight_precision")
-    }
-    lines += [
-        f"- {name}: `{json.dumps(value, default=str)}`" for name, value in settings.items() if value is not None
-    ]
-    lines.append(f"- epochs: {provenance.get('finished_epochs', 'unknown')}")
-    return "Unlearned by `quail fit`; all settings in provenance.json.\n\n" + "\n".join(lines)
-
-
-def _metrics(model: Path, precision: str) -> str:
-    """The table of the last epoch's rows at 16 bits and at this precision, where the run left results."""
-    folder = next((place for place in (model, model.parent) if (place / "results.json").is_file()), None)
-    try:
-        rows = [] if folder is None else [row for row in read_results(folder) if row.model == "unlearned"]
-    except InputError as problem:
-        return f"Not known: {problem.fact}."
-    if not rows:
-        return "Not known: no results.json of an unlearning run beside or above the model."
-    last = max(row.epoch or 0 for row in rows)
-    shown = [row for row in rows if (row.epoch or 0) == last and row.precision in ("bf16", "fp16", precision)]
-    note = "Of the unlearned model after its last epoch, judged by the run that made it (95 % intervals)."
-    if precision not in {row.precision for row in shown}:
-        note += f" That run did not judge {precision}."
-    return note + "\n\n" + _table(shown)
-
-
-def _table(rows: list[ResultRow]) -> str:
-    names = [name for name in labels() if any(name in row.metrics for row in rows)]
-    head = [label_of(name).heading for name in names]
-    lines = ["| precision | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
-    for row in rows:
-        cells = [_cell(row.metrics.get(name)) for name in names]
-        lines.append(f"| {row.precision} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(measure: Measure | None) -> str:
-    if measure is None:
-        return ""
-    if isinstance(measure, Undefined):
-        return "–"
-    return f"{measure.value:.4g} [{measure.low:.4g}, {measure.high:.4g}], n {measure.n}"
+def _folder_of_results(model: Path) -> Path | None:
+    """The model's folder, or that of the run that made it."""
+    return next((place for place in (model, model.parent) if (place / "results.json").is_file()), None)

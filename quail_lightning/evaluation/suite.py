@@ -14,6 +14,7 @@ from quail_lightning.evaluation import knowmem, verbmem
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject, SuiteProgress
 from quail_lightning.evaluation.privleak import privleak_measure
+from quail_lightning.evaluation.rwku import Scale
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.quantization import computing
 from quail_lightning.results import Estimate, Measure
@@ -40,6 +41,7 @@ class EvaluationSuite:
             ``paper`` is greedy.
         attacks: ``reported`` runs what M3 is made of (Min-40 % on forget and holdout); ``all`` every attack on
             every split, for the log: three times the texts' number of forward passes.
+        rwku_scale: of RWKU's recall: ``published``, its own package's, or ``rouge-score``, as M1 is scored.
         utility: Gen, Tru, Fac, Flu and a user's own files; None measures none of them.
     """
 
@@ -50,6 +52,7 @@ class EvaluationSuite:
     max_texts: int | None = None
     protocol: Literal["paper", "published"] = "paper"
     attacks: Literal["reported", "all"] = "reported"
+    rwku_scale: Scale = "published"
     utility: Utility | None = None
 
     def __post_init__(self) -> None:

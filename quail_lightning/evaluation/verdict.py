@@ -254,7 +254,9 @@ def _together(parts: Sequence[_Part]) -> Answer:
 
 
 def _percent(metric: str, share: Estimate) -> str:
-    return f"{label_of(metric).short} {100 * share.value:.0f} %".replace("-0 %", "0 %")
+    if share.value > 2:
+        return f"{label_of(metric).short} over 200 %"
+    return f"{label_of(metric).short} {round(100 * share.value)} %"
 
 
 def _listed(parts: Sequence[_Part]) -> str:

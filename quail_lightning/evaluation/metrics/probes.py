@@ -11,7 +11,7 @@ from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.generation import generate
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
-from quail_lightning.evaluation.rwku import NEW_TOKENS, rougeL_recall, truncate_answer
+from quail_lightning.evaluation.rwku import NEW_TOKENS, Scale, published_recall, rougeL_recall, truncate_answer
 from quail_lightning.results import Measure
 
 
@@ -19,9 +19,9 @@ class Probes:
     """ROUGE-L recall × 100 of the answers to each kind of probe."""
 
     name = "probes"
-    version = 1
+    version = 2
     reads = ("probes",)
-    options = ("max_prompts",)
+    options = ("max_prompts", "rwku_scale")
     labels = MappingProxyType(
         {
             "rwku_fb": MetricLabel("RWKU FB", "× 100", "down", "FB", "knowledge"),
@@ -48,13 +48,17 @@ class Probes:
         for name, probes in (subject.records.probes or {}).items():
             chosen = probes[: subject.suite.max_prompts]
             subject.responses(name, partial(self._said, subject, name, chosen))
-        return self.from_log(subject.log)
+        return self._scored(subject.log, subject.suite.rwku_scale)
 
     def from_log(self, log: BenchmarkLog) -> dict[str, Measure]:
-        """Of the answers as they stand in the log."""
+        """Of the answers as they stand in the log, on RWKU's own scale."""
+        return self._scored(log, "published")
+
+    def _scored(self, log: BenchmarkLog, scale: Scale) -> dict[str, Measure]:
+        recall = published_recall if scale == "published" else rougeL_recall
         found = {name: rows for name, rows in log.responses.items() if name in self.labels}
         return {
-            name: bootstrap_mean([100 * rougeL_recall(row.truth, row.response) for row in rows])
+            name: bootstrap_mean([100 * recall(row.truth, row.response) for row in rows])
             for name, rows in found.items()
         }
 

@@ -6,6 +6,7 @@ import stat
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -130,6 +131,17 @@ def test_what_is_saved_is_what_was_judged(finished):
     ids = torch.arange(3, 20)[None]
     assert torch.equal(saved(input_ids=ids).logits, judged(input_ids=ids).logits)
     assert read_provenance(folder / "model")["finished_epochs"] == 2
+
+
+def test_the_model_has_a_card_with_all_rows_and_the_verdict_and_no_text(finished, corpus_folder):
+    card = ModelCard.load(finished[0] / "model/README.md")
+    assert card.data.library_name == "transformers"
+    verdicts = json.loads((finished[0] / "results.json").read_text())["verdicts"]
+    assert all(f"**{precision}**: {each['text']}" in card.text for precision, each in verdicts.items())
+    for model in ("target", "retrained", "unlearned"):
+        assert card.text.count(f"| {model} | nf4 |") == 1
+    documents = json.loads((corpus_folder / "raw/forget.json").read_text())
+    assert not any(document[:40] in card.text for document in documents)
 
 
 def test_training_state_and_random_states_are_untouched(tmp_path, corpus_folder, checkpoint):

@@ -109,8 +109,8 @@ def test_the_card_shows_the_last_epoch_of_the_run_that_made_the_model(checkpoint
     write_results(Path("run"), rows)
     quantize("run/model", "nf4", Path("out"))
     card = Path("out/README.md").read_text()
-    assert "| bf16 | 3.25 [3, 3.5], n 9 |" in card
-    assert "| nf4 | 4.5 [4, 5], n 9 |" in card
+    assert "| unlearned | bf16 | 3.25 [3, 3.5], n 9 |" in card
+    assert "| unlearned | nf4 | 4.5 [4, 5], n 9 |" in card
     assert "| fp4" not in card
     assert "1.5 [" not in card
     assert "Calibration: none" in card

@@ -1,6 +1,7 @@
 """Labelled texts and probes inside the suite."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from quail_lightning.data.questions import EvaluationRecords, LabelledTexts, Pro
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, generate
 from quail_lightning.evaluation.metrics import labels
+from quail_lightning.evaluation.rwku import published_recall
 
 LABELS = LabelledTexts(("It rains.\nLabel:", "Snow\nLabel:"), (0, 1), (" fact", " fiction"))
 SUITE = EvaluationSuite(batch_size=2, verbmem_new_tokens=8)
@@ -37,7 +39,10 @@ def test_a_probe_is_scored_on_its_first_line_alone(model, tokenizer):
     records = EvaluationRecords(probes={"rwku_qa": (Probe("Who?", said + " absentword"),)})
     words = len("".join(c if c.isascii() and c.isalnum() else " " for c in said).split())
     expected = 100 * words / (words + 1)
-    assert math.isclose(SUITE.evaluate(model, tokenizer, records, {})["rwku_qa"].value, expected, abs_tol=1e-9)
+    ours = replace(SUITE, rwku_scale="rouge-score").evaluate(model, tokenizer, records, {})["rwku_qa"].value
+    assert math.isclose(ours, expected, abs_tol=1e-9)
+    published = SUITE.evaluate(model, tokenizer, records, {})["rwku_qa"].value
+    assert math.isclose(published, 100 * published_recall(said + " absentword", said.strip()), abs_tol=1e-9)
 
 
 def test_a_verbatim_response_counts_up_to_the_records_stop(model, tokenizer):
