@@ -115,7 +115,6 @@ def _shards(layers: int) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
 
 def _measure(folder: Path, layers: int) -> dict[str, float]:
     from quail_lightning.commands.analyze import analyze
-    from quail_lightning.comparison import Questions
 
     target, unlearned = (folder / f"{name}-{layers}" for name in ("target", "unlearned"))
     files = [*target.glob("*.safetensors"), *unlearned.glob("*.safetensors")]
@@ -126,7 +125,7 @@ def _measure(folder: Path, layers: int) -> dict[str, float]:
         _read(files)
         read = time.perf_counter() - begun
         begun, cpu = time.perf_counter(), time.process_time()
-        found = analyze(str(target), str(unlearned), Questions())
+        found = analyze(target, unlearned, formats=()).comparison
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
         parameters = found.changes["all"].count
         ratios.append(wall / read)

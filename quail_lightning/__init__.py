@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quail_lightning.commands.analyze import analyze
+    from quail_lightning.commands.analyze import Analysis, analyze
     from quail_lightning.commands.evaluate import Evaluation, evaluate
     from quail_lightning.commands.quantize import quantize
     from quail_lightning.data import MuseDataModule, OwnTextDataModule
+    from quail_lightning.data.calibration import CalibrationRequest
     from quail_lightning.models.checkpoint import load_model
     from quail_lightning.objectives import (
         GradientAscent,
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Analysis": "commands.analyze",
     "analyze": "commands.analyze",
     "Evaluation": "commands.evaluate",
     "evaluate": "commands.evaluate",
     "quantize": "commands.quantize",
+    "CalibrationRequest": "data.calibration",
     "load_model": "models.checkpoint",
     "MuseDataModule": "data",
     "OwnTextDataModule": "data",
@@ -57,6 +60,8 @@ _HOMES |= dict.fromkeys(
 )
 
 __all__ = [
+    "Analysis",
+    "CalibrationRequest",
     "Evaluation",
     "GradientAscent",
     "GradientDescent",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A value, file or combination that the user gave cannot be used.
@@ -41,6 +43,16 @@ class RunError(RuntimeError):
     def __init__(self, fact: str, *, remedy: str | None = None) -> None:
         self.fact, self.remedy = fact, remedy
         super().__init__(sentences(fact, remedy))
+
+
+def check_choice(name: str, given: object, allowed: Iterable[object]) -> None:
+    """Refuse what is none of the values allowed; the command line's parser does so by itself.
+
+    Raises:
+        InputError: naming the argument and all values.
+    """
+    if given not in (choices := list(allowed)):
+        raise InputError(f"{name} has no such value", given=given, allowed=", ".join(map(str, choices)))
 
 
 def add_hint(error: BaseException, hint: str) -> None:

@@ -44,9 +44,9 @@ def main() -> None:
         learning_rate=options.learning_rate,
     )
     trainer.fit(module, datamodule=OwnTextDataModule(**texts, tokenizer=options.target))
-    quantize(str(unlearned), to="nf4", out=options.out / "nf4")
+    deployed = quantize(unlearned, to="nf4", out=options.out / "nf4")
     found = evaluate(
-        [options.target, str(unlearned), str(options.out / "nf4")],
+        [options.target, unlearned, deployed],
         benchmark="own",
         data=texts,
         retrained=options.retrained,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from quail_lightning.comparison import (
@@ -19,22 +18,9 @@ from quail_lightning.comparison import (
     total_delivery,
     total_overlap,
 )
-from quail_lightning.durable import write_json
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 SCOPES: tuple[Scope, ...] = ("quantized", "all")
-
-
-def write_comparison(path: Path, found: Comparison, questions: Questions, names: dict[str, str]) -> None:
-    """Write all numbers as JSON, whole or not at all.
-
-    Args:
-        path: of the file.
-        found: the comparison.
-        questions: that it answers.
-        names: what was compared, for the head of the file.
-    """
-    write_json(path, names | as_json(found, questions))
 
 
 def as_json(found: Comparison, questions: Questions) -> dict[str, Any]:

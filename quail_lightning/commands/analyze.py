@@ -3,43 +3,89 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from rich.table import Table
 from tqdm.auto import tqdm
 
 from quail_lightning.analysis.figures import draw_comparison, save_figures
-from quail_lightning.analysis.tables import print_comparison
-from quail_lightning.analysis.weight_shift import write_comparison
+from quail_lightning.analysis.tables import comparison_tables, print_comparison
+from quail_lightning.analysis.weight_shift import as_json
 from quail_lightning.comparison import (
     Comparison,
     Questions,
+    SharedStep,
     compare,
     compared_parameters,
-    formats,
     roles_from_config,
 )
-from quail_lightning.durable import check_writable
+from quail_lightning.comparison import formats as formats_of
+from quail_lightning.durable import check_writable, write_json
 from quail_lightning.errors import InputError
+from quail_lightning.functional.affine_grid import GridKind
 from quail_lightning.models.checkpoint import check_whole, load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
 
 NUMBERS = "analysis.json"
+FORMATS = ("nf4", "fp4", "uniform4-group64")
 
 
-def analyze(reference: str, model: str, questions: Questions) -> Comparison:
+@dataclass(frozen=True)
+class Analysis:
+    """What ``analyze`` found.
+
+    Attributes:
+        reference: the target.
+        model: unlearned from it.
+        comparison: the figures of every tensor.
+        questions: that they answer.
+    """
+
+    reference: str
+    model: str
+    comparison: Comparison
+    questions: Questions
+
+    def as_json(self) -> dict[str, Any]:
+        """The tables' numbers, of the model, its layers and tensors: what ``analysis.json`` holds."""
+        names = {"reference": self.reference, "model": self.model}
+        return names | as_json(self.comparison, self.questions)
+
+    def tables(self) -> list[Table]:
+        """Weight change, bucket overlap and, where formats were asked for, the delivered shift, to be printed."""
+        return comparison_tables(self.comparison, self.questions)
+
+
+def analyze(
+    reference: str | Path,
+    model: str | Path,
+    bits: Sequence[int] = Questions.bits,
+    granularities: Sequence[SharedStep] = Questions.granularities,
+    grids: Sequence[GridKind] = Questions.kinds,
+    formats: str | Sequence[str] = FORMATS,
+) -> Analysis:
     """Compare two checkpoints, piece by piece; neither is ever in memory as a whole.
 
     Args:
         reference: the target, a folder or a hub name.
         model: the model unlearned from it.
-        questions: what to count.
+        bits: widths of the overlap table, 1 … 16.
+        granularities: one step for the model, one for each tensor.
+        grids: formulas of the overlap table; ``minmax-floor`` is QUAIL's.
+        formats: precisions whose delivered shift is measured; none: the papers' figures only, much faster.
 
     Raises:
-        InputError: a checkpoint that is not whole, different architectures, NaN or infinity.
+        InputError: what cannot be asked, a checkpoint that is not whole, different architectures, NaN or infinity.
     """
+    names = [formats] if isinstance(formats, str) else formats
+    quantizers = {name: load_quantizer(name) for name in names}
+    questions = Questions(bits, granularities, grids, formats_of(quantizers))
+    reference, model = str(reference), str(model)
     for name in (reference, model):
         check_whole(name, torch.bfloat16)
     with WeightFiles(reference) as before, WeightFiles(model) as after:
@@ -47,7 +93,8 @@ def analyze(reference: str, model: str, questions: Questions) -> Comparison:
         parameters = compared_parameters(roles, before.shapes, after.shapes)
         values = 4 * sum(math.prod(before.shapes[name]) for name in parameters)
         with tqdm(total=values, unit="weight", unit_scale=True, leave=False) as bar:
-            return compare(before, after, parameters, questions, bar.update)
+            found = compare(before, after, parameters, questions, bar.update)
+    return Analysis(reference, model, found, questions)
 
 
 def add_arguments(parser: Any) -> None:
@@ -61,27 +108,27 @@ def add_arguments(parser: Any) -> None:
         help="folder of numbers and figures; default: logs/analysis/<model>",
     )
     parser.add_argument(
-        "--bits", type=int, nargs="+", default=[16, 8, 4], help="widths of the overlap table, 1 … 16"
+        "--bits", type=int, nargs="+", default=list(Questions.bits), help="widths of the overlap table, 1 … 16"
     )
     parser.add_argument(
         "--granularities",
-        type=Literal["global", "tensor"],
+        type=SharedStep,
         nargs="+",
-        default=["global", "tensor"],
+        default=list(Questions.granularities),
         help="one step for the model, one for each tensor",
     )
     parser.add_argument(
         "--grids",
-        type=Literal["minmax-floor", "minmax-round", "symmetric"],
+        type=GridKind,
         nargs="+",
-        default=["minmax-floor"],
+        default=list(Questions.kinds),
         help="formulas of the overlap table; minmax-floor is QUAIL's",
     )
     parser.add_argument(
         "--formats",
         type=str,
         nargs="*",
-        default=["nf4", "fp4", "uniform4-group64"],
+        default=list(FORMATS),
         help="precisions whose delivered shift is measured; none: the papers' figures only, much faster",
     )
 
@@ -92,18 +139,12 @@ def run(arguments: Any) -> None:
     check_writable(out, "--out")
     if (out / NUMBERS).exists():
         raise InputError(f"{out} already holds an analysis", remedy="Name another folder by --out, or remove it")
-    questions = Questions(
-        arguments.bits,
-        arguments.granularities,
-        arguments.grids,
-        formats({name: load_quantizer(name) for name in arguments.formats}),
-    )
-    found = analyze(arguments.reference, arguments.model, questions)
-    print_comparison(found, questions)
+    options = ("reference", "model", "bits", "granularities", "grids", "formats")
+    found = analyze(**{name: getattr(arguments, name) for name in options})
+    print_comparison(found.comparison, found.questions)
     out.mkdir(parents=True, exist_ok=True)
-    save_figures(draw_comparison(found, questions), out)
-    names = {"reference": arguments.reference, "model": arguments.model}
-    write_comparison(out / NUMBERS, found, questions, names)
+    save_figures(draw_comparison(found.comparison, found.questions), out)
+    write_json(out / NUMBERS, found.as_json())
     print(f"numbers and figures: {out}")
 
 

@@ -1,11 +1,11 @@
-"""`quail evaluate`: judge saved models on a benchmark, or score a published log again."""
+"""`quail evaluate`: how saved models do on a benchmark, or a published log scored again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from tqdm.auto import tqdm
@@ -14,7 +14,7 @@ from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.data.opening import describe_opening
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.durable import check_writable, write_json
-from quail_lightning.errors import InputError
+from quail_lightning.errors import InputError, check_choice
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_precisions
@@ -31,10 +31,13 @@ from quail_lightning.locks import hold
 from quail_lightning.masking import masked
 from quail_lightning.models.checkpoint import check_whole, read_provenance
 from quail_lightning.privacy import private_folder
-from quail_lightning.quantization import partly_quantized
+from quail_lightning.quantization import available_precisions, partly_quantized
 from quail_lightning.results import Estimate, Measure, ResultRow, measure_as_json, write_results
 
 Protocol = Literal["paper", "published"]
+Attacks = Literal["all", "reported"]
+Names = str | Path | Sequence[str | Path]
+"""One, or several."""
 
 
 def add_arguments(parser: Any) -> None:
@@ -52,7 +55,7 @@ def add_arguments(parser: Any) -> None:
         help="never trained on the forget set; M3 and the verdict need it",
     )
     parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
-    parser.add_argument("--attacks", type=Literal["all", "reported"], default="all", help="membership attacks run")
+    parser.add_argument("--attacks", type=Attacks, default="all", help="membership attacks run")
     parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
     parser.add_argument(
         "--calibration", type=CalibrationRequest, default=CalibrationRequest(), help="for AWQ, GPTQ, SmoothQuant"
@@ -77,10 +80,8 @@ def run(arguments: Any) -> None:
         raise InputError("--from-log runs no model", given=arguments.models, remedy="Leave one of the two out")
     if arguments.from_log is not None:
         _score_log(arguments, benchmark)
-    elif arguments.models:
-        _evaluate_models(arguments, benchmark)
     else:
-        raise InputError("no model is named", allowed="one or more checkpoints, or --from-log DIR")
+        _evaluate_models(arguments, benchmark)
 
 
 # --- a log -------------------------------------------------------------------------------------------------
@@ -145,15 +146,15 @@ class Evaluation:
 
 
 def evaluate(
-    models: Sequence[str],
+    models: Names,
     benchmark: str | Benchmark,
-    retrained: str | None = None,
-    precisions: Sequence[str] = ("bf16",),
-    corpus: str | None = None,
+    retrained: str | Path | None = None,
+    precisions: Names = ("bf16",),
+    corpus: str | Path | None = None,
     data: Mapping[str, Any] | None = None,
     protocol: Protocol = "paper",
     limit: int | None = None,
-    attacks: Literal["all", "reported"] = "all",
+    attacks: Attacks = "all",
     batch_size: int | None = None,
     calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
     device: str = "auto",
@@ -179,8 +180,16 @@ def evaluate(
     Raises:
         InputError: whatever is found to be wrong, before a model is loaded.
     """
+    models, precisions = _several(models), _several(precisions)
+    retrained = None if retrained is None else str(retrained)
+    if not models:
+        raise InputError("no model is named", allowed="one or more checkpoints, or --from-log DIR")
+    if not precisions:
+        raise InputError("no precision is named", allowed=", ".join(available_precisions()))
     if limit is not None and limit < 1:
         raise InputError("--limit must be at least 1", given=limit)
+    check_choice("protocol", protocol, get_args(Protocol))
+    check_choice("attacks", attacks, get_args(Attacks))
     asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     suite = EvaluationSuite(
         batch_size=batch_size, max_prompts=limit, max_texts=limit, protocol=protocol, attacks=attacks
@@ -191,7 +200,7 @@ def evaluate(
     plan = plan_of(models, retrained, at_precisions)
     for model in plan.precisions:
         check_whole(model, torch.bfloat16)
-    given = dict(data or {}) | ({} if corpus is None else {"corpus": corpus})
+    given = dict(data or {}) | ({} if corpus is None else {"corpus": str(corpus)})
     read = {model: asked.read(model, given, limit) for model in plan.precisions}
     told = [
         note
@@ -257,6 +266,11 @@ def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
         arithmetic = {"evaluation": found.settings["arithmetic"]}
         write_results(Path(arguments.out), found.rows, found.note, arithmetic, verdicts or None)
     say_what_is_left([Path(arguments.finished)])
+
+
+def _several(names: Names) -> list[str]:
+    """A single name is one, not its letters."""
+    return [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
 
 
 Figures = Mapping[str, Mapping[str, dict[str, Measure]]]  # model → precision → measures

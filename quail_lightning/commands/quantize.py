@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -17,7 +17,7 @@ from quail_lightning.data.calibration import CalibrationRequest, calibration_tok
 from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.durable import check_writable
-from quail_lightning.errors import InputError
+from quail_lightning.errors import InputError, check_choice
 from quail_lightning.evaluation.encoding import positions
 from quail_lightning.models.checkpoint import check_whole, load_config, load_model, read_provenance
 from quail_lightning.models.empty import empty_model, stored_generation_config
@@ -40,15 +40,15 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def quantize(
-    model: str,
+    model: str | Path,
     to: str,
-    out: Path,
+    out: str | Path,
     calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
     data: MuseDataModule | None = None,
     dtype: Dtype = "bfloat16",
     device: Device = "auto",
-) -> None:
-    """Write the copy that an evaluation at this precision judges, as a checkpoint that ``from_pretrained`` loads.
+) -> Path:
+    """Write the copy that is evaluated at this precision, as a checkpoint that ``from_pretrained`` loads.
 
     Args:
         model: folder or hub name of a checkpoint that is not quantized.
@@ -59,10 +59,18 @@ def quantize(
         dtype: to which the weights are cast before they are quantized, as the evaluation does.
         device: where to quantize; ``auto`` takes a GPU where there is one.
 
+    Returns:
+        The folder. Its ``provenance.json`` says under ``quantized`` how it was made, which share of the body's
+        weights is quantized, and whether the grid is simulated.
+
     Raises:
         InputError: ``out`` exists, no such precision, a package is missing, the model is quantized already, or
             it cannot be quantized or calibrated this way.
+        RunError: the disk filled meanwhile; says where the copy lies instead.
     """
+    model, out = str(model), Path(out)
+    check_choice("dtype", dtype, get_args(Dtype))
+    check_choice("device", device, get_args(Device))
     if out.exists():
         raise InputError(f"--out {out} exists already", remedy="Name another folder, or remove it first")
     check_writable(out, "--out")
@@ -102,12 +110,7 @@ def quantize(
     provenance = read_provenance(Path(model)) or {}
     card = model_card(model, provenance, made, calibration if quantizer.needs_calibration else None)
     save_or_rescue(quantized, tokenizer, out, provenance | {"quantized": made}, card)
-    print(f"saved: {out} ({to}, {_gib(out)}, {described_share(share)} quantized)")
-    if made["simulated"]:
-        print(
-            f"{to} is simulated: the weights are rounded to its grid and stored in {dtype}, at full size; no "
-            "deployment format has this grid"
-        )
+    return out
 
 
 def add_arguments(parser: Any) -> None:
@@ -128,15 +131,22 @@ def add_arguments(parser: Any) -> None:
 
 def run(arguments: Any) -> None:
     """Carry the verb out."""
-    quantize(
+    out = quantize(
         arguments.model,
         arguments.to,
-        Path(arguments.out),
+        arguments.out,
         arguments.calibration,
         arguments.get("data"),
         arguments.dtype,
         arguments.device,
     )
+    made = (read_provenance(out) or {})["quantized"]
+    print(f"saved: {out} ({made['precision']}, {_gib(out)}, {described_share(made['share'])} quantized)")
+    if made["simulated"]:
+        print(
+            f"{made['precision']} is simulated: the weights are rounded to its grid and stored in "
+            f"{made['dtype']}, at full size; no deployment format has this grid"
+        )
 
 
 def _stored_bytes(model: Any, quantizer: Quantizer, share: float) -> float:

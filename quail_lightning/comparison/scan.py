@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 
@@ -26,7 +27,7 @@ from quail_lightning.comparison.result import (
 )
 from quail_lightning.comparison.source import WeightSource
 from quail_lightning.comparison.tensor_grids import Lane, TensorGrids
-from quail_lightning.errors import InputError
+from quail_lightning.errors import InputError, check_choice
 from quail_lightning.functional.affine_grid import GridKind
 
 TASK = 2**24  # values of one task: what a task costs by itself is then small, and threads still share tensors
@@ -54,6 +55,10 @@ class Questions:
             raise InputError("bits must lie in 1 … 16, at least one of them", given=list(self.bits))
         if not self.granularities or not self.kinds:
             raise InputError("at least one granularity and one grid are needed")
+        for granularity in self.granularities:
+            check_choice("granularities", granularity, get_args(SharedStep))
+        for kind in self.kinds:
+            check_choice("grids", kind, get_args(GridKind))
 
     def grids(self) -> tuple[GridKey, ...]:
         """The overlap table's grids, without repetition."""

@@ -289,6 +289,8 @@ def test_installed_package_brings_its_configs(tmp_path):
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     for name in shipped_names():
         assert f"quail_lightning/configs/{name}" in names
+    assert "quail_lightning/py.typed" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
 def test_results_json_is_strict_json(quickstart):

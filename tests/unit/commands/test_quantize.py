@@ -117,7 +117,7 @@ def test_the_card_shows_the_last_epoch_of_the_run_that_made_the_model(checkpoint
 
 
 def test_a_simulated_grid_is_said_to_be_one(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    quantize(checkpoint, "uniform4-group64", Path("out"))
+    main(["quantize", checkpoint, "--to", "uniform4-group64", "--out", "out"])
     assert "simulated" in capsys.readouterr().out
     assert "as large as the original" in " ".join(Path("out/README.md").read_text().split())
 
