@@ -242,11 +242,9 @@ def _graded(share: Estimate, little: float) -> Answer:
 
 
 def _together(parts: Sequence[_Part]) -> Answer:
-    answers = {part.answer for part in parts} - {"unknown"}
-    if not answers:
+    answers = {part.answer for part in parts}
+    if not answers or ("unknown" in answers):
         return "unknown"
-    if "unknown" in {part.answer for part in parts}:
-        return "unknown" if answers != {"no"} else "in part"
     return answers.pop() if len(answers) == 1 else "in part"
 
 
