@@ -56,6 +56,10 @@ def unpack(quantized: PreTrainedModel) -> None:
 
         for part in packed:
             decompress_module(part)
+    hook: Any = getattr(quantized, "ct_decompress_hook", None)
+    if hook is not None:  # of a loaded checkpoint: it would unpack once more
+        hook.remove()
+        del quantized.ct_decompress_hook
 
 
 def _cast(parameter: nn.Parameter, dtype: torch.dtype) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from quail_lightning.models.arithmetic import OVERRIDE
+from quail_lightning.models.checkpoint import load_model
 from quail_lightning.quantization import computing, load_quantizer
 from quail_lightning.quantization.computing import unpack
 
@@ -69,3 +70,13 @@ def test_what_multiplies_natively_is_left_alone(tiny_llama, monkeypatch):
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
         raise KeyError
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_packed_checkpoint_that_was_loaded_is_unpacked_once(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv(OVERRIDE, "float32")
+    copy_at("gptq4-group64", tiny_llama).save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), torch.bfloat16)
+    with computing(loaded), torch.no_grad():
+        inside = loaded(IDS).logits
+    with torch.no_grad():
+        assert torch.allclose(loaded(IDS).logits.float(), inside, atol=0.05)
