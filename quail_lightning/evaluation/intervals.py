@@ -85,7 +85,7 @@ def bootstrap_ratio(
         The estimate, without ``scores`` (a ratio of means is no mean of ratios); undefined where there is no
         record or the denominator's mean is 0.
     """
-    return bootstrap_of_means([numerator, denominator], _ratio, resamples, seed)
+    return bootstrap_of_means([numerator, denominator], quotient, resamples, seed)
 
 
 def bootstrap_of_means(
@@ -122,7 +122,8 @@ def bootstrap_of_means(
     return Estimate(value, values[0].size, low, high)
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
+def quotient(above: Floats, below: Floats) -> Floats:
+    """above / below, as a statistic for ``bootstrap_of_means``: NaN where ``below`` is 0."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
 
 

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means, bootstrap_ratio
+from quail_lightning.evaluation.intervals import (
+    Floats,
+    bootstrap_mean,
+    bootstrap_of_means,
+    bootstrap_ratio,
+    quotient,
+)
 from quail_lightning.evaluation.metrics import labels
 from quail_lightning.results import Estimate, Measure, Undefined
 
@@ -92,7 +98,7 @@ def recovery_capped(
 def _beyond_ignorance(u_q: Floats, u_16: Floats, t_q: Floats, r_q: Floats, r_16: Floats) -> Floats:
     start = np.maximum(u_16, r_16)
     lead = t_q - start
-    return np.divide(np.maximum(u_q, r_q) - start, lead, out=np.full_like(lead, np.nan), where=lead > 0)
+    return quotient(np.maximum(u_q, r_q) - start, np.maximum(lead, 0))
 
 
 def kept_forgetting(
@@ -136,8 +142,7 @@ def kept_forgetting(
 
 
 def _left(fall: Floats, rise: Floats) -> Floats:
-    lost = np.divide(np.maximum(fall, 0), rise, out=np.full_like(rise, np.nan), where=rise > 0)
-    return 1 - lost
+    return 1 - quotient(np.maximum(fall, 0), np.maximum(rise, 0))
 
 
 def delivered_forgetting(

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means
+from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means, quotient
 from quail_lightning.evaluation.metrics import MetricLabel, label_of, labels
 from quail_lightning.results import Estimate, Measure, Undefined
 
@@ -181,9 +181,9 @@ def _utility(models: Models) -> list[_Part]:
         if metric == "nll_retain":
             kept = _compared([target, unlearned], _perplexities)
         elif label.better == "down":
-            kept = _compared([target, unlearned], _quotient)
+            kept = _compared([target, unlearned], quotient)
         elif target.low > 0:
-            kept = _compared([unlearned, target], _quotient)
+            kept = _compared([unlearned, target], quotient)
         else:
             continue  # nothing that could be lost
         if isinstance(kept, Estimate):
@@ -220,11 +220,7 @@ def _compared(measures: Sequence[Estimate], statistic: Callable[..., Floats]) ->
 
 def _way(target: Floats, unlearned: Floats, retrained: Floats) -> Floats:
     whole = target - retrained  # of one sign, whichever side knows more
-    return np.divide(target - unlearned, whole, out=np.full_like(whole, np.nan), where=whole != 0)
-
-
-def _quotient(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+    return quotient(target - unlearned, whole)
 
 
 def _perplexities(target: Floats, unlearned: Floats) -> Floats:
