@@ -6,16 +6,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from quail_lightning.durable import replace_text
 from quail_lightning.errors import InputError
 from quail_lightning.masking import masked
 from quail_lightning.vouched import read_vouched, write_vouched
 
+Read = TypeVar("Read")
 CSV_COLUMNS = ("model", "epoch", "precision", "metric", "value", "n", "low", "high", "reason", "caution")
 
 
@@ -115,12 +116,7 @@ def read_results(folder: Path) -> list[ResultRow]:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    path = folder / "results.json"
-    try:
-        return [_from_json(row) for row in json.loads(path.read_text("utf-8"))["rows"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is damaged"
-        raise InputError(f"{path} cannot be read ({what})") from error
+    return _read(folder, lambda content: [_from_json(row) for row in content["rows"]])
 
 
 def read_verdicts(folder: Path) -> dict[str, dict[str, str]]:
@@ -129,12 +125,19 @@ def read_verdicts(folder: Path) -> dict[str, dict[str, str]]:
     Raises:
         InputError: there is no such file, or it is damaged.
     """
-    read_results(folder)
-    found = json.loads((folder / "results.json").read_text("utf-8")).get("verdicts", {})
+    return _read(
+        folder,
+        lambda content: {name: {"text": "", **each} for name, each in content.get("verdicts", {}).items()},
+    )
+
+
+def _read(folder: Path, of: Callable[[Any], Read]) -> Read:
+    path = folder / "results.json"
     try:
-        return {str(precision): {"text": "", **each} for precision, each in found.items()}
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{folder / 'results.json'} cannot be read (it is damaged)") from error
+        return of(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise InputError(f"{path} cannot be read ({what})") from error
 
 
 def write_scores(folder: Path, rows: Sequence[ResultRow], settings: Mapping[str, object]) -> None:
