@@ -10,7 +10,7 @@ if not sys.flags.safe_path and sys.path[0] == os.getcwd():
     if Path(__file__).parents[1] == Path(here):
         sys.path.append(here)  # a checkout that is not installed: last, for processes that are started anew
 
-from quail_lightning.cli import main
+from quail_lightning.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -72,6 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(status) from None
 
 
+def program() -> None:
+    """Run one command as a program of its own: ``quail`` and ``python -m quail_lightning``."""
+    status = 0
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        status = end.code
+    if "torch" in sys.modules:
+        from quail_lightning.processes import end_together
+
+        end_together(status)
+    sys.exit(status)
+
+
 def _run(given: list[str]) -> None:
     begin_command()
     with step("loading libraries"):

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from quail_lightning.cli import main
+from quail_lightning.cli import program
 
 if os.environ.get("LOCAL_RANK") == "1":
     step, calls = torch.optim.AdamW.step, []
@@ -21,4 +20,4 @@ if os.environ.get("LOCAL_RANK") == "1":
 
     torch.optim.AdamW.step = struck
 
-main(sys.argv[1:])
+program()

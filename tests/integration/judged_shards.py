@@ -15,7 +15,7 @@ from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.shares import shared_among
 from quail_lightning.models.sharded import share, whole
 from quail_lightning.models.sharded_loading import cast_shards, load_sharded
-from quail_lightning.processes import current_processes
+from quail_lightning.processes import current_processes, end_together
 from quail_lightning.quantization import bitsandbytes, load_quantizer, quantized_copy
 
 PRECISIONS = ("bf16", "nf4", "int8", "uniform4-tensor")
@@ -97,9 +97,8 @@ def main(folder, checkpoint):
         for name in ("nf4", "int8")
     }
     (Path(folder) / f"told{distributed.get_rank()}.json").write_text(json.dumps(told))
-    distributed.barrier()
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_together(0)

@@ -21,6 +21,7 @@ from quail_lightning.objectives import (
     NegativePreference,
     RepresentationRetention,
 )
+from quail_lightning.processes import end_together
 from quail_lightning.reference import CachedLogits, CachedStates, LiveReference
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.adversary import LatentAdversary
@@ -142,3 +143,4 @@ def main(folder, corpus, checkpoint, *commands):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_together(0)

@@ -1,5 +1,8 @@
 """How positions are divided among processes and put together again."""
 
+import subprocess
+import sys
+
 import pytest
 
 from quail_lightning.processes import Processes, current_processes, process_count
@@ -28,3 +31,29 @@ def test_a_process_alone_is_the_first_of_one():
     assert process_count() == 1
     assert (current_processes().rank, current_processes().count) == (0, 1)
     assert current_processes().merged([(0, "only")], 1) == ["only"]
+
+
+ENDING = """
+import atexit, sys
+from torch import distributed
+from quail_lightning.processes import end_together
+
+class TakenDown:
+    def __del__(self):
+        print("Python was taken down")
+
+kept = TakenDown()
+atexit.register(print, "atexit ran")
+if sys.argv[1] == "grouped":
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+end_together(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "said"),
+    [("grouped", 3, ["atexit ran"]), ("alone", 0, ["atexit ran", "Python was taken down"])],
+)
+def test_a_process_of_several_ends_before_python_is_taken_down(how, status, said):
+    ended = subprocess.run([sys.executable, "-c", ENDING, how], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.splitlines()) == (status, said), ended.stderr
