@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
-from quail_lightning.config_files import shipped_names
-from quail_lightning.results import Estimate, ResultRow, read_results
+from quail_lightning.configuration.files import shipped_names
+from quail_lightning.run.results import Estimate, ResultRow, read_results
 
 ADDED = ("hinge", "sure")  # fragments that go with another
 COMBINED = (("npo_klr", "hinge"), ("ga_gdr", "sure"))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from quail_lightning.results import Estimate, ResultRow, read_results
+from quail_lightning.run.results import Estimate, ResultRow, read_results
 
 PRECISIONS = {
     "memorized": ("bf16", "nf4", "fp4", "int8", "uniform4-tensor", "uniform4-group64"),

@@ -22,7 +22,7 @@ from quail_lightning.data.calibration import CalibrationRequest, calibration_tok
 from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.encoding import positions
+from quail_lightning.inference.encoding import positions
 from quail_lightning.models.checkpoint import load_config, load_model
 from quail_lightning.quantization import Awq, Gptq, Uniform
 

@@ -24,11 +24,11 @@ from quail_lightning.commands.quantize import quantize
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
-from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.suite import EvaluationSuite
+from quail_lightning.inference.encoding import positions
 from quail_lightning.models.checkpoint import load_config, load_model
 from quail_lightning.quantization import load_quantizer
-from quail_lightning.results import Estimate
+from quail_lightning.run.results import Estimate
 
 FORMATS = ("bf16", "nf4", "fp4", "int8", "awq4-group64", "gptq4-group64", "smoothquant8", "uniform4-group64")
 CALIBRATION = CalibrationRequest(windows=16, length=256)

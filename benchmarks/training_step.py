@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.functional.head import Head
 from quail_lightning.functional.hinge import hinge

@@ -11,13 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from quail_lightning.allowed_code import FLAG, code_allowed
-from quail_lightning.bounded_yaml import check_config
-from quail_lightning.config_files import find_config
-from quail_lightning.endings import ending, report_thread
+from quail_lightning.command_line.endings import ending, report_thread
+from quail_lightning.configuration.allowed_code import FLAG, code_allowed
+from quail_lightning.configuration.bounded_yaml import check_config
+from quail_lightning.configuration.files import find_config
 from quail_lightning.errors import InputError
-from quail_lightning.locks import released_afterwards
-from quail_lightning.parent import end_with_parent
+from quail_lightning.run.parent import end_with_parent
+from quail_lightning.storage.locks import released_afterwards
 from quail_lightning.terminal import begin_command, quiet_libraries, step
 
 TRAINER_VERBS = {
@@ -82,7 +82,7 @@ def program() -> None:
             raise
         status = end.code
     if "torch" in sys.modules:
-        from quail_lightning.processes import end_together
+        from quail_lightning.run.processes import end_together
 
         end_together(status)
     sys.exit(status)
@@ -95,7 +95,7 @@ def _run(given: list[str]) -> None:
             quiet_libraries()
         verb = given[0]
         module = import_module(
-            f"quail_lightning.commands.{verb}" if verb in VERBS else "quail_lightning.lightning_cli"
+            f"quail_lightning.commands.{verb}" if verb in VERBS else "quail_lightning.command_line.lightning_cli"
         )
     if verb in VERBS:
         _run_verb(verb, module, given[1:])
@@ -132,7 +132,7 @@ def _overview() -> str:
 
 
 def _run_verb(verb: str, command: Any, arguments: list[str]) -> None:
-    from quail_lightning.argument_parser import SuggestingParser
+    from quail_lightning.command_line.argument_parser import SuggestingParser
 
     parser = SuggestingParser(prog=f"quail {verb}", description=VERBS[verb])
     parser.verb = verb

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from quail_lightning.comparison.layer_figure import COLORS, MARKERS, number_layers, panels
 from quail_lightning.evaluation.metrics import label_of, labels
-from quail_lightning.results import Estimate, ResultRow
+from quail_lightning.run.results import Estimate, ResultRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,12 +9,12 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.callbacks.first_process import check_by_first_process
-from quail_lightning.durable import write_failure
 from quail_lightning.errors import InputError, RunError, add_hint
 from quail_lightning.evaluation.card import unlearned_card
 from quail_lightning.models.rescue import save_or_rescue
-from quail_lightning.run_folder import run_folder
-from quail_lightning.training_state import last_checkpoint
+from quail_lightning.run.folder import run_folder
+from quail_lightning.run.training_state import last_checkpoint
+from quail_lightning.storage.durable import write_failure
 from quail_lightning.unlearning.checks import check_export
 from quail_lightning.unlearning.export import saved_copy
 

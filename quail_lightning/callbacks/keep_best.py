@@ -19,12 +19,11 @@ from quail_lightning.callbacks.quantized_evaluation import SIXTEEN_BITS
 from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.evaluator import Precision, on_copy
-from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
-from quail_lightning.masking import masked
+from quail_lightning.inference.encoding import positions
+from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_config, read_provenance
 from quail_lightning.models.release import release_memory
 from quail_lightning.models.rescue import save_or_rescue
@@ -34,10 +33,11 @@ from quail_lightning.quantization import (
     check_shards,
     load_quantizer,
 )
-from quail_lightning.run_folder import run_folder
+from quail_lightning.run.folder import run_folder
+from quail_lightning.run.masking import masked
+from quail_lightning.storage.vouched import read_vouched, write_vouched
 from quail_lightning.unlearning.checks import check_export
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy, saved_copy
-from quail_lightning.vouched import read_vouched, write_vouched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -23,12 +23,12 @@ from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.conclusions import add_privleak, conclude
-from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.evaluator import Evaluator, Precision
 from quail_lightning.evaluation.evidence import evidence_table, keep_evidence
 from quail_lightning.evaluation.metrics import Asked
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.verdict import Verdict
+from quail_lightning.inference.encoding import positions
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.empty import empty_model
@@ -39,13 +39,13 @@ from quail_lightning.quantization import (
     partly_quantized,
     widest_copy,
 )
-from quail_lightning.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
-from quail_lightning.run_folder import run_folder
+from quail_lightning.run.folder import run_folder
+from quail_lightning.run.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
+from quail_lightning.storage.vouched import digest
 from quail_lightning.unlearning.export import judged_checkpoint, judged_copy
 from quail_lightning.unlearning.fitting import judging_of
 from quail_lightning.unlearning.memory_plan import Judging
 from quail_lightning.unlearning.sharding import shards
-from quail_lightning.vouched import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

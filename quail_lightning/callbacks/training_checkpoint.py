@@ -18,21 +18,21 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.callbacks.first_process import check_by_first_process
-from quail_lightning.disk_room import bytes_in, refuse_too_little_room
-from quail_lightning.durable import is_disk_full, publish, write_failure
 from quail_lightning.errors import InputError, RunError
-from quail_lightning.masking import masked
-from quail_lightning.privacy import make_private, private_folder
-from quail_lightning.run_folder import run_folder
-from quail_lightning.training_state import (
+from quail_lightning.run.folder import run_folder
+from quail_lightning.run.masking import masked
+from quail_lightning.run.training_state import (
     SafetensorsIO,
     last_checkpoint,
     random_states,
     restore_random_states,
     write_manifest,
 )
-from quail_lightning.training_state.choosing import check_intact
-from quail_lightning.training_state.folders import FOLDER, checkpoint_folder, remove_old
+from quail_lightning.run.training_state.choosing import check_intact
+from quail_lightning.run.training_state.folders import FOLDER, checkpoint_folder, remove_old
+from quail_lightning.storage.disk_room import bytes_in, refuse_too_little_room
+from quail_lightning.storage.durable import is_disk_full, publish, write_failure
+from quail_lightning.storage.privacy import make_private, private_folder
 from quail_lightning.unlearning.fitting import state_bytes
 from quail_lightning.unlearning.preparation import origin, preparation, restore_preparation
 
@@ -76,7 +76,7 @@ class TrainingCheckpoint(Callback):
         if stage != "fit":
             return
         if isinstance(trainer.strategy, ModelParallelStrategy):
-            from quail_lightning.training_state.shards import write_without_pickles  # 0.3 s of imports
+            from quail_lightning.run.training_state.shards import write_without_pickles  # 0.3 s of imports
 
             write_without_pickles(trainer.strategy)
         else:

@@ -24,12 +24,12 @@ from quail_lightning.comparison import (
     roles_from_config,
 )
 from quail_lightning.comparison import formats as formats_of
-from quail_lightning.durable import check_writable, write_json
 from quail_lightning.errors import InputError
 from quail_lightning.functional.affine_grid import GridKind
 from quail_lightning.models.checkpoint import check_whole, load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
+from quail_lightning.storage.durable import check_writable, write_json
 
 NUMBERS = "analysis.json"
 FORMATS = ("nf4", "fp4", "uniform4-group64")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from quail_lightning.commands.leftovers import KINDS, leftovers
 from quail_lightning.errors import InputError, RunError
-from quail_lightning.leftovers import KINDS, leftovers
-from quail_lightning.locks import hold
 from quail_lightning.reference.cached import FOLDER
 from quail_lightning.reference.room import size_text
+from quail_lightning.storage.locks import hold
 
 PLACES = ("logs", FOLDER)
 Kinds = Literal["reference-cache", "evaluations", "responses", "training-checkpoints"]

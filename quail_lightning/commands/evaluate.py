@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from tqdm.auto import tqdm
 
+from quail_lightning.commands.leftovers import say_what_is_left
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.data.opening import describe_opening
 from quail_lightning.data.tokenizer import load_tokenizer
-from quail_lightning.durable import check_writable, write_json
 from quail_lightning.errors import InputError, check_choice
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
@@ -26,13 +26,13 @@ from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.verdict import Verdict
-from quail_lightning.leftovers import say_what_is_left
-from quail_lightning.locks import hold
-from quail_lightning.masking import masked
 from quail_lightning.models.checkpoint import check_whole, read_provenance
-from quail_lightning.privacy import private_folder
 from quail_lightning.quantization import available_precisions, partly_quantized
-from quail_lightning.results import Estimate, Measure, ResultRow, measure_as_json, write_results
+from quail_lightning.run.masking import masked
+from quail_lightning.run.results import Estimate, Measure, ResultRow, measure_as_json, write_results
+from quail_lightning.storage.durable import check_writable, write_json
+from quail_lightning.storage.locks import hold
+from quail_lightning.storage.privacy import private_folder
 
 Protocol = Literal["paper", "published"]
 Attacks = Literal["all", "reported"]

@@ -15,12 +15,10 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, TensorDataset
 
+from quail_lightning.commands.finetune_module import FinetuningModule, Optimization
 from quail_lightning.data.sets import Documents, Windows
 from quail_lightning.data.tokenizer import load_tokenizer
-from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError
-from quail_lightning.finetuning import FinetuningModule, Optimization
-from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
 from quail_lightning.models.checkpoint import (
     check_fits,
@@ -33,8 +31,10 @@ from quail_lightning.models.checkpoint import (
 from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
+from quail_lightning.run.trainer_options import explained_refusals
+from quail_lightning.storage.durable import check_writable
+from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
 from quail_lightning.terminal import progress_bars, step
-from quail_lightning.trainer_options import explained_refusals
 
 Sets = Literal["forget+retain", "retain"]
 

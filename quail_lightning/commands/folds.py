@@ -12,22 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from quail_lightning.allowed_code import FLAG, is_code_allowed
 from quail_lightning.analysis.figures import save_figures
 from quail_lightning.analysis.fold_curves import draw_folds
-from quail_lightning.config_files import find_config
-from quail_lightning.durable import check_writable, write_json
+from quail_lightning.commands.leftovers import say_what_is_left
+from quail_lightning.configuration.allowed_code import FLAG, is_code_allowed
+from quail_lightning.configuration.files import find_config
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.table import print_results
-from quail_lightning.leftovers import say_what_is_left
-from quail_lightning.locks import hold, lock_in, released_afterwards
-from quail_lightning.masking import masked_command
 from quail_lightning.models.checkpoint import weights_digest
-from quail_lightning.parent import dependent_process
 from quail_lightning.reference.cached import FOLDER as CACHES
-from quail_lightning.results import Estimate, Measure, ResultRow, read_results, write_results
-from quail_lightning.training_state import last_checkpoint
+from quail_lightning.run.masking import masked_command
+from quail_lightning.run.parent import dependent_process
+from quail_lightning.run.results import Estimate, Measure, ResultRow, read_results, write_results
+from quail_lightning.run.training_state import last_checkpoint
+from quail_lightning.storage.durable import check_writable, write_json
+from quail_lightning.storage.locks import hold, lock_in, released_afterwards
 
 Execute = Callable[[Sequence[str]], int]  # arguments of `quail` → exit status
 BASELINES = ("target", "retrained")

@@ -12,13 +12,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from quail_lightning.commands.model_card import model_card
-from quail_lightning.config_files import find_config
+from quail_lightning.configuration.files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.muse import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
-from quail_lightning.durable import check_writable
 from quail_lightning.errors import InputError, check_choice
-from quail_lightning.evaluation.encoding import positions
+from quail_lightning.inference.encoding import positions
 from quail_lightning.models.checkpoint import check_whole, load_config, load_model, read_provenance
 from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.rescue import save_or_rescue
@@ -33,6 +32,7 @@ from quail_lightning.quantization import (
     load_quantizer,
 )
 from quail_lightning.quantization.body_weights import body_weights
+from quail_lightning.storage.durable import check_writable
 from quail_lightning.terminal import step
 
 Dtype = Literal["bfloat16", "float16", "float32"]

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from quail_lightning.batch import ForgetRetainBatch, TokenBatch
-from quail_lightning.processes import process_count
+from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
+from quail_lightning.run.processes import process_count
 
 Schedule = Literal["alternate", "epoch", "joint"]
 Step = tuple[list[int], list[int]]  # numbers of the forget windows and of the retain windows of one batch

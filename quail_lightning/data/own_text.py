@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from quail_lightning.batch import ForgetRetainBatch
+from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.chat import renderer
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.questions import EvaluationRecords, QuestionSet

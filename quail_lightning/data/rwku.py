@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from quail_lightning.batch import ForgetRetainBatch
+from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.located import shape_of
 from quail_lightning.data.questions import EvaluationRecords, Probe

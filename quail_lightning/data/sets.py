@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from quail_lightning.batch import ForgetRetainBatch
+from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, Schedule, StepSampler, step_loader
 from quail_lightning.data.overlap import comparable, overlapping
 from quail_lightning.data.windows import token_windows

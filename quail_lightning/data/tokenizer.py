@@ -7,7 +7,7 @@ from typing import Any
 
 from quail_lightning.data.tokenizer_refusals import refusal
 from quail_lightning.errors import InputError
-from quail_lightning.readable import check_json_objects, check_readable, refuse_pipes
+from quail_lightning.storage.readable import check_json_objects, check_readable, refuse_pipes
 
 OBJECTS = (
     "tokenizer.json",

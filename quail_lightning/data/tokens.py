@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from quail_lightning.processes import current_processes
+from quail_lightning.run.processes import current_processes
 
 PIECE = 200_000  # characters that are tokenized at once: under a second
 SHARED = 2_000  # characters that two pieces have in common

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from quail_lightning.batch import ForgetRetainBatch
+from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.invented_tweets import InventedTweets
 from quail_lightning.data.overlap import comparable

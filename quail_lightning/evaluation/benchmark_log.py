@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.data.located import shape_of
-from quail_lightning.durable import write_json
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.attacks import ATTACKS, SPLITS
-from quail_lightning.privacy import private_folder
+from quail_lightning.storage.durable import write_json
+from quail_lightning.storage.privacy import private_folder
 
 RESPONSE_PARTS = {"verbmem_f": "verbmem_forget", "knowmem_f": "knowmem_forget", "knowmem_r": "knowmem_retain"}
 """Folder of the log → metric."""

@@ -14,14 +14,14 @@ import yaml
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from quail_lightning.bounded_yaml import read_yaml
-from quail_lightning.config_files import find_config, shipped_names
+from quail_lightning.configuration.bounded_yaml import read_yaml
+from quail_lightning.configuration.files import find_config, shipped_names
+from quail_lightning.configuration.import_gate import class_in, close_gate
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.encoding import positions
-from quail_lightning.import_gate import class_in, close_gate
+from quail_lightning.inference.encoding import positions
 from quail_lightning.models.checkpoint import load_config
 
 MOST_WINDOWS = 64  # of each set, as after an epoch of training

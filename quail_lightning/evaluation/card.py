@@ -9,7 +9,7 @@ from typing import Any
 
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.metrics import label_of, labels
-from quail_lightning.results import Measure, ResultRow, Undefined, read_results, read_verdicts
+from quail_lightning.run.results import Measure, ResultRow, Undefined, read_results, read_verdicts
 
 SIXTEEN_BITS = ("bf16", "fp16")
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quail_lightning.bounded_yaml import read_yaml
-from quail_lightning.config_files import find_config
+from quail_lightning.configuration.bounded_yaml import read_yaml
+from quail_lightning.configuration.files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmarks import BenchmarkData
-from quail_lightning.evaluation.encoding import positions
 from quail_lightning.evaluation.evaluator import (
     AS_STORED,
     Evaluated,
@@ -29,6 +28,7 @@ from quail_lightning.evaluation.evaluator import (
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import Asked
 from quail_lightning.evaluation.suite import EvaluationSuite
+from quail_lightning.inference.encoding import positions
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
 from quail_lightning.quantization import check_quantizers

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from quail_lightning.data.questions import LabelledTexts
-from quail_lightning.evaluation.encoding import encode
 from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, percentile_interval, resample_weights
-from quail_lightning.evaluation.likelihood import token_log_likelihoods
-from quail_lightning.results import Estimate, Measure, Undefined
+from quail_lightning.inference.encoding import encode
+from quail_lightning.inference.likelihood import token_log_likelihoods
+from quail_lightning.run.results import Estimate, Measure, Undefined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.survival import survival_measures
 from quail_lightning.evaluation.verdict import Metrics, Models, Verdict, verdict
-from quail_lightning.results import Estimate, Measure
+from quail_lightning.run.results import Estimate, Measure
 
 ByPrecision = Mapping[str, Metrics]
 

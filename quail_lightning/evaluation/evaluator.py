@@ -14,11 +14,11 @@ from torch import Tensor
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, holds_log, read_log
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric
-from quail_lightning.evaluation.shares import shared_among
+from quail_lightning.inference.shares import shared_among
 from quail_lightning.models.release import release_memory
-from quail_lightning.processes import current_processes
 from quail_lightning.quantization import Quantizer, computing, load_quantizer, quantized_copy
-from quail_lightning.results import Measure
+from quail_lightning.run.processes import current_processes
+from quail_lightning.run.results import Measure
 from quail_lightning.terminal import step
 
 if TYPE_CHECKING:

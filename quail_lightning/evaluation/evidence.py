@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from quail_lightning.durable import write_json
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, write_log
 from quail_lightning.evaluation.metrics.verbatim import RESPONSES
-from quail_lightning.privacy import private_folder
+from quail_lightning.storage.durable import write_json
+from quail_lightning.storage.privacy import private_folder
 
 FOLDER = "responses"
 SHOWN = 3

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quail_lightning.durable import partial_name, publish_or_keep, remove, replace_text, write_json
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, write_log
 from quail_lightning.evaluation.metrics import Asked, Metric
-from quail_lightning.privacy import private_folder
-from quail_lightning.results import Measure, measure_from_json, scored_json
-from quail_lightning.vouched import DamagedError, digest, load_vouched, write_vouched
+from quail_lightning.run.results import Measure, measure_from_json, scored_json
+from quail_lightning.storage.durable import partial_name, publish_or_keep, remove, replace_text, write_json
+from quail_lightning.storage.privacy import private_folder
+from quail_lightning.storage.vouched import DamagedError, digest, load_vouched, write_vouched
 
 VERSION = 4  # of what is common to all parts; a metric has its own
 MEASURES = "measures.json"

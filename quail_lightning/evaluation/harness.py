@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quail_lightning.allowed_code import code_refused, is_code_allowed
+from quail_lightning.configuration.allowed_code import code_refused, is_code_allowed
 from quail_lightning.data.opening import opening_text, opening_tokens
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.encoding import encode
 from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.evaluation.modes import evaluation_mode
-from quail_lightning.results import Measure
+from quail_lightning.inference.encoding import encode
+from quail_lightning.inference.modes import evaluation_mode
+from quail_lightning.run.results import Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

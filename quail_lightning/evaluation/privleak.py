@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.intervals import percentile_interval, resample_weights
 from quail_lightning.evaluation.record_order import in_record_order
-from quail_lightning.results import Estimate, Measure, Undefined
+from quail_lightning.run.results import Estimate, Measure, Undefined
 
 FEWEST, LEAST_AUC = 50, 0.2  # texts of both sides, and a retrained AUC, from which PrivLeak means something
 FLOOR = 0.01

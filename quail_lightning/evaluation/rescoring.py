@@ -11,7 +11,7 @@ from quail_lightning.evaluation.benchmark_log import RESPONSE_PARTS, BenchmarkLo
 from quail_lightning.evaluation.metrics import METRICS
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.rouge import ROUGE_SCORES, rouge_scores
-from quail_lightning.results import Estimate, Measure
+from quail_lightning.run.results import Estimate, Measure
 
 HEADLINES = {
     "M1": "verbmem_forget",

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from quail_lightning.evaluation.benchmark_log import Response
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.record_order import in_record_order
-from quail_lightning.results import Measure
+from quail_lightning.run.results import Measure
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer

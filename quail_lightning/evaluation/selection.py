@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.survival import delivered_forgetting
-from quail_lightning.results import Estimate
+from quail_lightning.run.results import Estimate
 
 
 class Likelihoods(NamedTuple):

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+import quail_lightning.evaluation.knowmem as knowmem
+import quail_lightning.evaluation.verbmem as verbmem
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation import knowmem, verbmem
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject, SuiteProgress
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.rwku import Scale
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.quantization import computing
-from quail_lightning.results import Estimate, Measure
+from quail_lightning.run.results import Estimate, Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

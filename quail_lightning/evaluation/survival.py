@@ -15,7 +15,7 @@ from quail_lightning.evaluation.intervals import (
     quotient,
 )
 from quail_lightning.evaluation.metrics import labels
-from quail_lightning.results import Estimate, Measure, Undefined
+from quail_lightning.run.results import Estimate, Measure, Undefined
 
 
 def recovery(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.verdict import Verdict
-from quail_lightning.results import Estimate, Measure, ResultRow, Undefined
+from quail_lightning.run.results import Estimate, Measure, ResultRow, Undefined
 
 NARROWEST = 112  # columns of titles and notes; a narrower terminal wraps rather than cutting figures off
 WIDEST = 10_000  # columns that no table needs

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+import quail_lightning.evaluation.fluency as fluency
+import quail_lightning.evaluation.triviaqa as triviaqa
 from quail_lightning.data.hub import hub_rows
 from quail_lightning.data.located import Located, wrong_form
 from quail_lightning.data.rwku_corpus import HUB_NAME as RWKU
 from quail_lightning.data.text_files import is_record_file, read_documents, read_records
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation import fluency, triviaqa
-from quail_lightning.evaluation.encoding import encode, positions
-from quail_lightning.evaluation.generation import check_lengths, generate
 from quail_lightning.evaluation.harness import check_task, harness_accuracy
 from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.evaluation.likelihood import window_nlls
-from quail_lightning.results import Estimate, Measure
+from quail_lightning.inference.encoding import encode, positions
+from quail_lightning.inference.generation import check_lengths, generate
+from quail_lightning.inference.likelihood import window_nlls
+from quail_lightning.run.results import Estimate, Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

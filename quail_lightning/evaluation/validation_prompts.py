@@ -11,10 +11,10 @@ from torch import Tensor
 from quail_lightning.data.opening import opening_tokens
 from quail_lightning.data.window_records import MOST_RECORDS, prompt_of, spread
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.encoding import encode
-from quail_lightning.evaluation.generation import check_lengths, generate
 from quail_lightning.evaluation.rouge import rougeL_f1
 from quail_lightning.evaluation.verbmem import NEW_TOKENS
+from quail_lightning.inference.encoding import encode
+from quail_lightning.inference.generation import check_lengths, generate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

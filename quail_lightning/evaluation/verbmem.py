@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from quail_lightning.evaluation.encoding import decode, encode
+from quail_lightning.inference.encoding import decode, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ import numpy as np
 
 from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means, quotient
 from quail_lightning.evaluation.metrics import MetricLabel, label_of, labels
-from quail_lightning.results import Estimate, Measure, Undefined
+from quail_lightning.run.results import Estimate, Measure, Undefined
 
 Answer = Literal["yes", "in part", "no", "unknown"]
 Metrics = Mapping[str, Measure]

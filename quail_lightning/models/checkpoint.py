@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quail_lightning.durable import publish
 from quail_lightning.errors import InputError
-from quail_lightning.locks import hold, lock_beside, released_afterwards
-from quail_lightning.masking import masked
 from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
 from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
 from quail_lightning.models.empty import empty_model
@@ -23,9 +20,12 @@ from quail_lightning.models.loading_report import refuse_incomplete, unfilled
 from quail_lightning.models.non_finite import refuse_non_finite
 from quail_lightning.models.saving import savable_generation
 from quail_lightning.models.weight_files import WeightFiles, shards
-from quail_lightning.out_of_memory import first_line, is_out_of_memory
-from quail_lightning.privacy import share_by_umask
-from quail_lightning.readable import check_json_objects, check_readable, read_json, refuse_pipes
+from quail_lightning.run.masking import masked
+from quail_lightning.run.out_of_memory import first_line, is_out_of_memory
+from quail_lightning.storage.durable import publish
+from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
+from quail_lightning.storage.privacy import share_by_umask
+from quail_lightning.storage.readable import check_json_objects, check_readable, read_json, refuse_pipes
 from quail_lightning.terminal import step
 
 if TYPE_CHECKING:

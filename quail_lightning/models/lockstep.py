@@ -11,7 +11,7 @@ import torch
 
 from quail_lightning.models.activations import language_decoder
 from quail_lightning.models.sharded import announcing, is_sharded, unannounced
-from quail_lightning.processes import Processes, sum_over_processes
+from quail_lightning.run.processes import Processes, sum_over_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from quail_lightning.disk_room import size_text
 from quail_lightning.errors import InputError
+from quail_lightning.storage.disk_room import size_text
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 

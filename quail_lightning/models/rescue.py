@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quail_lightning.durable import partial_name, write_failure
 from quail_lightning.errors import RunError
 from quail_lightning.models.checkpoint import save_model
+from quail_lightning.storage.durable import partial_name, write_failure
 from quail_lightning.terminal import step
 
 if TYPE_CHECKING:

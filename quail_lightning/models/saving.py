@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from quail_lightning.disk_room import refuse_too_little_room
 from quail_lightning.errors import InputError
+from quail_lightning.storage.disk_room import refuse_too_little_room
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel

@@ -18,7 +18,7 @@ from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.non_finite import is_broken, non_finite
 from quail_lightning.models.sharded import own_rows, shard, share
 from quail_lightning.models.weight_files import WeightFiles
-from quail_lightning.processes import current_processes
+from quail_lightning.run.processes import current_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quail_lightning.errors import InputError
-from quail_lightning.readable import check_readable, damaged, read_json
+from quail_lightning.storage.readable import check_readable, damaged, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

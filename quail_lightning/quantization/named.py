@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from quail_lightning.bounded_yaml import read_yaml
-from quail_lightning.config_files import find_config, shipped_names
+from quail_lightning.configuration.bounded_yaml import read_yaml
+from quail_lightning.configuration.files import find_config, shipped_names
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.familiar_names import suggestion
 from quail_lightning.quantization.protocol import Quantizer
@@ -46,7 +46,7 @@ def load_quantizer(name: str) -> Quantizer:
 def _built(path: Path) -> Quantizer:
     from jsonargparse import ArgumentParser
 
-    from quail_lightning.import_gate import close_gate
+    from quail_lightning.configuration.import_gate import close_gate
 
     close_gate()
     parser = ArgumentParser(exit_on_error=False)
@@ -69,7 +69,7 @@ def _named_class(described: object, path: Path) -> type[Quantizer]:
         raise TypeError("it has no class_path")
     if unknown := described.keys() - {"class_path", "init_args"}:
         raise TypeError(f"it holds {', '.join(map(str, sorted(unknown)))} beside class_path and init_args")
-    from quail_lightning.import_gate import class_in
+    from quail_lightning.configuration.import_gate import class_in
 
     found = class_in(path, described["class_path"])
     if not hasattr(found, "quantize") or not hasattr(found, "targets"):

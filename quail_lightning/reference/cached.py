@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.reference.cache import Cache
 from quail_lightning.reference.kinds import Products, States
 from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes

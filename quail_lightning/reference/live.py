@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.head import Head
 from quail_lightning.reference.building import window_likelihood
 from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkab
 import torch
 from torch import Tensor
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.chunked import Rows
 from quail_lightning.functional.head import Head
 from quail_lightning.models.activations import Activations, output_head
 from quail_lightning.objectives.term import Frozen
-from quail_lightning.processes import Processes
+from quail_lightning.run.processes import Processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

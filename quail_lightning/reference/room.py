@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from quail_lightning.disk_room import bytes_in, nearest_existing, refuse_too_little_room, size_text
 from quail_lightning.errors import InputError
 from quail_lightning.reference.kinds import Kind, Products, States
 from quail_lightning.reference.protocol import Request, Side, Sizes
+from quail_lightning.storage.disk_room import bytes_in, nearest_existing, refuse_too_little_room, size_text
 
 
 class Room(NamedTuple):

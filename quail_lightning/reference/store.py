@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quail_lightning.durable import partial_name
 from quail_lightning.functional.head import Head
-from quail_lightning.privacy import make_private, private_folder
+from quail_lightning.storage.durable import partial_name
+from quail_lightning.storage.privacy import make_private, private_folder
 
 HEAD = "head.safetensors"
 ABANDONED = 3600.0  # seconds after which an unfinished file is nobody's any more; writing one takes seconds

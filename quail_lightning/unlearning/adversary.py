@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.errors import InputError
 from quail_lightning.objectives import GradientDescent
 from quail_lightning.objectives.term import Layer, layer_number

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.token_likelihood import IGNORED
-from quail_lightning.processes import Processes
+from quail_lightning.run.processes import Processes
 
 
 def passes(batch: TokenBatch, most: int | None, processes: Processes) -> Iterator[tuple[TokenBatch, float]]:

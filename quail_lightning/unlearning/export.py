@@ -15,7 +15,7 @@ from quail_lightning.models.empty import empty_model
 from quail_lightning.models.sharded import is_sharded, whole
 from quail_lightning.models.sharded_loading import cast_shards, restore_buffers
 from quail_lightning.objectives import Term
-from quail_lightning.processes import current_processes
+from quail_lightning.run.processes import current_processes
 from quail_lightning.unlearning.sharding import load_for
 from quail_lightning.unlearning.task_vector import TaskVector
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.errors import InputError
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.models.activations import output_head

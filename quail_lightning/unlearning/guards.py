@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from quail_lightning.batch import ForgetRetainBatch
+from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.errors import RunError
 from quail_lightning.functional.chunked import chunk_tokens
-from quail_lightning.out_of_memory import first_line, is_out_of_memory
-from quail_lightning.processes import current_processes
+from quail_lightning.run.out_of_memory import first_line, is_out_of_memory
+from quail_lightning.run.processes import current_processes
 
 if TYPE_CHECKING:
     from quail_lightning.unlearning.module import UnlearningModule

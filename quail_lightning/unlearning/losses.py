@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.models.activations import Activations, decoder_layers, output_head
 from quail_lightning.models.sharded import inside

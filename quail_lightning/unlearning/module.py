@@ -13,7 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
-from quail_lightning.batch import ForgetRetainBatch, TokenBatch
+import quail_lightning.unlearning.checks as checks
+import quail_lightning.unlearning.sharding as sharding
+from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.models.activations import Activations, activations, check_head
@@ -23,10 +25,9 @@ from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
 from quail_lightning.objectives import MeasuredStep, Term, term_weights
 from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weighting
-from quail_lightning.processes import current_processes, process_count, sum_over_processes
 from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Reference, Request, Side, Sizes
-from quail_lightning.run_folder import run_folder
-from quail_lightning.unlearning import checks, sharding
+from quail_lightning.run.folder import run_folder
+from quail_lightning.run.processes import current_processes, process_count, sum_over_processes
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.division import passes
 from quail_lightning.unlearning.export import description, exported_copy

@@ -20,8 +20,8 @@ from quail_lightning.models.checkpoint import load_model
 from quail_lightning.models.lockstep import Lockstep
 from quail_lightning.models.sharded import inside, is_sharded, whole, whole_head
 from quail_lightning.models.sharded_loading import load_sharded
-from quail_lightning.processes import current_processes, sum_over_processes
 from quail_lightning.reference import Arithmetic, Reference, Request, Side
+from quail_lightning.run.processes import current_processes, sum_over_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

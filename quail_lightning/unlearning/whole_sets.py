@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.models.sharded import is_sharded
 from quail_lightning.objectives import GradientDescent
-from quail_lightning.processes import current_processes, sum_over_processes
 from quail_lightning.reference import FrozenOutputs
+from quail_lightning.run.processes import current_processes, sum_over_processes
 from quail_lightning.unlearning.division import passes
 from quail_lightning.unlearning.losses import Forward, term_losses
 from quail_lightning.unlearning.sharding import sum_gradients

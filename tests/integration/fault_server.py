@@ -19,14 +19,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import transformers.models.llama.modeling_llama
 
-from quail_lightning import lightning_cli
 from quail_lightning.callbacks import training_checkpoint
 from quail_lightning.cli import main
+from quail_lightning.command_line import lightning_cli
 from quail_lightning.evaluation import evaluator
 from quail_lightning.models import checkpoint as model_checkpoint
 from quail_lightning.objectives import GradientAscent
 from quail_lightning.reference import store
-from quail_lightning.training_state import tensors_and_json
+from quail_lightning.run.training_state import tensors_and_json
 
 IMPORTED = (transformers, lightning_cli)  # once, for all that are forked
 PATIENCE = 120  # seconds

@@ -11,12 +11,12 @@ from torch import distributed
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, VerbatimPrompt
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.evaluation import EvaluationSuite
-from quail_lightning.evaluation.likelihood import window_nlls
-from quail_lightning.evaluation.shares import shared_among
+from quail_lightning.inference.likelihood import window_nlls
+from quail_lightning.inference.shares import shared_among
 from quail_lightning.models.sharded import share, whole
 from quail_lightning.models.sharded_loading import cast_shards, load_sharded
-from quail_lightning.processes import current_processes, end_together
 from quail_lightning.quantization import bitsandbytes, load_quantizer, quantized_copy
+from quail_lightning.run.processes import current_processes, end_together
 
 PRECISIONS = ("bf16", "nf4", "int8", "uniform4-tensor")
 # batches of two: the processes have other numbers of passes, and completions end where they may

@@ -15,14 +15,14 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from quail_lightning import lightning_cli
 from quail_lightning.cli import main
-from quail_lightning.config_files import find_config, shipped_names
+from quail_lightning.command_line import lightning_cli
+from quail_lightning.configuration.files import find_config, shipped_names
 from quail_lightning.data import Newsroom
 from quail_lightning.errors import InputError
 from quail_lightning.models.arithmetic import arithmetic_name, training_precision
 from quail_lightning.models.checkpoint import read_provenance
-from quail_lightning.results import read_results
+from quail_lightning.run.results import read_results
 
 SMALL = [
     "--prepare.tiny={vocab_size: 300, width: 64, layers: 1, heads: 2, positions: 700}",
@@ -262,7 +262,7 @@ def test_help_loads_nothing_heavy_beyond_what_lightning_loads():
     """bitsandbytes, datasets and the like are imported where they are used."""
     script = (
         "import sys, lightning.pytorch.cli; before = set(sys.modules)\n"
-        "import quail_lightning.lightning_cli\n"
+        "import quail_lightning.command_line.lightning_cli\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -274,7 +274,7 @@ def test_installed_package_brings_its_configs(tmp_path):
     """The wheel, not only the checkout, holds the configs."""
     import zipfile
 
-    from quail_lightning.config_files import shipped_folder
+    from quail_lightning.configuration.files import shipped_folder
 
     pytest.importorskip("hatchling")
     root = shipped_folder().parent

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from quail_lightning.data import MuseDataModule, Newsroom
 from quail_lightning.models.checkpoint import save_model
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
-from quail_lightning.training_state import checkpoints_in
+from quail_lightning.run.training_state import checkpoints_in
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from quail_lightning.commands import folds
 from quail_lightning.data import MuseDataModule, Newsroom
 from quail_lightning.models.checkpoint import save_model
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
-from quail_lightning.results import read_results
+from quail_lightning.run.results import read_results
 from quail_lightning.unlearning import UnlearningModule
 
 pytestmark = pytest.mark.slow

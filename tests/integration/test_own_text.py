@@ -7,9 +7,9 @@ import pytest
 
 from quail_lightning.cli import main
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, TinyModel, finetune
+from quail_lightning.commands.finetune_module import Optimization
 from quail_lightning.data import OwnTextDataModule
-from quail_lightning.finetuning import Optimization
-from quail_lightning.results import read_results
+from quail_lightning.run.results import read_results
 
 SMALL = [
     "--data.max_len=24",

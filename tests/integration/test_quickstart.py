@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from quail_lightning.cli import main
-from quail_lightning.results import read_results
+from quail_lightning.run.results import read_results
 
 pytestmark = pytest.mark.slow
 

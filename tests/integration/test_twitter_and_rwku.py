@@ -7,7 +7,7 @@ import pytest
 
 from quail_lightning.cli import main
 from quail_lightning.models.checkpoint import read_provenance
-from quail_lightning.results import read_results
+from quail_lightning.run.results import read_results
 
 TINY = "tiny={vocab_size: 400, width: 64, layers: 1, heads: 2, positions: 192}"
 SMALL = [

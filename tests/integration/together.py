@@ -21,8 +21,8 @@ from quail_lightning.objectives import (
     NegativePreference,
     RepresentationRetention,
 )
-from quail_lightning.processes import end_together
 from quail_lightning.reference import CachedLogits, CachedStates, LiveReference
+from quail_lightning.run.processes import end_together
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.saliency import Saliency

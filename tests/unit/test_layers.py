@@ -1,6 +1,7 @@
 """Imports point only downward, siblings do not import each other (docs/decisions.md, the layers)."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,33 +10,18 @@ PACKAGE = Path(__file__).parents[2] / "quail_lightning"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"lightning_cli"},
+    {"command_line"},
     {"commands"},
-    {"leftovers"},
     {"analysis", "callbacks"},
-    {"unlearning", "finetuning", "evaluation", "comparison"},
+    {"unlearning", "evaluation", "comparison"},
+    {"inference"},
     {"reference", "quantization"},
     {"objectives", "data", "models"},
     {"functional"},
-    {"resuming", "endings"},
-    {
-        "batch",
-        "results",
-        "config_files",
-        "argument_parser",
-        "terminal",
-        "run_folder",
-        "run_record",
-        "processes",
-        "trainer_options",
-        "training_state",
-    },
-    {"readable", "disk_room"},
-    {"import_gate", "argument_errors"},
-    {"allowed_code", "bounded_yaml"},
-    {"locks", "vouched"},
-    {"durable", "out_of_memory", "masking", "parent"},
-    {"errors", "privacy"},
+    {"run"},
+    {"configuration"},
+    {"storage"},
+    {"terminal", "errors"},
 ]
 LEVEL = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -63,6 +49,25 @@ def test_imports_point_downward(path):
     assert own in LEVEL, f"{own} has no place in the layers"
     for room in imported_rooms(path):
         assert room == own or LEVEL[room] > LEVEL[own], f"{own} imports {room}"
+
+
+def imports_when_loaded(path):
+    """The modules that a file imports at its own level, by name."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_no_module_imports_itself_by_a_detour():
+    parts = {path: path.relative_to(PACKAGE.parent).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
+    names = {".".join(p[:-1] if p[-1] == "__init__" else p): path for path, p in parts.items()}
+    imported = {name: {*imports_when_loaded(path)} & names.keys() - {name} for name, path in names.items()}
+    try:
+        list(TopologicalSorter(imported).static_order())
+    except CycleError as cycle:
+        pytest.fail(" imports ".join(reversed(cycle.args[1])))
 
 
 def test_no_module_is_a_grab_bag_or_overlong():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from quail_lightning.data.newsroom import words
+import quail_lightning.data.newsroom.words as words
 from quail_lightning.data.questions import Question
 
 FACTS_PER_ARTICLE = 2

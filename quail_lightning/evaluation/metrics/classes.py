@@ -7,9 +7,9 @@ from dataclasses import replace
 from quail_lightning.data.questions import LabelledTexts
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.classification import classification_measures, label_scores
-from quail_lightning.evaluation.encoding import encode
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
-from quail_lightning.results import Measure
+from quail_lightning.inference.encoding import encode
+from quail_lightning.run.results import Measure
 
 
 class Classes:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
-from quail_lightning.results import Measure
+from quail_lightning.run.results import Measure
 
 
 class KeptUtility:

@@ -6,11 +6,11 @@ from types import MappingProxyType
 
 from quail_lightning.evaluation.attacks import REPORTED, attack_scores
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
-from quail_lightning.evaluation.encoding import encode
-from quail_lightning.evaluation.likelihood import token_log_likelihoods
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.evaluation.privleak import MembershipAUC, min_k, shortest_text
-from quail_lightning.results import Measure
+from quail_lightning.inference.encoding import encode
+from quail_lightning.inference.likelihood import token_log_likelihoods
+from quail_lightning.run.results import Measure
 
 
 class Membership:

@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 from quail_lightning.data.questions import Probe
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
-from quail_lightning.evaluation.generation import generate
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.evaluation.rwku import NEW_TOKENS, Scale, published_recall, rougeL_recall, truncate_answer
-from quail_lightning.results import Measure
+from quail_lightning.inference.generation import generate
+from quail_lightning.run.results import Measure
 
 
 class Probes:

@@ -12,9 +12,9 @@ from torch import Tensor
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
-from quail_lightning.evaluation.encoding import encode, positions
-from quail_lightning.evaluation.generation import check_lengths
-from quail_lightning.results import Measure
+from quail_lightning.inference.encoding import encode, positions
+from quail_lightning.inference.generation import check_lengths
+from quail_lightning.run.results import Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

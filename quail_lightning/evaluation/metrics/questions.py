@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from quail_lightning.data.questions import QuestionSet
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
-from quail_lightning.evaluation.generation import generate
 from quail_lightning.evaluation.knowmem import STOPS, question_prompts, truncate_answer
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.evaluation.rouge import rouge_measure
-from quail_lightning.results import Measure
+from quail_lightning.inference.generation import generate
+from quail_lightning.run.results import Measure
 
 
 class Questions:

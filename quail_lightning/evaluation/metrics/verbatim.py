@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
-from quail_lightning.evaluation.generation import generate
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.evaluation.repetition import repetition
 from quail_lightning.evaluation.rouge import rouge_measure
-from quail_lightning.evaluation.sampling import Sampling
 from quail_lightning.evaluation.verbmem import truncate_response, truncate_truths
-from quail_lightning.results import Measure
+from quail_lightning.inference.generation import generate
+from quail_lightning.inference.sampling import Sampling
+from quail_lightning.run.results import Measure
 
 RESPONSES = "verbmem_forget"
 

@@ -6,9 +6,9 @@ from types import MappingProxyType
 
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.evaluation.likelihood import window_nlls, window_problem
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
-from quail_lightning.results import Measure
+from quail_lightning.inference.likelihood import window_nlls, window_problem
+from quail_lightning.run.results import Measure
 
 
 class WindowNLL:

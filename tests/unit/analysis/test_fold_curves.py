@@ -3,7 +3,7 @@
 import pytest
 
 from quail_lightning.analysis.fold_curves import draw_folds
-from quail_lightning.results import Estimate, ResultRow, Undefined
+from quail_lightning.run.results import Estimate, ResultRow, Undefined
 
 FOLDS = ["fold 1: a", "fold 2: b"]
 

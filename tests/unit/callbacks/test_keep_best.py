@@ -9,13 +9,13 @@ from lightning.pytorch import Callback, Trainer
 from quail_lightning.callbacks import KeepBest, TrainingCheckpoint
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.generation import generate
-from quail_lightning.evaluation.likelihood import window_nlls
 from quail_lightning.evaluation.rouge import rougeL_f1
+from quail_lightning.inference.generation import generate
+from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_model, read_provenance
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.quantization import Unquantized, computing
-from quail_lightning.training_state import last_checkpoint
+from quail_lightning.run.training_state import last_checkpoint
 from quail_lightning.unlearning import UnlearningModule
 
 

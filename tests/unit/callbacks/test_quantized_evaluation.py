@@ -22,7 +22,7 @@ from quail_lightning.models.checkpoint import load_model, read_provenance, save_
 from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.quantization import Gptq
-from quail_lightning.results import read_results
+from quail_lightning.run.results import read_results
 from quail_lightning.unlearning import UnlearningModule
 
 SUITE = EvaluationSuite(batch_size=4, verbmem_new_tokens=8, knowmem_new_tokens=4)

@@ -16,7 +16,7 @@ from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge, MeasuredStep
 from quail_lightning.reference import LiveReference
-from quail_lightning.training_state import last_checkpoint, write_manifest
+from quail_lightning.run.training_state import last_checkpoint, write_manifest
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.saliency import Saliency
 

@@ -17,7 +17,7 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.models.checkpoint import load_model, read_provenance, save_model
 from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.quantization import load_quantizer
-from quail_lightning.results import read_results
+from quail_lightning.run.results import read_results
 
 pytestmark = pytest.mark.slow
 

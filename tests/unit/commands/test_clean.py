@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from quail_lightning.cli import main
+from quail_lightning.commands.leftovers import say_what_is_left
 from quail_lightning.data.questions import EvaluationRecords, VerbatimPrompt
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import METRICS, Asked
 from quail_lightning.evaluation.suite import EvaluationSuite
-from quail_lightning.leftovers import say_what_is_left
 from quail_lightning.reference.manifest import Manifest, write_manifest
-from quail_lightning.results import Estimate
-from quail_lightning.training_state.manifest import write_manifest as write_checkpoint_manifest
+from quail_lightning.run.results import Estimate
+from quail_lightning.run.training_state.manifest import write_manifest as write_checkpoint_manifest
 
 PACKAGE = Path(__file__).parents[3]
 CACHE = Path("checkpoints/reference-cache/0123456789abcdef")
@@ -149,7 +149,7 @@ def test_links_are_neither_followed_nor_believed(here, tmp_path_factory):
 HOLD = """
 import sys
 from pathlib import Path
-from quail_lightning.locks import hold
+from quail_lightning.storage.locks import hold
 hold(Path(sys.argv[1]), "it", shared=sys.argv[1] != "logs/news/version_0/.lock")
 print("held", flush=True)
 sys.stdin.read()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from quail_lightning.cli import main
-from quail_lightning.config_files import find_config
+from quail_lightning.configuration.files import find_config
 from quail_lightning.data.invented_tweets import InventedTweets
 from quail_lightning.evaluation import checkpoints, lineage
 from quail_lightning.evaluation.lineage import plan_of
-from quail_lightning.results import read_results
+from quail_lightning.run.results import read_results
 
 
 @pytest.fixture(autouse=True)

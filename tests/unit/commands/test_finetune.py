@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, TinyModel, finetune
+from quail_lightning.commands.finetune_module import Optimization
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
-from quail_lightning.finetuning import Optimization
-from quail_lightning.locks import hold, lock_beside, released_afterwards
 from quail_lightning.models.checkpoint import load_model, read_provenance
+from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
 
 RECIPE = FinetuneRecipe(
     tiny=TinyModel(vocab_size=300, width=64, layers=1, heads=2, positions=64),
@@ -25,7 +25,7 @@ RECIPE = FinetuneRecipe(
 HOLD = """
 import sys
 from pathlib import Path
-from quail_lightning.locks import hold, lock_beside
+from quail_lightning.storage.locks import hold, lock_beside
 hold(lock_beside(Path(sys.argv[1])), "it")
 print("held", flush=True)
 sys.stdin.read()

@@ -9,10 +9,10 @@ import yaml
 
 from quail_lightning.cli import main
 from quail_lightning.commands.folds import BASELINES, FoldPlan, run_folds
-from quail_lightning.config_files import find_config, shipped_names
+from quail_lightning.configuration.files import find_config, shipped_names
 from quail_lightning.errors import InputError
-from quail_lightning.locks import released_afterwards
-from quail_lightning.results import Estimate, ResultRow, write_results
+from quail_lightning.run.results import Estimate, ResultRow, write_results
+from quail_lightning.storage.locks import released_afterwards
 
 PACKAGE = Path(__file__).parents[3]
 
@@ -89,7 +89,7 @@ def test_finished_folds_are_kept_and_an_interrupted_one_starts_anew(tmp_path, fi
 HOLD = """
 import sys
 from pathlib import Path
-from quail_lightning.locks import hold, lock_in
+from quail_lightning.storage.locks import hold, lock_in
 hold(lock_in(Path(sys.argv[1])), "it")
 print("held", flush=True)
 sys.stdin.read()

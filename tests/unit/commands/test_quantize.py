@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, AwqConfig, GPTQCon
 
 from quail_lightning.cli import main
 from quail_lightning.commands.quantize import quantize
-from quail_lightning.config_files import find_config
+from quail_lightning.configuration.files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.quantization import load_quantizer
-from quail_lightning.results import Estimate, ResultRow, write_results
+from quail_lightning.run.results import Estimate, ResultRow, write_results
 
 FEW = CalibrationRequest(windows=4, length=32)
 SMALL = ["--calibration.windows=4", "--calibration.length=32"]  # the same

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quail_lightning import lightning_cli
 from quail_lightning.cli import main
+from quail_lightning.command_line import lightning_cli
 from quail_lightning.commands import finetune as finetune_command
 from quail_lightning.commands import quantize as quantize_command
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation

@@ -8,7 +8,7 @@ from quail_lightning.data.opening import describe_opening, opening_text, opening
 from quail_lightning.data.rwku_prompts import dialogue
 from quail_lightning.data.window_records import records_from_windows
 from quail_lightning.data.windows import token_windows
-from quail_lightning.evaluation.encoding import encode
+from quail_lightning.inference.encoding import encode
 from quail_lightning.models.tiny import train_tokenizer
 
 TEXT = "ash birch cedar elm fir hazel larch maple oak pine rowan willow yew"

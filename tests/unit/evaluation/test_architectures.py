@@ -6,9 +6,9 @@ import pytest
 import torch
 from architectures import CONFIGS, tiny_model
 
-from quail_lightning.evaluation.encoding import encode
-from quail_lightning.evaluation.generation import generate
-from quail_lightning.evaluation.likelihood import token_log_likelihoods
+from quail_lightning.inference.encoding import encode
+from quail_lightning.inference.generation import generate
+from quail_lightning.inference.likelihood import token_log_likelihoods
 from quail_lightning.models.activations import activations, decoder_layers
 from quail_lightning.models.tiny import train_tokenizer
 

@@ -5,7 +5,7 @@ import torch
 
 from quail_lightning.data.questions import LabelledTexts
 from quail_lightning.evaluation.classification import auroc, classification_measures, label_scores, macro_f1
-from quail_lightning.results import Undefined
+from quail_lightning.run.results import Undefined
 
 
 def test_score_is_the_difference_of_the_labels_own_log_likelihoods(model, tokenizer):

@@ -25,8 +25,8 @@ from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import METRICS, Asked
 from quail_lightning.evaluation.metrics.verbatim import Verbatim
 from quail_lightning.evaluation.suite import EvaluationSuite
-from quail_lightning.results import Estimate, Undefined
-from quail_lightning.vouched import digest, load_vouched, write_vouched
+from quail_lightning.run.results import Estimate, Undefined
+from quail_lightning.storage.vouched import digest, load_vouched, write_vouched
 
 ASKED = QuestionSet((Question("Who?", "Ann"),), (Question("When?", "1999"),))
 RECORDS = EvaluationRecords((VerbatimPrompt("a", "b"),), ASKED, MembershipTexts(("f",), (), ("h",)), note="a note")

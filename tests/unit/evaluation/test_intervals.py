@@ -5,7 +5,7 @@ import pytest
 
 from quail_lightning.evaluation import intervals
 from quail_lightning.evaluation.intervals import bootstrap_mean, bootstrap_ratio, resample_weights
-from quail_lightning.results import Estimate, Undefined
+from quail_lightning.run.results import Estimate, Undefined
 
 
 def test_the_interval_of_a_mean_agrees_with_plain_resampling() -> None:

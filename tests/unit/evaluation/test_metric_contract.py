@@ -25,7 +25,7 @@ from quail_lightning.evaluation import EvaluationSuite
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.metrics import METRICS, Asked, Subject, label_of, labels
 from quail_lightning.evaluation.utility import Utility
-from quail_lightning.results import Estimate
+from quail_lightning.run.results import Estimate
 
 QUESTIONS = QuestionSet((Question("Who?", "Ann"), Question("Where?", "Rome")), (Question("When?", "1999"),))
 LABELLED = LabelledTexts(("one text", "two texts"), (0, 1), (" a", " b"))

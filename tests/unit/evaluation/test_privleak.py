@@ -15,7 +15,7 @@ from quail_lightning.evaluation.privleak import (
     published_auc_retrain,
     shortest_text,
 )
-from quail_lightning.results import Estimate, Undefined
+from quail_lightning.run.results import Estimate, Undefined
 
 
 def test_min_k_is_the_negated_mean_of_the_lowest_floor_of_the_tokens() -> None:

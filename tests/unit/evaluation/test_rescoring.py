@@ -4,7 +4,7 @@ import pytest
 
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.rescoring import score_log
-from quail_lightning.results import Estimate
+from quail_lightning.run.results import Estimate
 
 ANSWERS = (
     Response("a b c", "a x"),  # LCS 1, words 1: P 1/2, R 1/3, F 2/5

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quail_lightning.evaluation.rouge import RougeLF1, rougeL_f1
-from quail_lightning.results import Estimate, Undefined
+from quail_lightning.run.results import Estimate, Undefined
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from quail_lightning.data.questions import (
 )
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
-from quail_lightning.evaluation.likelihood import token_log_likelihoods
 from quail_lightning.evaluation.metrics import METRICS, labels
 from quail_lightning.evaluation.rescoring import score_log
 from quail_lightning.evaluation.suite import EvaluationSuite
-from quail_lightning.results import Estimate
+from quail_lightning.inference.likelihood import token_log_likelihoods
+from quail_lightning.run.results import Estimate
 
 ASKED = QuestionSet((Question("Who?", "Ann"), Question("Where is it?", "Rome")), (Question("When?", "1999"),))
 RECORDS = EvaluationRecords(

@@ -14,7 +14,7 @@ from quail_lightning.evaluation.survival import (
     recovery_capped,
     survival_measures,
 )
-from quail_lightning.results import Estimate, Measure, Undefined
+from quail_lightning.run.results import Estimate, Measure, Undefined
 
 NOISE = np.random.default_rng(0).normal(0, 1, 50)
 TARGET = 60 + 5 * NOISE

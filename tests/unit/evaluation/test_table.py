@@ -5,7 +5,7 @@ from dataclasses import replace
 from quail_lightning.evaluation.metrics import labels
 from quail_lightning.evaluation.table import print_results, results_tables
 from quail_lightning.evaluation.verdict import Verdict
-from quail_lightning.results import Estimate, ResultRow, Undefined
+from quail_lightning.run.results import Estimate, ResultRow, Undefined
 
 ROWS = [
     ResultRow(

@@ -12,7 +12,7 @@ import torch
 import yaml
 from tokenizers.processors import TemplateProcessing
 
-from quail_lightning.allowed_code import code_allowed
+from quail_lightning.configuration.allowed_code import code_allowed
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, generate

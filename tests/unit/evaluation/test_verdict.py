@@ -10,7 +10,7 @@ from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.metrics import labels
 from quail_lightning.evaluation.repetition import repetition
 from quail_lightning.evaluation.verdict import Verdict
-from quail_lightning.results import Estimate, Measure, Undefined
+from quail_lightning.run.results import Estimate, Measure, Undefined
 
 JITTER = np.random.default_rng(0).normal(0, 0.05, 60)
 JITTER -= JITTER.mean()

@@ -7,7 +7,7 @@ import torch
 
 from quail_lightning.models import lockstep
 from quail_lightning.models.lockstep import Lockstep, in_step
-from quail_lightning.processes import Processes
+from quail_lightning.run.processes import Processes
 
 LONG = 60  # seconds; who waits longer for the others waits for ever
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.models.activations import activations
 from quail_lightning.reference import Arithmetic, Processes, Request, layout
 

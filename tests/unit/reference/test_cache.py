@@ -13,7 +13,11 @@ from safetensors.torch import load_file
 from quail_lightning.errors import InputError
 from quail_lightning.reference import CachedLogits, CachedStates, layout
 
-TRY = "import sys, pathlib; from quail_lightning.locks import hold; hold(pathlib.Path(sys.argv[1]), 'the cache')"
+TRY = """
+import pathlib, sys
+from quail_lightning.storage.locks import hold
+hold(pathlib.Path(sys.argv[1]), "the cache")
+"""
 KINDS = pytest.mark.parametrize("kind", [CachedStates, CachedLogits])
 
 

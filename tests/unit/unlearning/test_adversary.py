@@ -4,8 +4,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from quail_lightning.batch import TokenBatch
 from quail_lightning.data import MuseDataModule
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.errors import InputError
 from quail_lightning.models.activations import activations
 from quail_lightning.models.checkpoint import load_model

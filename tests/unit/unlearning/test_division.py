@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.token_likelihood import IGNORED
-from quail_lightning.processes import Processes
+from quail_lightning.run.processes import Processes
 from quail_lightning.unlearning.division import passes
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
-from quail_lightning.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.errors import InputError
 from quail_lightning.models.activations import activations
 from quail_lightning.objectives import (

@@ -1,0 +1,76 @@
+"""``--ckpt_path last``: which run goes on, from which checkpoint, and how its logger takes up the thread."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from quail_lightning.errors import InputError
+from quail_lightning.run.training_state import Checkpoint, last_checkpoint, newest_run
+
+
+def chosen_checkpoint(given: str, trainer: Any) -> Checkpoint:
+    """The checkpoint that ``--ckpt_path`` means.
+
+    Args:
+        given: ``last`` (of the run that the logger names, or else of the youngest run beside it), or a folder.
+        trainer: the Trainer's options, as parsed.
+
+    Raises:
+        InputError: there is none.
+    """
+    if given != "last":
+        folder = Path(given)
+        number = folder.name.removeprefix("step-")
+        if not folder.is_dir() or not number.isdigit():
+            raise InputError(
+                "there is no checkpoint", given=given, allowed="last, or a folder <run>/checkpoints/step-…"
+            )
+        return Checkpoint(folder, int(number))
+    options = _logger_options(trainer)
+    if options is None:
+        folder = Path(trainer.default_root_dir or ".")
+        run: Path | None = folder
+    else:
+        folder = Path(options["save_dir"], options.get("name") or "")
+        version = options.get("version")
+        named = f"version_{version}" if isinstance(version, int) else version
+        run = newest_run(folder) if named is None else folder / named
+    found = last_checkpoint(run) if run is not None else None
+    if found is None:
+        raise InputError(
+            f"there is no checkpoint to go on from in {run or folder}",
+            given="--ckpt_path last",
+            remedy="Checkpoints are written with checkpoint.enabled: true. Without one, leave --ckpt_path out",
+        )
+    return found
+
+
+def resume_logger(trainer: Any, checkpoint: Checkpoint) -> None:
+    """Let the logger write to the checkpoint's run.
+
+    Args:
+        trainer: the Trainer's options, changed in place.
+        checkpoint: from which the run goes on. Where it lies in no run of the logger's, a new one begins.
+    """
+    options = _logger_options(trainer)
+    if options is None:
+        return
+    folder = Path(options["save_dir"], options.get("name") or "")
+    if checkpoint.run.resolve().parent == folder.resolve():
+        options["version"] = checkpoint.run.name
+
+
+def how_to_go_on(run: Path) -> str:
+    """What to do about a run that was cut short."""
+    last = last_checkpoint(run)
+    if last is None:
+        return f"{run} has no checkpoint to go on from (checkpoint.enabled: true writes them): start the run again"
+    return f"The same command with --ckpt_path {last.folder} goes on from there"
+
+
+def _logger_options(trainer: Any) -> MutableMapping[str, Any] | None:
+    """The arguments of a logger that keeps its runs in ``save_dir/name/version``; None for any other."""
+    options = getattr(trainer.logger, "init_args", None)
+    return options if options is not None and "save_dir" in options else None

@@ -1,0 +1,1 @@
+"""Config files: found by name, read within bounds, naming only classes that may be imported."""

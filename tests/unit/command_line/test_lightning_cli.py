@@ -1,0 +1,47 @@
+"""What is kept of a run's config."""
+
+import stat
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from quail_lightning.command_line.argument_parser import SuggestingParser
+from quail_lightning.command_line.lightning_cli import SaveConfigAndRecord
+from quail_lightning.errors import InputError
+from quail_lightning.storage.locks import released_afterwards
+
+
+def save(folder, arguments, **options):
+    parser = SuggestingParser()
+    parser.add_argument("--hub", type=dict, default={})
+    parser.add_argument("--corpus", type=str)
+    parser.add_argument("--seed_everything", type=int, default=42)
+    callback = SaveConfigAndRecord(parser, parser.parse_args(arguments), save_to_log_dir=False, **options)
+    strategy = SimpleNamespace(broadcast=lambda value: value)
+    trainer = SimpleNamespace(
+        log_dir=str(folder), default_root_dir="", is_global_zero=True, strategy=strategy, ckpt_path=None
+    )
+    with released_afterwards():
+        callback.setup(trainer, None, "fit")
+
+
+def test_the_config_and_the_command_keep_no_secret_and_are_private(tmp_path, monkeypatch):
+    arguments = ["--hub={token: s3cret, name: x}", "--corpus=https://me:s3cret@host/data"]
+    monkeypatch.setattr("sys.argv", ["quail", "fit", *arguments])
+    save(tmp_path / "version_0", arguments)
+    save(tmp_path / "version_0", arguments, config_filename="config-resumed.yaml", overwrite=True)
+    for name in ("config.yaml", "config-resumed.yaml", "run.json"):
+        path = tmp_path / "version_0" / name
+        assert "s3cret" not in path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    kept = yaml.safe_load((tmp_path / "version_0/config.yaml").read_text())
+    assert kept["hub"] == {"token": "***", "name": "x"}
+    assert kept["corpus"] == "https://***@host/data"
+    assert not (tmp_path / "version_0/.lock").exists()
+
+
+def test_another_runs_config_is_never_overwritten(tmp_path):
+    save(tmp_path, [])
+    with pytest.raises(InputError, match=r"config\.yaml is another run's"):
+        save(tmp_path, [])
