@@ -12,7 +12,7 @@ from quail_lightning.errors import InputError
 
 def shipped_folder() -> Path:
     """The folder of shipped configs: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 

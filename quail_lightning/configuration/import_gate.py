@@ -22,7 +22,7 @@ from quail_lightning.configuration.allowed_code import code_refused, is_code_all
 from quail_lightning.configuration.bounded_yaml import check_yaml
 from quail_lightning.errors import InputError
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 _import_object, _adapt, _load = _util.import_object, _typehints.adapt_typehints, _loaders_dumpers.yaml_load
 
 refusals: list[InputError] = []

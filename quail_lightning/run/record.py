@@ -19,7 +19,7 @@ from quail_lightning.run.masking import masked, masked_command
 from quail_lightning.storage.durable import replace_text
 
 RECORD = "run.json"
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 def add_start(folder: Path, options: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from quail_lightning.evaluation import batching
+from quail_lightning.inference import batching
 from quail_lightning.inference.batching import generation_rows, likelihood_rows
 
 

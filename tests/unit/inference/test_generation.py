@@ -185,7 +185,7 @@ def test_sampling_repeats_whatever_the_batches_and_is_not_greedy(model: Any, tok
 def test_batches_are_halved_where_memory_runs_out(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quail_lightning.evaluation import decoding
+    from quail_lightning.inference import decoding
 
     expected = generate(model, tokenizer, PROMPTS, 6)
     sizes: list[int] = []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quail_lightning.errors import RunError
-from quail_lightning.evaluation import decoding
+from quail_lightning.inference import decoding
 from quail_lightning.inference.generation import generate
 from quail_lightning.inference.likelihood import token_log_likelihoods, window_nlls
 
