@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-from quail_lightning.unlearning.memory_plan import CONTEXT, Judging, Run, Sizes, memory_plan
+from quail_lightning.unlearning.memory_plan import CONTEXT, EvaluationMemory, Run, Sizes, memory_plan
 
 LLAMA_2_7B = Sizes(6_738_415_616, 6_738_415_616, 202_383_360, 32, 4096, 11008, 32000)
 LLAMA_2_70B = Sizes(68_976_648_192, 68_976_648_192, 855_654_400, 80, 8192, 28672, 32000)
 TOKENS = 2 * 2048  # two windows a pass
-SHARDS = Judging(sharded=True)
+SHARDS = EvaluationMemory(sharded=True)
 RUNS = {
     "4 × A100-40GB, FSDP2": (39.4, Run(4, True, TOKENS)),
-    "4 × A100-40GB, FSDP2, evaluation in shards": (39.4, Run(4, True, TOKENS, judging=SHARDS)),
+    "4 × A100-40GB, FSDP2, evaluation in shards": (39.4, Run(4, True, TOKENS, evaluation_memory=SHARDS)),
     "4 × A100-80GB, FSDP2": (79.2, Run(4, True, TOKENS)),
     "8 × A100-80GB, FSDP2": (79.2, Run(8, True, TOKENS)),
     "8 × A100-80GB, FSDP2, without checkpointing": (79.2, Run(8, True, TOKENS, gradient_checkpointing=False)),
@@ -22,8 +22,11 @@ RUNS = {
 
 
 LARGE_RUNS = {
-    "32 × A100-80GB, FSDP2": (79.2, Run(32, True, TOKENS // 2, judging=Judging(bits=4))),
-    "32 × A100-80GB, FSDP2, evaluation in shards": (79.2, Run(32, True, TOKENS // 2, judging=Judging(True, 4))),
+    "32 × A100-80GB, FSDP2": (79.2, Run(32, True, TOKENS // 2, evaluation_memory=EvaluationMemory(bits=4))),
+    "32 × A100-80GB, FSDP2, evaluation in shards": (
+        79.2,
+        Run(32, True, TOKENS // 2, evaluation_memory=EvaluationMemory(True, 4)),
+    ),
 }
 
 

@@ -5,8 +5,8 @@
 Each is `fit --config quickstart.yaml --config method/<name>.yaml`, with the quickstart's settings where the
 method's fragment has none of its own. Where the fragment's are made for a 7B model and do nothing to a small one,
 SMALL replaces them; beyond that none is tuned. The fragments `hinge` and `sure` stand behind those they are
-combined with. Judged once, after the last epoch, at 16 bits and NF4. Everything is made below --out; finished runs
-are not made again.
+combined with. Evaluated once, after the last epoch, at 16 bits and NF4. Everything is made below --out; finished
+runs are not made again.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Two targets: `memorized` knows 64 forget windows by heart (one seed; GA_GDR and QUAIL), `light` has half learned
 them (three seeds; GA_GDR). Each is unlearned with float32 master weights and with bfloat16 weights
-rounded to nearest, judged every few epochs, and reported at the first judged epoch at which the 16-bit M1 is at
-most a third of the target's.
+rounded to nearest, evaluated every few epochs, and reported at the first evaluated epoch at which the 16-bit M1
+is at most a third of the target's.
 
     python benchmarks/news_mini.py --corpus FOLDER
 
@@ -44,7 +44,7 @@ ALPHA = 0.2  # at 1 the retain term, whose windows are memorized just as well, h
 GAMMA = {"float32": 0.1, "bf16-nearest": 0.001}
 # at 2 windows a step bfloat16 weights come to rest: M1 37.4 after 2,048 steps, 37.1 after 3,072
 BATCH_SIZE = {"float32": 2, "bf16-nearest": 8}
-EPOCHS = {  # target, weight precision → epochs of unlearning, judged every
+EPOCHS = {  # target, weight precision → epochs of unlearning, evaluated every
     ("memorized", "float32"): (5, 5),
     ("memorized", "bf16-nearest"): (160, 80),
     ("light", "float32"): (4, 4),
@@ -197,7 +197,7 @@ def _lines(run: Run, model: str, steps: str, rows: Iterable[ResultRow]) -> Itera
 
 
 def _reported_epoch(rows: Iterable[ResultRow]) -> tuple[int, bool]:
-    """The first judged epoch whose 16-bit M1 is at most a third of the target's; else the last one, and False."""
+    """The first epoch whose 16-bit M1 is at most a third of the target's; else the last one, and False."""
     m1 = {(row.model, row.epoch): row.metrics["verbmem_forget"] for row in rows if row.precision == "bf16"}
     target = m1["target", None]
     epochs = sorted(epoch for model, epoch in m1 if model == "unlearned" and epoch is not None)

@@ -47,11 +47,11 @@ def main() -> None:
     windows = data.cut_windows(tokenizer).retain[:WINDOWS]
     tokens = calibration_tokens(CALIBRATION, tokenizer, positions(load_config(options.model)))
     model = load_model(options.model, torch.bfloat16)
-    nll, logits = _judged(model, windows)
+    nll, logits = _evaluated(model, windows)
     print(f"16-bit NLL {nll:.3f}\n\n| method | backend | NLL rise | relative logit error |\n|---|---|---|---|")
     for name, make in tqdm(MAKERS.items(), leave=False):
         try:
-            copy_nll, copy_logits = _judged(make().quantize(model, tokens), windows)
+            copy_nll, copy_logits = _evaluated(make().quantize(model, tokens), windows)
         except InputError as error:
             tqdm.write(f"| {name} | {error} |")
             continue
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 @torch.no_grad()
-def _judged(model: Any, windows: Tensor) -> tuple[float, Tensor]:
+def _evaluated(model: Any, windows: Tensor) -> tuple[float, Tensor]:
     """Mean NLL of a token in nats, and the logits [windows, time, vocabulary], float32."""
     logits = model(windows).logits.float()
     nll = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten())

@@ -21,15 +21,15 @@ from quail_lightning.storage.locks import released_afterwards
 from quail_lightning.terminal import begin_command, quiet_libraries, step
 
 TRAINER_VERBS = {
-    "fit": "unlearn, judge after every epoch at every precision, save the model",
+    "fit": "unlearn, evaluate after every epoch at every precision, save the model",
     "validate": "negative log-likelihood of the forget and retain windows",
-    "test": "judge a model (model.start) at every precision, without training",
+    "test": "evaluate a model (model.start) at every precision, without training",
 }
 VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
     "analyze": "weight change, bucket overlap and delivered shift of an unlearned model against its target",
     "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
-    "evaluate": "judge saved models on a benchmark, or score a published log again",
+    "evaluate": "evaluate saved models on a benchmark, or score a published log again",
     "folds": "unlearn several forget sets in turn (MUSE's sustainability and scalability)",
     "clean": "list, and with --yes remove, what private text can be read back from",
 }

@@ -25,19 +25,19 @@ def draw_folds(rows: Sequence[ResultRow], folds: Sequence[str]) -> Figure:
         rows: of ``target``, perhaps ``retrained``, and of each fold.
         folds: what the rows call the folds, in order.
     """
-    judged = {(row.model, row.precision): row.metrics for row in rows}
-    precisions = list(dict.fromkeys(precision for model, precision in judged if model in folds))
+    evaluated = {(row.model, row.precision): row.metrics for row in rows}
+    precisions = list(dict.fromkeys(precision for model, precision in evaluated if model in folds))
     names = [
         name
         for name in labels()
         if name not in LEFT_OUT
         and label_of(name).table not in ("survival", "files")
-        and any(isinstance(judged[fold, p].get(name), Estimate) for fold in folds for p in precisions)
+        and any(isinstance(evaluated[fold, p].get(name), Estimate) for fold in folds for p in precisions)
     ]
     figure, axes = panels(max(1, len(names)), "over the folds; 0: target")
     for axis, name in zip(axes, names, strict=False):
         for precision, color, marker in zip(precisions, COLORS * 9, MARKERS * 9, strict=False):
-            found = [judged.get((model, precision), {}).get(name) for model in ("target", *folds)]
+            found = [evaluated.get((model, precision), {}).get(name) for model in ("target", *folds)]
             points = [(n, value) for n, value in enumerate(found) if isinstance(value, Estimate)]
             values = [value.value for _, value in points]
             # a percentile interval need not hold its figure

@@ -95,7 +95,7 @@ class BucketOverlap(Callback):
             return
         with isolate_rng():
             # gathered by all processes
-            exported = saved_copy(pl_module) if pl_module.judging.sharded else pl_module.export_model()
+            exported = saved_copy(pl_module) if pl_module.evaluation_memory.sharded else pl_module.export_model()
             if exported is None or not trainer.is_global_zero:
                 return
             found = self._compare(pl_module, exported)

@@ -37,7 +37,7 @@ from quail_lightning.run.folder import run_folder
 from quail_lightning.run.masking import masked
 from quail_lightning.storage.vouched import read_vouched, write_vouched
 from quail_lightning.unlearning.checks import check_export
-from quail_lightning.unlearning.export import judged_checkpoint, judged_copy, saved_copy
+from quail_lightning.unlearning.export import checkpoint_to_evaluate, copy_to_evaluate, saved_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,7 +104,7 @@ class KeepBest(Callback):
         """Choose the windows; refuse a run that has none."""
         if self.enabled and stage == "fit":
             self._sixteen_bits = SIXTEEN_BITS[pl_module.export_dtype]
-            if pl_module.judging.sharded:
+            if pl_module.evaluation_memory.sharded:
                 check_shards(self.quantizers, "best.precisions")
             check_quantizers(load_config(pl_module.target), self.quantizers, pl_module.export_dtype)
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -127,11 +127,11 @@ class KeepBest(Callback):
         if not self.enabled:
             return
         with isolate_rng():
-            self._target = self._judge(judged_checkpoint(pl_module, pl_module.target))
+            self._target = self._evaluate(checkpoint_to_evaluate(pl_module, pl_module.target))
             if self.forget_nll is not None or self.retrained is None:
                 self._goal = float(self.forget_nll or 0.0)
             else:
-                self._goal = self._nlls(judged_checkpoint(pl_module, self.retrained)).forget
+                self._goal = self._nlls(checkpoint_to_evaluate(pl_module, self.retrained)).forget
         release_memory()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -162,8 +162,8 @@ class KeepBest(Callback):
                 )
             self._history = content["epochs"]
         self._history = [entry for entry in self._history if entry["epoch"] <= trainer.current_epoch]
-        judged = trainer.strategy.broadcast([entry["epoch"] for entry in self._history])
-        if trainer.current_epoch and trainer.current_epoch not in judged:
+        evaluated = trainer.strategy.broadcast([entry["epoch"] for entry in self._history])
+        if trainer.current_epoch and trainer.current_epoch not in evaluated:
             self._consider(trainer, pl_module, trainer.current_epoch)
 
     def _consider(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
@@ -171,17 +171,17 @@ class KeepBest(Callback):
             return
         folder = run_folder(trainer)  # this and the copy are asked for by all processes
         with isolate_rng():
-            judged = judged_copy(pl_module)
-            found = self._judge(judged)
+            evaluated = copy_to_evaluate(pl_module)
+            found = self._evaluate(evaluated)
             score = shortfall(found, self._target, self._goal)
             best = min((entry["shortfall"] for entry in self._history), default=float("inf"))
             is_best = trainer.strategy.broadcast(score < best)  # by the first process, which keeps the history
             best_model = None
             if is_best:
-                best_model = saved_copy(pl_module) if is_sharded(judged) else judged
+                best_model = saved_copy(pl_module) if is_sharded(evaluated) else evaluated
             if trainer.is_global_zero:
                 self._keep(folder, best_model, found, score, pl_module, epoch)
-        del judged, best_model
+        del evaluated, best_model
         release_memory()
         trainer.strategy.barrier()
 
@@ -221,7 +221,7 @@ class KeepBest(Callback):
             "max_prompts": self.max_prompts,
         }
 
-    def _judge(self, model: PreTrainedModel) -> dict[str, Likelihoods]:
+    def _evaluate(self, model: PreTrainedModel) -> dict[str, Likelihoods]:
         return {
             name: on_copy(Precision(name, name, quantizer), model, self._nlls)
             for name, quantizer in self.quantizers.items()

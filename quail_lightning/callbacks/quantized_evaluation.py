@@ -1,4 +1,4 @@
-"""Judge the model at every deployment precision when an epoch ends."""
+"""Evaluate the model at every deployment precision when an epoch ends."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from quail_lightning.quantization import (
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.storage.vouched import digest
-from quail_lightning.unlearning.export import judged_checkpoint, judged_copy
-from quail_lightning.unlearning.fitting import judging_of
-from quail_lightning.unlearning.memory_plan import Judging
+from quail_lightning.unlearning.export import checkpoint_to_evaluate, copy_to_evaluate
+from quail_lightning.unlearning.fitting import evaluation_memory_of
+from quail_lightning.unlearning.memory_plan import EvaluationMemory
 from quail_lightning.unlearning.sharding import shards
 
 if TYPE_CHECKING:
@@ -57,24 +57,24 @@ SIXTEEN_BITS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 class QuantizedEvaluation(Callback):
     """Target, retrained and unlearned model × precisions × metrics, what came back, and a verdict.
 
-    The target and the retrained model are judged once, before training. One quantized copy exists at a time;
+    The target and the retrained model are evaluated once, before training. One quantized copy exists at a time;
     the module, its mode and all random states are left as they were. Several processes each quantize a copy of
     their own and share the batches of prompts, texts and windows; the figures are those of one process. Under
-    FSDP2 a model that does not fit one device at 16 bits is judged in shards (``sharded``). The figures go to
+    FSDP2 a model that does not fit one device at 16 bits is evaluated in shards (``sharded``). The figures go to
     TensorBoard as ``eval/<precision>/<metric>``, to the terminal as a table, and to ``results.json`` and
     ``results.csv`` in the run's folder.
 
     Args:
         precisions: names of ``configs/quantizer/*.yaml``; the 16-bit one of ``model.export_dtype`` (``bf16``) is
-            judged in any case, since the others are compared with it.
-        every_n_epochs: judge after every so many epochs, and after the last one.
+            evaluated in any case, since the others are compared with it.
+        every_n_epochs: evaluate after every so many epochs, and after the last one.
         retrained: checkpoint trained without the forget set; without it there is no PrivLeak (but for
             MUSE's own targets, whose published AUC serves).
         suite: batch sizes and limits.
         max_windows: forget and retain windows whose NLL is taken, evenly spread; None for all.
         calibration: what AWQ, GPTQ and SmoothQuant are calibrated on; the target's, the retrained and the
             unlearned model's copies all on the same tokens.
-        sharded: under FSDP2, leave the 16-bit model spread over the devices while it is judged, and make quantized
+        sharded: under FSDP2, leave the 16-bit model spread over the devices in the evaluation, and make quantized
             copies weight by weight from its shards: slower, and no device ever holds the model in 16 bits. Null
             does so on accelerators where a whole copy would not fit one. Not for precisions that are calibrated.
     """
@@ -101,7 +101,7 @@ class QuantizedEvaluation(Callback):
         self._sixteen_bits = "bf16"
         self._arithmetic = ""
         self._auc_retrain: float | Estimate | None = None
-        self._judged_epoch: int | None = None
+        self._evaluated_epoch: int | None = None
         self._calibration_tokens: Tensor | None = None
         self._said: dict[tuple[str, str], BenchmarkLog] = {}  # by model and precision, lately
         self._shares: dict[str, float] = {}  # of the body's weights, that each precision quantizes
@@ -135,7 +135,7 @@ class QuantizedEvaluation(Callback):
         for checkpoint in filter(None, (pl_module.target, self.retrained)):
             shares = check_quantizers(load_config(str(checkpoint)), self.quantizers, pl_module.export_dtype)
             self._shares = self._shares or shares  # the target's, which comes first
-        pl_module.judging = self._judging(trainer, pl_module)
+        pl_module.evaluation_memory = self._evaluating(trainer, pl_module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
             raise InputError(
@@ -160,7 +160,7 @@ class QuantizedEvaluation(Callback):
         self.quantizers = {name: load_quantizer(name)} | self.quantizers
 
     def check_sharded(self, trainer: Trainer) -> None:
-        """Refuse to judge shards where there are none, or by what needs a whole model.
+        """Refuse to evaluate shards where there are none, or by what needs a whole model.
 
         Raises:
             InputError: naming what is in the way.
@@ -179,55 +179,55 @@ class QuantizedEvaluation(Callback):
         check_shards(self.quantizers, "evaluation.precisions")
         self.suite.check_shards()
 
-    def _judging(self, trainer: Trainer, pl_module: Any) -> Judging:
-        """How the model lies on the devices while it is judged, by this callback or by one that keeps the best."""
+    def _evaluating(self, trainer: Trainer, pl_module: Any) -> EvaluationMemory:
+        """How the model lies on the devices in the evaluations, this callback's and those of others."""
         made = [q for each in trainer.callbacks for q in getattr(each, "quantizers", {}).values()]  # type: ignore[attr-defined]
         layout = empty_model(load_config(pl_module.target), pl_module.export_dtype)
-        judging = judging_of(pl_module, self.sharded, widest_copy(made, layout))
-        if judging.sharded:
+        evaluation_memory = evaluation_memory_of(pl_module, self.sharded, widest_copy(made, layout))
+        if evaluation_memory.sharded:
             self._check_shards()
-        return judging
+        return evaluation_memory
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._judge_baselines(trainer, pl_module)
+        self._evaluate_baselines(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._take_up(trainer, pl_module, trainer.current_epoch)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._judge_baselines(trainer, pl_module)
+        self._evaluate_baselines(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         finished = trainer.current_epoch + 1
         if finished % self.every_n_epochs == 0:
-            self._judge_unlearned(trainer, pl_module, finished)
+            self._evaluate_unlearned(trainer, pl_module, finished)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._judged_epoch != trainer.current_epoch and not trainer.interrupted:
-            self._judge_unlearned(trainer, pl_module, trainer.current_epoch)
+        if self._evaluated_epoch != trainer.current_epoch and not trainer.interrupted:
+            self._evaluate_unlearned(trainer, pl_module, trainer.current_epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._judged_epoch != trainer.current_epoch:  # resumed after the last epoch, no training ended
+        if self._evaluated_epoch != trainer.current_epoch:  # resumed after the last epoch, no training ended
             self._take_up(trainer, pl_module, trainer.current_epoch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._judge_unlearned(trainer, pl_module, None)
+        self._evaluate_unlearned(trainer, pl_module, None)
 
     # --- what ------------------------------------------------------------------------------------------
 
     def _take_up(self, trainer: Trainer, pl_module: Any, finished: int) -> None:
-        """Of a resumed run: keep what was judged before its checkpoint, judge what was to be judged after it."""
+        """Of a resumed run: keep what was evaluated before its checkpoint, and evaluate what was due after it."""
         if trainer.ckpt_path is None:
             return
         self.rows = [row for row in self.rows if row.epoch is None or row.epoch <= finished]
         for row in self.rows:
             if row.epoch == finished:
-                self._judged_epoch = finished
+                self._evaluated_epoch = finished
                 if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # what this step logged was purged
                     self._log_scalars(trainer, row.precision, row.metrics)
         is_due = finished % self.every_n_epochs == 0 or finished == trainer.max_epochs
-        if is_due and self._judged_epoch != finished and finished:
-            self._judge_unlearned(trainer, pl_module, finished)
+        if is_due and self._evaluated_epoch != finished and finished:
+            self._evaluate_unlearned(trainer, pl_module, finished)
 
     def _settings(self, trainer: Trainer) -> dict[str, object]:
         records = trainer.datamodule.evaluation_records()  # type: ignore[attr-defined]
@@ -241,8 +241,8 @@ class QuantizedEvaluation(Callback):
             "arithmetic": self._arithmetic,
         }
 
-    def _judge_baselines(self, trainer: Trainer, pl_module: Any) -> None:
-        self.rows, self._judged_epoch = [], None
+    def _evaluate_baselines(self, trainer: Trainer, pl_module: Any) -> None:
+        self.rows, self._evaluated_epoch = [], None
         self._auc_retrain = published_auc_retrain(pl_module.target)
         folder = run_folder(trainer)
         if trainer.ckpt_path is not None and trainer.state.fn == "fit":
@@ -257,20 +257,20 @@ class QuantizedEvaluation(Callback):
             if checkpoint is None:
                 continue
             with isolate_rng():
-                measured = self._judge(name, partial(judged_checkpoint, pl_module, checkpoint), trainer)
+                measured = self._evaluate(name, partial(checkpoint_to_evaluate, pl_module, checkpoint), trainer)
             if name == "retrained":
                 auc = measured[self._sixteen_bits].get("membership_auc")
                 if isinstance(auc, Estimate):
                     self._auc_retrain = auc
             add_privleak(measured, self._auc_retrain)
-            judged = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
-            self.rows = judged + self.rows  # the target, judged last, is shown first
+            evaluated = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
+            self.rows = evaluated + self.rows  # the target, evaluated last, is shown first
         if trainer.state.fn == "fit" and trainer.is_global_zero:
             write_scores(folder, self.rows, self._settings(trainer))
 
-    def _judge_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
+    def _evaluate_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():
-            measured = self._judge("unlearned", partial(judged_copy, pl_module), trainer)
+            measured = self._evaluate("unlearned", partial(copy_to_evaluate, pl_module), trainer)
         add_privleak(measured, self._auc_retrain)
         target, retrained = (
             {row.precision: row.metrics for row in self.rows if row.model == name}
@@ -280,10 +280,10 @@ class QuantizedEvaluation(Callback):
         for precision, metrics in measured.items():
             self._log_scalars(trainer, precision, metrics)
             self._log_verdict(trainer, precision, verdicts[precision])
-        self._judged_epoch = epoch
-        judged = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]
-        latest = [row for row in self.rows if row.model != "unlearned"] + judged
-        self.rows += judged
+        self._evaluated_epoch = epoch
+        evaluated = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]
+        latest = [row for row in self.rows if row.model != "unlearned"] + evaluated
+        self.rows += evaluated
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
             note = self._note(trainer.datamodule)  # type: ignore[attr-defined]
@@ -299,7 +299,7 @@ class QuantizedEvaluation(Callback):
             write_scores(folder, self.rows, self._settings(trainer))
             keep_evidence(folder, self._said)
 
-    def _judge(
+    def _evaluate(
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
     ) -> dict[str, dict[str, Measure]]:
         """precision → metrics of one 16-bit model, one quantized copy at a time."""

@@ -75,7 +75,7 @@ class QuailCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # before the evaluation: an epoch's checkpoint is to lie on disk while the model is judged
+        # before the evaluation: an epoch's checkpoint is to lie on disk while the model is evaluated
         parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
         parser.add_lightning_class_args(QuantizedEvaluation, "evaluation")
         parser.add_lightning_class_args(KeepBest, "best")
@@ -112,7 +112,7 @@ class QuailCLI(LightningCLI):
             return
         if self.subcommand != "fit":
             raise InputError(
-                f"`quail {self.subcommand}` judges saved models, not checkpoints of a training under way",
+                f"`quail {self.subcommand}` evaluates saved models, not checkpoints of a training under way",
                 given=section.ckpt_path,
                 remedy="Set model.start to the model's folder",
             )

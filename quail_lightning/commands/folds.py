@@ -156,9 +156,9 @@ def run_folds(plan: FoldPlan, execute: Execute) -> list[ResultRow]:
         _finish(plan, fold, execute)
         found.append(read_results(plan.folder(fold)))
     rows = _shared_baselines(found)
-    for fold, judged in zip(plan.numbers, found, strict=True):
-        epochs = [row.epoch for row in judged if row.epoch is not None]
-        last = [row for row in judged if row.model == "unlearned" and row.epoch == max(epochs, default=None)]
+    for fold, evaluated in zip(plan.numbers, found, strict=True):
+        epochs = [row.epoch for row in evaluated if row.epoch is not None]
+        last = [row for row in evaluated if row.model == "unlearned" and row.epoch == max(epochs, default=None)]
         rows += [replace(row, model=plan.row_name(fold)) for row in last]
     return rows
 
@@ -188,8 +188,8 @@ def _note(plan: FoldPlan, rows: Sequence[ResultRow]) -> str:
     if len(plan.forget) == 1:
         return ""
     shown = {name for row in rows if row.model in BASELINES for name in row.metrics}
-    judged = [row for row in read_results(plan.folder(1)) if row.model in BASELINES]
-    missing = {name: None for row in judged for name in row.metrics if name not in shown and name in labels()}
+    evaluated = [row for row in read_results(plan.folder(1)) if row.model in BASELINES]
+    missing = {name: None for row in evaluated for name in row.metrics if name not in shown and name in labels()}
     if others := [label_of(name).heading for name in missing if name != "nll_forget"]:
         return f"{OWN_WINDOWS} Likewise of the target and the retrained model: {', '.join(others)}."
     return OWN_WINDOWS

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
-from quail_lightning.run.processes import process_count
+from quail_lightning.run.processes import world_size
 
 Schedule = Literal["alternate", "epoch", "joint"]
 Step = tuple[list[int], list[int]]  # numbers of the forget windows and of the retain windows of one batch
@@ -64,7 +64,7 @@ class StepSampler(DistributedSampler[Step]):
         processes: int | None = None,
     ) -> None:
         self.forget_count, self.retain_count = forget_count, retain_count
-        self.batch_size = batch_size * (processes or process_count())
+        self.batch_size = batch_size * (processes or world_size())
         self.schedule, self.seed = schedule, seed
         self.epoch = 0
         self.skipped = 0  # steps that the next pass leaves out, having been made before the run was resumed
@@ -116,13 +116,13 @@ class EveryWindow(DistributedSampler[Step]):
         forget_count: windows of the forget set.
         retain_count: windows of the retain set.
         batch_size: windows in one step, a process.
-        processes: that judge together; None asks torch.
+        processes: that evaluate together; None asks torch.
     """
 
     def __init__(
         self, forget_count: int, retain_count: int, batch_size: int, processes: int | None = None
     ) -> None:
-        size = batch_size * (processes or process_count())
+        size = batch_size * (processes or world_size())
         self.steps: list[Step] = [(part, []) for part in _chunks(list(range(forget_count)), size)]
         self.steps += [([], part) for part in _chunks(list(range(retain_count)), size)]
         self.epoch = 0

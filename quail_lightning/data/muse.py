@@ -53,7 +53,7 @@ class MuseDataModule(LightningDataModule):
         schedule: order of the steps; the command line takes it from ``model.schedule``.
         seed: of the windows' order; the command line takes it from ``seed_everything``.
         newsroom: generate this fictional corpus into the folder ``corpus`` if it is not there yet.
-        refusals: let the forget steps train on refusals instead of on the forget set; it is judged all the same.
+        refusals: let the forget steps train on refusals in place of the forget set; it is evaluated all the same.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ ByPrecision = Mapping[str, Metrics]
 def conclude(
     unlearned: Mapping[str, dict[str, Measure]], target: ByPrecision, retrained: ByPrecision, sixteen_bits: str
 ) -> dict[str, Verdict]:
-    """Add the survival measures to the unlearned model's figures, in place, and judge every precision.
+    """Add the survival measures to the unlearned model's figures, in place, and evaluate every precision.
 
     Args:
         unlearned: precision → metric name → measure; the 16-bit one among them.

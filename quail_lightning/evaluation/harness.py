@@ -90,11 +90,11 @@ def harness_accuracy(
     try:
         with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
             # a copy: the harness gives the tokenizer a padding token
-            judged = _opening_as_ours(HFLM)(
+            evaluated = _opening_as_ours(HFLM)(
                 pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8
             )
             results = harness.simple_evaluate(
-                model=judged,
+                model=evaluated,
                 tasks=[task],
                 num_fewshot=shots,
                 limit=limit,

@@ -54,7 +54,7 @@ def delivered(
     Args:
         unlearned: precision → the model's.
         target: precision → the target's, on the same windows.
-        at_16_bits: the precision that the others are compared with; where it was not judged, nothing is told.
+        at_16_bits: the precision that the others are compared with; where it was not evaluated, nothing is told.
 
     Returns:
         fractions; None where the rise is not above zero by its interval.

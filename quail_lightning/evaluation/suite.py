@@ -74,7 +74,7 @@ class EvaluationSuite:
         config: PreTrainedConfig,
         metrics: Iterable[Metric] | None = None,
     ) -> None:
-        """Refuse what the model cannot be judged with, before anything expensive starts.
+        """Refuse what the model cannot be evaluated with, before anything expensive starts.
 
         Args:
             records: as for ``evaluate``.
@@ -94,7 +94,7 @@ class EvaluationSuite:
             raise InputError("the model cannot be evaluated with these records: " + " ".join(problems))
 
     def check_shards(self) -> None:
-        """Refuse what a model that is sharded cannot be judged by.
+        """Refuse what a model that is sharded cannot be evaluated by.
 
         Raises:
             InputError: tasks of the LM Evaluation Harness, which runs the model itself.
@@ -120,7 +120,7 @@ class EvaluationSuite:
         """Every metric that the records allow; one that was not run is absent.
 
         Args:
-            model: on its device, at the precision to judge; mode and random states are left as they were.
+            model: on its device, at the precision to evaluate; mode and random states are left as they were.
             tokenizer: its own.
             records: a part that is None leaves its metric out.
             windows: set name → [n, time] token numbers, BOS first; ``forget`` gives ``nll_forget``.

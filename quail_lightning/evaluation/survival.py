@@ -33,7 +33,7 @@ def recovery(
         unlearned_16bit: at 16 bits (M_u16), over the same records.
         target_quantized: the target at the format (M_tq), over the same records.
         target_16bit: the target at 16 bits; decides whether anything was forgotten at all. Without it only the
-            denominator is judged.
+            denominator is evaluated.
 
     Returns:
         fraction with its paired bootstrap interval. Undefined where the target's lead over the unlearned model,

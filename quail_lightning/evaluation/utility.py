@@ -94,7 +94,7 @@ class Utility:
         """Every figure that was asked for.
 
         Args:
-            model: on its device, at the precision to judge; mode and random states are left as they were.
+            model: on its device, at the precision to evaluate; mode and random states are left as they were.
             tokenizer: its own.
             batch_size: prompts, requests or windows at once; None: by free memory.
             step: metric's name → progress.

@@ -45,7 +45,7 @@ def generation_rows(model: PreTrainedModel, tokens: int) -> int:
 
 
 def likelihood_rows(model: PreTrainedModel, tokens: int) -> int:
-    """Texts to judge together; ``tokens``: the longest."""
+    """Texts to evaluate together; ``tokens``: the longest."""
     most = CPU_TOKENS if model.device.type == "cpu" else MOST_TOKENS
     affordable = SHARE * free_bytes(model.device) / _passing(model)
     return _bounded(model, min(most, affordable) / tokens)

@@ -21,7 +21,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     if not texts:
         return []
     prefix = opening_tokens(tokenizer)
-    # verbose=False: whether a text fits is judged here against the model, not against the tokenizer's own limit
+    # verbose=False: whether a text fits is evaluated here against the model, not against the tokenizer's own limit
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return [prefix + list(ids) for ids in encoded]
 

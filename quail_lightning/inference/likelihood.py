@@ -158,7 +158,7 @@ def window_nlls(
 
 
 def window_problem(windows: Tensor, limit: int | None) -> InputError | None:
-    """Why these windows cannot be judged by a model of so many positions; None where they can."""
+    """Why these windows cannot be evaluated by a model of so many positions; None where they can."""
     if windows.ndim != 2 or windows.shape[1] < 2:
         return InputError("windows have the shape [n, time] with at least 2 tokens", given=tuple(windows.shape))
     if limit is not None and windows.shape[1] > limit:

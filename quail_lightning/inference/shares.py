@@ -38,9 +38,9 @@ class Shares:
                 left without work for the sake of a larger batch.
             count: all records.
         """
-        if wanted is not None or self._processes.count == 1:
+        if wanted is not None or self._processes.world_size == 1:
             return wanted or fitting
-        return min(-(-count // self._processes.count), *self._processes.gather(fitting))
+        return min(-(-count // self._processes.world_size), *self._processes.gather(fitting))
 
     def own(self, order: Sequence[int], rows: int) -> list[int]:
         """The records of this process's batches; cut by ``rows`` again they give those batches.
@@ -51,7 +51,7 @@ class Shares:
         """
         chosen: list[int] = []
         for start in range(0, len(order), rows):
-            if self._handed_out % self._processes.count == self._processes.rank:
+            if self._handed_out % self._processes.world_size == self._processes.rank:
                 chosen += order[start : start + rows]
             self._handed_out += 1
         return chosen
@@ -63,7 +63,7 @@ class Shares:
             own: the records of this process.
             results: one a record, of which those of ``own`` are known.
         """
-        if self._processes.count == 1:
+        if self._processes.world_size == 1:
             return list(results)
         return self._processes.merged([(number, results[number]) for number in own], len(results))
 
@@ -84,7 +84,7 @@ def shared_among(processes: Processes, model: PreTrainedModel) -> Iterator[None]
 
     Args:
         processes: that share the work.
-        model: that is judged inside, and no other.
+        model: that is evaluated inside, and no other.
     """
     with in_step(model, processes) as asked:
         token = _current.set(Shares(asked))

@@ -8,7 +8,7 @@ from quail_lightning.objectives.logit_hinge import LogitHinge
 from quail_lightning.objectives.measured_step import MeasuredStep
 from quail_lightning.objectives.misdirection import Misdirection, RepresentationRetention
 from quail_lightning.objectives.negative_preference import NegativePreference
-from quail_lightning.objectives.term import Needs, Seen, Term
+from quail_lightning.objectives.term import Needs, Term, TermInputs
 from quail_lightning.objectives.weighting import Weights, term_weights
 
 __all__ = [
@@ -23,8 +23,8 @@ __all__ = [
     "Needs",
     "NegativePreference",
     "RepresentationRetention",
-    "Seen",
     "Term",
+    "TermInputs",
     "Weights",
     "term_weights",
 ]

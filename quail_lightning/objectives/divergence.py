@@ -6,7 +6,7 @@ from torch import Tensor
 
 from quail_lightning.functional.divergence import Direction, kl_divergence
 from quail_lightning.functional.token_likelihood import mean_over_real
-from quail_lightning.objectives.term import Needs, Seen, of_target
+from quail_lightning.objectives.term import Needs, TermInputs, of_target
 
 
 class KLRetention:
@@ -24,9 +24,9 @@ class KLRetention:
         """The divergence of every token, which reads the target's logits."""
         return Needs(tokens=(self._divergence,), frozen=frozenset({"logits"}))
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean over the real tokens, in nats."""
-        return mean_over_real(seen.tokens[0], seen.labels)
+        return mean_over_real(inputs.tokens[0], inputs.labels)
 
     def _divergence(self, logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
         return kl_divergence(logits, of_target(reference, "KLR"), self.direction)

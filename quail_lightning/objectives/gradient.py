@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from quail_lightning.functional.token_likelihood import log_likelihood, mean_over_real
-from quail_lightning.objectives.term import Needs, Seen
+from quail_lightning.objectives.term import Needs, TermInputs
 
 
 class GradientAscent:
@@ -17,9 +17,9 @@ class GradientAscent:
 
     needs = Needs(tokens=(log_likelihood,))
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean log-likelihood of the real tokens, in nats a token."""
-        return mean_over_real(seen.tokens[0], seen.labels)
+        return mean_over_real(inputs.tokens[0], inputs.labels)
 
 
 class GradientDescent:
@@ -31,6 +31,6 @@ class GradientDescent:
 
     needs = Needs(tokens=(log_likelihood,))
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean negative log-likelihood of the real tokens, in nats a token."""
-        return -mean_over_real(seen.tokens[0], seen.labels)
+        return -mean_over_real(inputs.tokens[0], inputs.labels)

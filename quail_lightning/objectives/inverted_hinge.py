@@ -6,7 +6,7 @@ from torch import Tensor
 
 from quail_lightning.functional.inverted_hinge import inverted_hinge
 from quail_lightning.functional.token_likelihood import mean_over_real
-from quail_lightning.objectives.term import Needs, Seen
+from quail_lightning.objectives.term import Needs, TermInputs
 
 
 def _inverted_hinge(logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
@@ -18,6 +18,6 @@ class InvertedHinge:
 
     needs = Needs(tokens=(_inverted_hinge,))
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean over the real tokens, between 0 and 2."""
-        return mean_over_real(seen.tokens[0], seen.labels)
+        return mean_over_real(inputs.tokens[0], inputs.labels)

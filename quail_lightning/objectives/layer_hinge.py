@@ -11,7 +11,7 @@ from torch import Tensor
 from quail_lightning.errors import InputError
 from quail_lightning.functional.hinge import hinge
 from quail_lightning.objectives.measured_step import MeasuredStep
-from quail_lightning.objectives.term import Layer, Needs, Seen
+from quail_lightning.objectives.term import Layer, Needs, TermInputs
 
 
 class LayerHinge:
@@ -47,12 +47,12 @@ class LayerHinge:
         """The layers' outputs, of the model and of the target."""
         return Needs(layers=self.layers, frozen=frozenset({"layers"}))
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean over layers and tokens, in units of the layers' outputs."""
         return torch.stack(
             [
-                hinge(states, seen.frozen_layers[layer], self._step(layer), dead_zone=self.dead_zone).mean()
-                for layer, states in seen.layers.items()
+                hinge(states, inputs.frozen_layers[layer], self._step(layer), dead_zone=self.dead_zone).mean()
+                for layer, states in inputs.layers.items()
             ]
         ).mean()
 

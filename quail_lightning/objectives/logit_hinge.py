@@ -10,7 +10,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.functional.hinge import HingeForm, hinge
 from quail_lightning.functional.token_likelihood import mean_over_real
 from quail_lightning.objectives.measured_step import MeasuredStep
-from quail_lightning.objectives.term import Needs, Seen, of_target
+from quail_lightning.objectives.term import Needs, TermInputs, of_target
 
 
 class LogitHinge:
@@ -54,9 +54,9 @@ class LogitHinge:
         """The hinge of every token, which reads the target's logits."""
         return Needs(tokens=(self._hinge,), frozen=frozenset({"logits"}))
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean hinge over the real tokens, in logits; see ``functional.hinge`` for its gradient at equality."""
-        return mean_over_real(seen.tokens[0], seen.labels)
+        return mean_over_real(inputs.tokens[0], inputs.labels)
 
     def _hinge(self, logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
         assert not isinstance(self.step, MeasuredStep), "measured before training"

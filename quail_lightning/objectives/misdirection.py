@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from quail_lightning.errors import InputError
-from quail_lightning.objectives.term import Layer, Needs, Seen
+from quail_lightning.objectives.term import Layer, Needs, TermInputs
 
 
 class Misdirection:
@@ -34,9 +34,9 @@ class Misdirection:
         """The layer's output."""
         return Needs(layers=(self.layer,))
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean squared distance to c·u, in squared units of the layer's output."""
-        states = seen.layers[self.layer].float()
+        states = inputs.layers[self.layer].float()
         goal = self.coefficient * self.direction(states.shape[-1]).to(states)
         return mse_loss(states, goal.expand_as(states))
 
@@ -61,6 +61,6 @@ class RepresentationRetention:
         """The layer's output, of the model and of the target."""
         return Needs(layers=(self.layer,), frozen=frozenset({"layers"}))
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean squared distance to the target's output, in squared units of the layer's output."""
-        return mse_loss(seen.layers[self.layer].float(), seen.frozen_layers[self.layer].float())
+        return mse_loss(inputs.layers[self.layer].float(), inputs.frozen_layers[self.layer].float())

@@ -9,7 +9,7 @@ from torch import Tensor
 from quail_lightning.errors import InputError
 from quail_lightning.functional.preference import negative_preference
 from quail_lightning.functional.token_likelihood import IGNORED, log_likelihood
-from quail_lightning.objectives.term import Needs, Seen, of_target
+from quail_lightning.objectives.term import Needs, TermInputs, of_target
 
 
 class NegativePreference:
@@ -33,10 +33,10 @@ class NegativePreference:
             raise InputError("NPO's beta must be positive and finite", given=beta)
         self.beta, self.per_token = beta, per_token
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """Mean over the windows."""
-        likelihood, reference = seen.tokens[0].sum(dim=-1), of_target(seen.frozen_likelihood, "NPO")
+        likelihood, reference = inputs.tokens[0].sum(dim=-1), of_target(inputs.frozen_likelihood, "NPO")
         if self.per_token:
-            count = (seen.labels != IGNORED).sum(dim=-1).clamp(min=1)
+            count = (inputs.labels != IGNORED).sum(dim=-1).clamp(min=1)
             likelihood, reference = likelihood / count, reference / count
         return negative_preference(likelihood, reference, self.beta).mean()

@@ -47,7 +47,7 @@ class Needs(NamedTuple):
     frozen: frozenset[Frozen] = frozenset()
 
 
-class Seen(NamedTuple):
+class TermInputs(NamedTuple):
     """What a term is shown of one batch.
 
     Attributes:
@@ -91,6 +91,6 @@ class Term(Protocol):
         """What ``loss`` will be shown."""
         ...
 
-    def loss(self, seen: Seen) -> Tensor:
+    def loss(self, inputs: TermInputs) -> Tensor:
         """A scalar to be minimized."""
         ...

@@ -10,7 +10,7 @@ FOUR_BITS = "Did you mean nf4 (bitsandbytes), or of the int4 grids awq4, gptq4 o
 EIGHT_BITS = "Did you mean int8 (bitsandbytes), smoothquant8 or gptq8?"
 FAMILIAR = {
     r"gguf.*|ggml|llama\.?cpp|exl[23]|hqq|eetq|quanto|aqlm|marlin": f"{FOUR_BITS} Formats of other programs are "
-    "not written here: convert the 16-bit model by their tools, and judge by the nearest of these",
+    "not written here: convert the 16-bit model by their tools, and evaluate by the nearest of these",
     r"q[2356]([-_k].*)?|(u?int|i|w)[1-3567](a16)?|[1-3567]-?bits?": f"{FOUR_BITS} Other widths are simulated by "
     "a file of your own with quail_lightning.quantization.Uniform",
     r"((u?int|i|q|w)4|4-?bits?|bnb|bitsandbytes|load.in.4bit)([-_a].*)?": FOUR_BITS,

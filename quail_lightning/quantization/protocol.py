@@ -17,7 +17,7 @@ else:
 
 
 class Quantizer(Protocol):
-    """Makes the model as it will be deployed, to be judged in place of the 16-bit one.
+    """Makes the model as it will be deployed, to be evaluated in place of the 16-bit one.
 
     The contract, kept for all of them by ``tests/contracts/test_quantizers.py``: the input is unchanged bit for
     bit and shares no memory with the copy; only matrices of the language model's body are quantized
@@ -53,7 +53,7 @@ class Quantizer(Protocol):
         """A quantized copy on the model's device, in its dtype and its train or eval mode.
 
         Args:
-            model: a Hugging Face model in a floating dtype. It is judged as it is given: cast float32 masters
+            model: a Hugging Face model in a floating dtype. It is evaluated as it is given: cast float32 masters
                 to the export dtype first.
             calibration: [windows, time] token ids, for the quantizers that look at activations
                 (``needs_calibration``); the others ignore it.

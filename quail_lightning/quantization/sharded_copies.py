@@ -1,4 +1,4 @@
-"""Which precisions a model that is spread over the devices can be judged at, and how wide their copies are."""
+"""Which precisions a model that is spread over the devices can be evaluated at, and how wide their copies are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
             "that was asked for or since a whole copy does not fit",
             given=f"{option}: {', '.join(quantizers)}",
             allowed=f"{', '.join(able)}; nf4, fp4, int8 and the uniform grids are made from shards",
-            remedy="Leave them out and judge the saved model by `quail evaluate` where it fits, or take devices "
+            remedy="Leave them out and run `quail evaluate` on the saved model where it fits, or take devices "
             "that hold a whole copy (evaluation.sharded: false)",
         )
 

@@ -11,7 +11,7 @@ from quail_lightning.quantization.protocol import PreTrainedModel
 
 
 class Unquantized:
-    """Copies the model as it is, so that 16 bits is judged on the same path as every other format.
+    """Copies the model as it is, so that 16 bits is evaluated on the same path as every other format.
 
     The dtype is kept: who holds float32 masters casts them to the export dtype first.
     """

@@ -94,7 +94,7 @@ class Cache:
             per_shard = manifest.windows_per_shard
 
         files = files_of(requests, per_shard)
-        own = list(files)[processes.rank :: processes.count]
+        own = list(files)[processes.rank :: processes.world_size]
         intact = {}
         if manifest is not None:
             with step(f"verifying the reference cache {folder}"):

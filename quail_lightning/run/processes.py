@@ -1,4 +1,4 @@
-"""This process among those that run one job together, and what they tell each other."""
+"""The ranks of one job, and what they tell each other."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def _alone(value: T) -> list[T]:
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that run together.
+    """This rank of a job, and the exchange with the others.
 
     Attributes:
-        rank: of this one, from 0.
-        count: of all.
+        rank: of this process, from 0.
+        world_size: number of processes.
         barrier: waits for all of them.
-        gather: every process's value, in their order; all must call.
+        gather: every rank's value, in their order; all must call.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     barrier: Callable[[], object] = lambda: None
     gather: Callable[[Any], list[Any]] = _alone
 
     def part(self, length: int) -> range:
-        """This process's positions of ``length``: adjoining, ⌈length / count⌉ each until none are left.
+        """This rank's positions of ``length``: adjoining, ⌈length / world_size⌉ each until none are left.
 
         Worked: 3 positions, 2 processes → 0 and 1, then 2; 1 position → 0, then none.
         """
-        size = -(-length // self.count)
+        size = -(-length // self.world_size)
         return range(min(self.rank * size, length), min((self.rank + 1) * size, length))
 
     def merged(self, own: Sequence[tuple[int, T]], length: int) -> list[T]:
@@ -49,20 +49,20 @@ class Processes:
 
 
 def current_processes() -> Processes:
-    """Those of torch's process group; this process alone where there is none."""
+    """Those of torch's process group; rank 0 of 1 where there is none."""
     if not _grouped():
         return Processes()
     return Processes(distributed.get_rank(), distributed.get_world_size(), distributed.barrier, _gather)
 
 
-def process_count() -> int:
-    """How many processes run together."""
+def world_size() -> int:
+    """How many processes run together; 1 where there is no process group."""
     return distributed.get_world_size() if _grouped() else 1
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over all processes, in place; all must call with the same shapes."""
-    if process_count() == 1:
+    if world_size() == 1:
         return
     # one call a tensor, none awaited before the last: no copy of all of them in one buffer
     for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:

@@ -141,12 +141,12 @@ def _read(folder: Path, of: Callable[[Any], Read]) -> Read:
 
 
 def write_scores(folder: Path, rows: Sequence[ResultRow], settings: Mapping[str, object]) -> None:
-    """Write ``scores.json``: the rows with their per-record scores, from which a resumed run goes on judging.
+    """Write ``scores.json``: the rows with their per-record scores, from which a resumed run goes on evaluating.
 
     Args:
         folder: the run's folder.
         rows: all rows so far.
-        settings: how they were judged, fit for JSON.
+        settings: how they were evaluated, fit for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"settings": masked(settings)}
@@ -158,16 +158,16 @@ def read_scores(folder: Path, settings: Mapping[str, object]) -> list[ResultRow]
     """The rows of ``scores.json``, exactly as they were; none where there is no such file, or a damaged one.
 
     Raises:
-        InputError: they were judged with other settings, so that the rows to come could not stand beside them.
+        InputError: they were evaluated with other settings, so that the rows to come could not stand beside them.
     """
-    content = read_vouched(folder / "scores.json", "what was judged before is judged again, or left out")
+    content = read_vouched(folder / "scores.json", "what was evaluated before is evaluated again, or left out")
     if content is None:
         return []
     wanted = json.loads(json.dumps(masked(settings)))
     if content["settings"] != wanted:
         differing = [name for name in wanted if content["settings"].get(name) != wanted[name]]
         raise InputError(
-            f"the rows of {folder} were judged with other settings",
+            f"the rows of {folder} were evaluated with other settings",
             given={name: wanted[name] for name in differing},
             remedy="Resume with the same evaluation section",
         )

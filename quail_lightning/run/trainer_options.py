@@ -57,7 +57,7 @@ def check_options(trainer: Any) -> list[InputError]:
             )
         )
     if trainer.get("barebones"):
-        problems.append(InputError("trainer.barebones logs nothing, and a run is judged by what it logs"))
+        problems.append(InputError("trainer.barebones logs nothing, and a run is evaluated by what it logs"))
     for name, least in AT_LEAST.items():
         value = trainer.get(name)
         if value is not None and value < least:

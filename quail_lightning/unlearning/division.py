@@ -25,7 +25,7 @@ def passes(batch: TokenBatch, most: int | None, processes: Processes) -> Iterato
     """
     count = len(batch.input_ids)
     total = (batch.labels[:, 1:] != IGNORED).sum()
-    longest = -(-count // processes.count)
+    longest = -(-count // processes.world_size)
     size = min(longest, most or longest)
     own = processes.part(count)
     for start in range(0, longest, size):

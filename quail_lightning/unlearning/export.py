@@ -1,4 +1,4 @@
-"""What is judged and saved: a 16-bit copy of the trained model, and what made it."""
+"""What is evaluated and saved: a 16-bit copy of the trained model, and what made it."""
 
 from __future__ import annotations
 
@@ -77,22 +77,22 @@ def _assembled(model: PreTrainedModel, weights: Mapping[str, Tensor], dtype: tor
     return exported.requires_grad_(False).eval()
 
 
-def judged_copy(module: UnlearningModule) -> PreTrainedModel:
-    """The copy that is judged: whole on the device, or sharded (``module.judging``). All processes must call."""
-    if not module.judging.sharded:
+def copy_to_evaluate(module: UnlearningModule) -> PreTrainedModel:
+    """The copy that is evaluated: whole on the device, or sharded. All processes must call."""
+    if not module.evaluation_memory.sharded:
         # at the end of a fit the model has left the device
         return _on_device(module.export_model(), module)
     assert module.model is not None
     return cast_shards(module.model, module.export_dtype, _movement(module))
 
 
-def judged_checkpoint(module: UnlearningModule, checkpoint: str) -> PreTrainedModel:
-    """A checkpoint to be judged beside the module's model, in the export dtype, lying on the devices as that does.
+def checkpoint_to_evaluate(module: UnlearningModule, checkpoint: str) -> PreTrainedModel:
+    """A checkpoint that is evaluated beside the model, in the export dtype, lying on the devices as that does.
 
     Raises:
         InputError: see ``load_model`` and ``load_sharded``.
     """
-    if module.judging.sharded:
+    if module.evaluation_memory.sharded:
         return load_for(module.trainer, checkpoint, module.export_dtype)
     return _on_device(load_model(checkpoint, module.export_dtype), module)
 

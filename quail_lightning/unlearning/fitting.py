@@ -16,7 +16,7 @@ from quail_lightning.unlearning.memory_plan import (
     GIB,
     STATES,
     STATES_8BIT,
-    Judging,
+    EvaluationMemory,
     Run,
     Sizes,
     check_memory,
@@ -65,21 +65,21 @@ def state_bytes(module: UnlearningModule) -> float:
     return sizes.parameters * weight_dtype(precision).itemsize + sizes.trained * states
 
 
-def judging_of(module: UnlearningModule, sharded: bool | None, bits: int) -> Judging:
-    """How the model is to be judged: on shards where that is asked for, or where nothing else fits the devices.
+def evaluation_memory_of(module: UnlearningModule, sharded: bool | None, bits: int) -> EvaluationMemory:
+    """How the model is to be evaluated: on shards where that is asked for, or where nothing else fits the devices.
 
     Args:
         module: attached to its trainer, whose data module is set up.
         sharded: as asked for; None: under FSDP2 on accelerators, where a whole 16-bit copy does not fit one.
         bits: of the widest quantized copy.
     """
-    whole = Judging(sharded=False, bits=bits)
+    whole = EvaluationMemory(sharded=False, bits=bits)
     if not shards(module.trainer):
         return whole
     if sharded is not None:
         return replace(whole, sharded=sharded)
     capacity = device_capacity(module.trainer)
-    run = replace(run_of(module, reads_logits=True), judging=whole)
+    run = replace(run_of(module, reads_logits=True), evaluation_memory=whole)
     if capacity is None or whole_evaluation_fits(sizes_of(module), run, capacity):
         return whole
     return replace(whole, sharded=True)
@@ -102,7 +102,7 @@ def run_of(module: UnlearningModule, reads_logits: bool) -> Run:
         reference_head=reads_logits,
         whole_gradient=module.defer_gradient_sync,
         loss_chunk=module.loss_chunk,
-        judging=module.judging,
+        evaluation_memory=module.evaluation_memory,
     )
 
 

@@ -1,4 +1,4 @@
-"""Ends a run whose numbers are spoiled or whose memory is short, and says what to change."""
+"""Ends a run with non-finite losses or gradients, or one whose memory is short, and says what to change."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Pass(NamedTuple):
 def check_losses(summed: Iterable[Tensor], made: Sequence[Pass], trainer: Trainer) -> None:
     """See that a step's losses are finite, before anything is done with its gradients; waits for the device.
 
-    What one process's loss spoils is spoiled in the sum, which all have: so all raise, none waits for another, and
-    no step pays for a question of its own.
+    One rank's non-finite loss makes the sum non-finite, which all have: so all raise, none waits for another,
+    and no step pays for a question of its own.
 
     Args:
         summed: each term's loss, of all processes.
-        made: this process's passes.
+        made: this rank's passes.
         trainer: knows the step.
 
     Raises:
@@ -51,7 +51,7 @@ def check_losses(summed: Iterable[Tensor], made: Sequence[Pass], trainer: Traine
     """
     if torch.stack([value.float() for value in summed]).isfinite().all():
         return
-    own = [named for one in made if (named := _spoiled(one))]
+    own = [named for one in made if (named := _non_finite(one))]
     everyone = [named for part in current_processes().gather(own) for named in part]
     raise RunError(
         f"a loss is not finite in {_place(trainer)}, {'; '.join(dict.fromkeys(everyone))}", remedy=_REMEDY
@@ -59,7 +59,7 @@ def check_losses(summed: Iterable[Tensor], made: Sequence[Pass], trainer: Traine
 
 
 def check_gradient(norm: Tensor, norm_name: str, trainer: Trainer) -> None:
-    """See that an optimizer step will not spoil the weights; waits for the device.
+    """See that an optimizer step leaves the weights finite; waits for the device.
 
     Args:
         norm: of the whole gradient, before clipping.
@@ -99,10 +99,10 @@ _REMEDY = (
 )
 
 
-def _spoiled(made: Pass) -> str | None:
+def _non_finite(made: Pass) -> str | None:
     numbers = {name: float(value) for name, value in made.losses.items()}
-    spoiled = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
-    return f"on the {made.side} windows {made.windows.tolist()}: {', '.join(spoiled)}" if spoiled else None
+    broken = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
+    return f"on the {made.side} windows {made.windows.tolist()}: {', '.join(broken)}" if broken else None
 
 
 def _place(trainer: Trainer) -> str:

@@ -12,7 +12,7 @@ from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.models.activations import Activations, decoder_layers, output_head
 from quail_lightning.models.sharded import inside
-from quail_lightning.objectives.term import Frozen, Layer, Seen, Term, layer_number
+from quail_lightning.objectives.term import Frozen, Layer, Term, TermInputs, layer_number
 from quail_lightning.reference import FrozenOutputs, Request
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _term_losses(
         own = values[used : used + len(term.needs.tokens)]
         used += len(own)
         losses[name] = term.loss(
-            Seen(
+            TermInputs(
                 labels,
                 own,
                 {layer: states.layers[number] for layer, number in read[name].items()},

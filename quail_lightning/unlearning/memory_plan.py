@@ -64,7 +64,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Judging:
+class EvaluationMemory:
     """What of the evaluation after an epoch decides its memory.
 
     Attributes:
@@ -95,7 +95,7 @@ class Run:
         reference_head: a frozen copy of the head is held.
         whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
         loss_chunk: as in the module.
-        judging: the evaluation after an epoch.
+        evaluating: the evaluation after an epoch.
     """
 
     processes: int
@@ -110,7 +110,7 @@ class Run:
     reference_head: bool = True
     whole_gradient: bool = False
     loss_chunk: int | None = None
-    judging: Judging = Judging()
+    evaluation_memory: EvaluationMemory = EvaluationMemory()
 
 
 def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
@@ -159,7 +159,7 @@ def whole_evaluation_fits(sizes: Sizes, run: Run, capacity: float) -> bool:
         run: how it is trained.
         capacity: of one device, GiB.
     """
-    plan = memory_plan(sizes, replace(run, judging=replace(run.judging, sharded=False)))
+    plan = memory_plan(sizes, replace(run, evaluation_memory=replace(run.evaluation_memory, sharded=False)))
     held = plan["weights"] + plan["optimizer"] + plan["reference"]
     return held + plan["evaluation"] + CONTEXT <= capacity
 
@@ -190,15 +190,15 @@ def check_memory(sizes: Sizes, run: Run, capacity: float) -> None:
 
 def _evaluation(sizes: Sizes, run: Run, head: int) -> float:
     linear, ends = sizes.parameters - 2 * head, 2 * 2 * head  # embedding and head stay in 16 bits
-    bits = run.judging.bits + BITS_OF_SCALES * (run.judging.bits < 8)
+    bits = run.evaluation_memory.bits + BITS_OF_SCALES * (run.evaluation_memory.bits < 8)
     quantized = linear * bits / 8 + ends
-    if not run.judging.sharded:
+    if not run.evaluation_memory.sharded:
         # where products are emulated a 16-bit copy is widened while it is evaluated, a 4-bit one unpacked beside
         widened = run.emulated * max(2.0 * sizes.parameters, quantized + 4.0 * linear)
         return 2.0 * sizes.parameters + max(quantized, widened)
     share = 2.0 * sizes.parameters / run.processes
     gathered = ends + 2 * 2.0 * sizes.largest_layer  # a layer and the next one
-    if run.judging.bits >= 16:
+    if run.evaluation_memory.bits >= 16:
         return 2 * share + gathered
     return share + max(gathered, quantized + 2.0 * sizes.largest_layer)
 
@@ -221,7 +221,10 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
     options: Mapping[str, Run] = {
         "set model.gradient_checkpointing": replace(run, gradient_checkpointing=True),
         f"shard over the {run.processes} devices (--config trainer/fsdp.yaml)": replace(
-            run, sharded=True, gradient_checkpointing=True, judging=replace(run.judging, sharded=True)
+            run,
+            sharded=True,
+            gradient_checkpointing=True,
+            evaluation_memory=replace(run.evaluation_memory, sharded=True),
         ),
         "round bfloat16 weights stochastically, with 8-bit states (--config trainer/one_a100.yaml)": replace(
             run, weight_precision="bf16-stochastic", adam_states="8bit", gradient_checkpointing=True
@@ -234,7 +237,9 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
             adam_states="offloaded",
             gradient_checkpointing=True,
         ),
-        "judge shards (evaluation.sharded: true)": replace(run, judging=replace(run.judging, sharded=run.sharded)),
+        "evaluate shards (evaluation.sharded: true)": replace(
+            run, evaluation_memory=replace(run.evaluation_memory, sharded=run.sharded)
+        ),
         "cache the reference instead of a second model (reference: CachedStates)": replace(
             run, reference_model=False, gradient_checkpointing=True
         ),

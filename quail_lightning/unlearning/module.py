@@ -27,7 +27,7 @@ from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weighting
 from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Reference, Request, Side, Sizes
 from quail_lightning.run.folder import run_folder
-from quail_lightning.run.processes import current_processes, process_count, sum_over_processes
+from quail_lightning.run.processes import current_processes, sum_over_processes, world_size
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.division import passes
 from quail_lightning.unlearning.export import description, exported_copy
@@ -36,7 +36,7 @@ from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explains_memory
 from quail_lightning.unlearning.losses import request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
-from quail_lightning.unlearning.memory_plan import Judging
+from quail_lightning.unlearning.memory_plan import EvaluationMemory
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table, write_saliency
 from quail_lightning.unlearning.task_vector import TaskVector
@@ -85,7 +85,7 @@ class UnlearningModule(LightningModule):
         saliency: SURE's choice of modules, within what is quantized; None trains what ``trainable`` says.
         adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
         generic_labels: learn generic labels in place of the forget windows' own tokens (Who's Harry Potter).
-        task_vector: judge and save the target moved against what was trained.
+        task_vector: evaluate and save the target moved against what was trained.
         reference: where the target's outputs come from; None is ``CachedStates()``.
         export_dtype: dtype of what is saved, evaluated and quantized.
     """
@@ -145,7 +145,9 @@ class UnlearningModule(LightningModule):
         self._masks: dict[Tensor, Tensor] = {}
         self._labels: Tensor | None = None  # generic labels of the forget windows
         self.trained = False  # by this module; a task vector is negated once
-        self.judging = Judging()  # as the evaluation says, for the memory plan and for the copies
+        self.evaluation_memory = (
+            EvaluationMemory()
+        )  # as the evaluation says, for the memory plan and for the copies
 
     # --- before training -------------------------------------------------------------------------------
 
@@ -207,7 +209,7 @@ class UnlearningModule(LightningModule):
             target, again = self._target_model, partial(self._load, self.target)
             sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
         if self.generic_labels is not None:
-            together = self._micro(data.batch_size * process_count())  # every process trains the same copy
+            together = self._micro(data.batch_size * world_size())  # every process trains the same copy
             self._labels = self.generic_labels.labels(self._target_model(), forget, self._forward, dtype, together)
         if isinstance(getattr(self.hinge, "step", None), MeasuredStep):
             assert self.hinge is not None
@@ -267,7 +269,10 @@ class UnlearningModule(LightningModule):
         optimizer: Any = self.optimizers()
         losses, made = dict[str, Tensor](), list[Pass]()
         processes = current_processes()
-        most, scale = self.micro_batch_size, processes.count if sharded else 1  # FSDP2 takes the processes' mean
+        most, scale = (
+            self.micro_batch_size,
+            processes.world_size if sharded else 1,
+        )  # FSDP2 takes the processes' mean
         divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
         with sharding.unsynchronized(self.trainer):
             for number, (side, part, share) in enumerate(divided, start=1):
@@ -373,7 +378,7 @@ class UnlearningModule(LightningModule):
     def _root_device(self) -> torch.device:
         return self.trainer.strategy.root_device
 
-    # --- judging and saving ----------------------------------------------------------------------------
+    # --- evaluating and saving ----------------------------------------------------------------------------
 
     def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         self._log_nll("val", batch)

@@ -15,7 +15,7 @@ class TaskVector:
     """Negated task vector (Ilharco et al. 2023): θ_u = θ_target − scale · (θ − θ_target).
 
     Training makes θ know the forget set even better (``GradientDescent`` as the forget term, no retain term); what
-    is judged and saved is the target moved the opposite way. `quail test` takes a saved model as it is;
+    is evaluated and saved is the target moved the opposite way. `quail test` takes a saved model as it is;
     `train/` and `val/` figures are those of the trained weights.
 
     Attributes:

@@ -50,8 +50,8 @@ def backward_over(
         batch_size: windows a pass and process.
     """
     processes, sharded = current_processes(), is_sharded(model)
-    scale = processes.count if sharded else 1  # FSDP2 takes the mean over the processes
-    for numbers in torch.arange(len(windows)).split(batch_size * processes.count):
+    scale = processes.world_size if sharded else 1  # FSDP2 takes the mean over the processes
+    for numbers in torch.arange(len(windows)).split(batch_size * processes.world_size):
         for part, share in passes(batch_of(numbers), None, processes):
             (scale * share * loss(part) * len(numbers) / len(windows)).backward()
     sum_gradients(model.parameters(), sharded)

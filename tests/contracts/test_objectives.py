@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 import quail_lightning.objectives as objectives
 from quail_lightning.errors import InputError
 from quail_lightning.functional.token_likelihood import IGNORED
-from quail_lightning.objectives import Needs, Seen, Term
+from quail_lightning.objectives import Needs, Term, TermInputs
 
 BATCH, TIME, VOCABULARY, WIDTH = 2, 5, 7, 6
 
@@ -77,7 +77,7 @@ class Scene:
             likelihood[b] += self.target_logits[b, t].log_softmax(-1)[self.labels[b, t]]
         layers = range(2) if needs.layers is None else needs.layers
         rows = {layer: layer if isinstance(layer, int) else 0 for layer in layers}
-        return Seen(
+        return TermInputs(
             self.labels,
             tuple(function(self.logits, self.labels, target) for function in needs.tokens),
             {layer: self.states[row] for layer, row in rows.items()},
@@ -193,7 +193,7 @@ def test_a_batch_of_padding_gives_a_finite_loss_and_no_gradient(term):
 def test_without_a_reference_it_says_that_there_is_none(term):
     scene = Scene()
     with pytest.raises(InputError, match="no reference gives its outputs"):
-        term.loss(Seen(scene.labels, tuple(f(scene.logits, scene.labels, None) for f in term.needs.tokens)))
+        term.loss(TermInputs(scene.labels, tuple(f(scene.logits, scene.labels, None) for f in term.needs.tokens)))
 
 
 @named

@@ -107,7 +107,7 @@ def umask_of(folder):
     return 0o666 & ~stat.S_IMODE((folder / "by_umask").stat().st_mode)
 
 
-def test_tensorboard_shows_the_losses_and_the_judgement(quickstart):
+def test_tensorboard_shows_the_losses_and_the_evaluation(quickstart):
     tags = set(EventAccumulator(str(quickstart / "logs/quickstart/version_0")).Reload().Tags()["scalars"])
     losses = {f"train/{name}" for name in ("forget", "hinge", "retain", "total", "lr", "grad_norm_forget")}
     assert losses | {"eval/nf4/verbmem_forget", "eval/bf16/membership_auc"} <= tags
@@ -123,15 +123,15 @@ def test_a_second_run_reuses_everything_and_gives_the_same_weights(quickstart, c
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_test_judges_a_saved_model_and_validate_takes_its_nll(quickstart, capfd):
+def test_test_evaluates_a_saved_model_and_validate_takes_its_nll(quickstart, capfd):
     model = "--model.start=logs/quickstart/version_0/model"
-    run("test", "--config", "quickstart.yaml", *SMALL, model, "--trainer.logger.init_args.version=judged")
-    rows = read_results(quickstart / "logs/quickstart/judged")
-    judged = {row.precision: row for row in rows if row.model == "unlearned"}
+    run("test", "--config", "quickstart.yaml", *SMALL, model, "--trainer.logger.init_args.version=evaluated")
+    rows = read_results(quickstart / "logs/quickstart/evaluated")
+    evaluated = {row.precision: row for row in rows if row.model == "unlearned"}
     fitted = [row for row in read_results(quickstart / "logs/quickstart/version_0") if row.epoch == 2]
     for row in fitted:
         for name in ("nll_forget", "verbmem_forget", "membership_auc"):
-            assert judged[row.precision].metrics[name].value == row.metrics[name].value
+            assert evaluated[row.precision].metrics[name].value == row.metrics[name].value
     run("validate", "--config", "quickstart.yaml", *SMALL, model, "--trainer.logger.init_args.version=validated")
     assert "val/nll_forget" in capfd.readouterr().out
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """Method → (model, precision) → metrics after the last epoch; judged at two precisions only, to save time."""
+    """Method → (model, precision) → metrics after the last epoch; at two precisions only, to save time."""
     folder = tmp_path_factory.mktemp("quickstart")
     found = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -20,10 +20,10 @@ def tables(tmp_path_factory):
         patch.setattr(sys, "argv", ["quail"])
         for method in ("quail", "ga_gdr"):
             fragment = [] if method == "quail" else ["--config", f"method/{method}.yaml"]
-            judged = ["--evaluation.precisions=[nf4]", "--evaluation.every_n_epochs=5"]
-            judged += ["--trainer.limit_val_batches=0"]
+            evaluated = ["--evaluation.precisions=[nf4]", "--evaluation.every_n_epochs=5"]
+            evaluated += ["--trainer.limit_val_batches=0"]
             version = f"--trainer.logger.init_args.version={method}"
-            main(["fit", "--config", "quickstart.yaml", *fragment, *judged, version])
+            main(["fit", "--config", "quickstart.yaml", *fragment, *evaluated, version])
             rows = read_results(folder / "logs/quickstart" / method)
             found[method] = {(row.model, row.precision): row.metrics for row in rows}
     return found

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 from quail_lightning import evaluate
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response, read_log
 from quail_lightning.evaluation.metrics import METRICS
-from quail_lightning.objectives import Seen, Term
+from quail_lightning.objectives import Term, TermInputs
 from quail_lightning.quantization import load_quantizer
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
@@ -61,7 +61,7 @@ def test_the_objective_that_a_config_names_counts_no_token_below_its_floor(my_pa
     given = {"class_path": "my_package.BoundedAscent", "init_args": {"floor": -2.0}}
     term = parser.instantiate_classes(parser.parse_object({"term": given})).term
     assert isinstance(term, my_package.BoundedAscent)
-    seen = Seen(labels=torch.tensor([[1, 2, -100]]), tokens=(torch.tensor([[-1.0, -5.0, -9.0]]),))
+    seen = TermInputs(labels=torch.tensor([[1, 2, -100]]), tokens=(torch.tensor([[-1.0, -5.0, -9.0]]),))
     assert term.loss(seen).item() == pytest.approx(-1.5)
 
 

@@ -48,11 +48,11 @@ class Membership:
         scores: dict[str, tuple[dict[str, float], ...]] = {}
         everything = subject.suite.attacks == "all"
         for split, texts in self._texts(subject).items():
-            judged = [*texts, *(text.lower() for text in texts)] if everything else list(texts)
+            evaluated = [*texts, *(text.lower() for text in texts)] if everything else list(texts)
             likelihoods = token_log_likelihoods(
                 subject.model,
                 subject.tokenizer,
-                judged,
+                evaluated,
                 subject.suite.batch_size,
                 progress=subject.step(f"membership_auc, {split}"),
             )

@@ -124,7 +124,7 @@ def test_a_run_goes_on_only_with_the_figures_that_its_best_was_chosen_by(tmp_pat
         fit(tmp_path, corpus_folder, checkpoint, 2, last_checkpoint(tmp_path).folder, forget_nll=9.0)
 
 
-def test_sixteen_bits_are_judged_without_another_copy(tmp_path, corpus_folder, checkpoint, monkeypatch):
+def test_sixteen_bits_are_evaluated_without_another_copy(tmp_path, corpus_folder, checkpoint, monkeypatch):
     monkeypatch.setattr(Unquantized, "quantize", lambda *_: pytest.fail("a second 16-bit copy"))
     found, *_ = fit(tmp_path, corpus_folder, checkpoint, 1)
     assert "bf16" in found["epochs"][0]["nll"]

@@ -58,7 +58,7 @@ def trainer(tmp_path, callbacks, epochs=2, logger=True):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, corpus_folder, checkpoint):
-    """A run of two epochs, judged after each: its folder and its module."""
+    """A run of two epochs, evaluated after each: its folder and its module."""
     folder = tmp_path_factory.mktemp("finished")
     unlearning, data = parts(corpus_folder, checkpoint)
     callbacks = [evaluation(retrained=checkpoint), ExportModel()]
@@ -123,13 +123,13 @@ def test_scalars_stand_in_tensorboard_under_precision_and_metric(finished):
     assert events.Scalars("train/forget")
 
 
-def test_what_is_saved_is_what_was_judged(finished):
+def test_what_is_saved_is_what_was_evaluated(finished):
     folder, unlearning = finished
-    saved, judged = load_model(str(folder / "model"), torch.bfloat16), unlearning.export_model()
-    for (name, left), (_, right) in zip(saved.state_dict().items(), judged.state_dict().items(), strict=True):
+    saved, evaluated = load_model(str(folder / "model"), torch.bfloat16), unlearning.export_model()
+    for (name, left), (_, right) in zip(saved.state_dict().items(), evaluated.state_dict().items(), strict=True):
         assert torch.equal(left, right), name
     ids = torch.arange(3, 20)[None]
-    assert torch.equal(saved(input_ids=ids).logits, judged(input_ids=ids).logits)
+    assert torch.equal(saved(input_ids=ids).logits, evaluated(input_ids=ids).logits)
     assert read_provenance(folder / "model")["finished_epochs"] == 2
 
 
@@ -159,7 +159,7 @@ def test_training_state_and_random_states_are_untouched(tmp_path, corpus_folder,
     assert states[0][1] == states[1][1]
 
 
-def test_last_epoch_is_judged_even_between_two_turns(tmp_path, corpus_folder, checkpoint):
+def test_last_epoch_is_evaluated_even_between_two_turns(tmp_path, corpus_folder, checkpoint):
     unlearning, data = parts(corpus_folder, checkpoint)
     trainer(tmp_path, [evaluation(precisions=[], every_n_epochs=2)], epochs=3).fit(unlearning, datamodule=data)
     epochs = [row.epoch for row in read_results(tmp_path / "run/v") if row.model == "unlearned"]
@@ -186,9 +186,9 @@ def test_a_folder_that_holds_another_run_is_refused_and_left_alone(tmp_path, cor
 
 def test_prompts_that_do_not_fit_are_refused_before_a_model_is_loaded(tmp_path, corpus_folder, checkpoint):
     unlearning, data = parts(corpus_folder, checkpoint)
-    judging = trainer(tmp_path, [evaluation(suite=EvaluationSuite(verbmem_new_tokens=300))])
+    evaluating = trainer(tmp_path, [evaluation(suite=EvaluationSuite(verbmem_new_tokens=300))])
     with pytest.raises(InputError, match="verbmem_forget"):
-        judging.fit(unlearning, datamodule=data)
+        evaluating.fit(unlearning, datamodule=data)
     assert unlearning.model is None
 
 
@@ -233,8 +233,8 @@ def test_calibrated_precisions_see_the_general_text_unless_the_retain_set_is_nam
     for source in ("general", "retain"):
         unlearning, data = parts(corpus_folder, checkpoint)
         request = CalibrationRequest(source, windows=4, length=16)
-        judge = evaluation(precisions=["gptq4-group64"], calibration=request)
-        run = trainer(tmp_path / source, [judge], epochs=1)
+        evaluate = evaluation(precisions=["gptq4-group64"], calibration=request)
+        run = trainer(tmp_path / source, [evaluate], epochs=1)
         run.test(unlearning, datamodule=data, verbose=False)
         target, unlearned = seen[-2:]
         assert target.shape == (4, 16)
@@ -248,11 +248,11 @@ def test_calibrated_precisions_see_the_general_text_unless_the_retain_set_is_nam
     assert not torch.equal(seen[0], expected)
 
 
-def test_a_calibration_text_that_is_too_short_is_refused_before_anything_is_judged(
+def test_a_calibration_text_that_is_too_short_is_refused_before_anything_is_evaluated(
     corpus_folder, checkpoint, tmp_path
 ):
     unlearning, data = parts(corpus_folder, checkpoint)
-    judge = evaluation(precisions=["gptq4-group64"], calibration=CalibrationRequest("retain", windows=10_000))
+    evaluate = evaluation(precisions=["gptq4-group64"], calibration=CalibrationRequest("retain", windows=10_000))
     with pytest.raises(InputError, match="calibration text too short"):
-        trainer(tmp_path, [judge]).fit(unlearning, datamodule=data)
-    assert judge.rows == []
+        trainer(tmp_path, [evaluate]).fit(unlearning, datamodule=data)
+    assert evaluate.rows == []

@@ -18,7 +18,7 @@ from quail_lightning.evaluation.utility import Utility
 from quail_lightning.models import sharded
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.unlearning import UnlearningModule, fitting
-from quail_lightning.unlearning.memory_plan import Judging
+from quail_lightning.unlearning.memory_plan import EvaluationMemory
 from quail_lightning.unlearning.task_vector import TaskVector
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,7 @@ def test_figures_validation_and_models_are_those_of_one_device(
     expected, _ = fit(tmp_path / "one", corpus_folder, checkpoint, "auto", task_vector, **options)
     planned = []
     monkeypatch.setattr(fitting, "device_capacity", lambda trainer: 80)
-    monkeypatch.setattr(fitting, "check_memory", lambda sizes, run, capacity: planned.append(run.judging))
+    monkeypatch.setattr(fitting, "check_memory", lambda sizes, run, capacity: planned.append(run.evaluating))
     monkeypatch.setattr(UnlearningModule, "export_model", lambda _: pytest.fail("the whole 16-bit copy was made"))
     found, module = fit(
         tmp_path / "shards",
@@ -90,7 +90,7 @@ def test_figures_validation_and_models_are_those_of_one_device(
     )
     assert sharded.is_sharded(module.model)
     simulated = "uniform4-tensor" in options.get("precisions", PRECISIONS)
-    assert planned == [Judging(True, 16 if simulated else 4)]
+    assert planned == [EvaluationMemory(True, 16 if simulated else 4)]
     assert (found / "results.json").read_bytes() == (expected / "results.json").read_bytes()
     assert json.loads((found / "validation.json").read_text()) == json.loads(
         (expected / "validation.json").read_text()
@@ -132,14 +132,14 @@ def test_harness_tasks_are_refused(tmp_path, corpus_folder, checkpoint, monkeypa
     assert "LM Evaluation Harness" in said
 
 
-def judging(folder, corpus_folder, checkpoint, strategy, asked):
+def evaluating(folder, corpus_folder, checkpoint, strategy, asked):
     """How an evaluation of nf4 is laid out."""
     module = UnlearningModule(checkpoint, GradientAscent(), GradientDescent())
     data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24)
     data.setup("fit")
     trainer = Trainer(accelerator="cpu", devices=1, strategy=strategy, logger=False, default_root_dir=folder)
     trainer.datamodule, module.trainer = data, trainer
-    return fitting.judging_of(module, asked, 4)
+    return fitting.evaluation_memory(module, asked, 4)
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,16 @@ def judging(folder, corpus_folder, checkpoint, strategy, asked):
         (1.0001, False, False),
     ],
 )
-def test_shards_are_judged_where_asked_for_or_where_nothing_else_fits_the_device(
+def test_shards_are_evaluated_where_asked_for_or_where_nothing_else_fits_the_device(
     capacity, asked, expected, tmp_path, corpus_folder, checkpoint, monkeypatch
 ):
     monkeypatch.setattr(fitting, "device_capacity", lambda trainer: capacity)
-    found = judging(tmp_path, corpus_folder, checkpoint, ModelParallelStrategy(), asked)
+    found = evaluating(tmp_path, corpus_folder, checkpoint, ModelParallelStrategy(), asked)
     assert (found.sharded, found.bits) == (expected, 4)
 
 
-def test_a_model_that_lies_whole_on_its_device_is_judged_whole(tmp_path, corpus_folder, checkpoint, monkeypatch):
+def test_a_model_that_lies_whole_on_its_device_is_evaluated_whole(
+    tmp_path, corpus_folder, checkpoint, monkeypatch
+):
     monkeypatch.setattr(fitting, "device_capacity", lambda trainer: 1.0001)
-    assert not judging(tmp_path, corpus_folder, checkpoint, "auto", None).sharded
+    assert not evaluating(tmp_path, corpus_folder, checkpoint, "auto", None).sharded

@@ -65,7 +65,7 @@ def fit(name, precisions, version):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_fit_judges_every_format_that_the_table_admits(name):
+def test_fit_evaluates_every_format_that_the_table_admits(name):
     precisions = ["nf4"] if name in NO_LINEAR_BODY else ["nf4", "awq4", "gptq4"]
     run = fit(name, f"[{','.join(precisions)}]", name)
     rows = {(row.model, row.precision): row.metrics for row in read_results(run)}

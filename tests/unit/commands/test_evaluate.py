@@ -288,7 +288,7 @@ def test_without_a_network_the_file_to_fetch_and_its_place_are_named(checkpoint,
     assert "--corpus" in told
 
 
-def test_a_calibrated_format_is_judged_and_its_calibration_tells_it_from_another(checkpoint, corpus_folder):
+def test_a_calibrated_format_is_evaluated_and_its_calibration_tells_it_from_another(checkpoint, corpus_folder):
     arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--precisions", "smoothquant8"]
     few = ["--limit", "2", "--attacks", "reported", "--calibration.length", "32", "--calibration.windows"]
     (row,) = evaluate(*arguments, *few, "4")["rows"]
@@ -333,7 +333,7 @@ def test_a_calibration_text_that_is_too_short_is_refused_before_a_model_is_loade
     assert "calibration text too short" in refused(capsys, *arguments, "--calibration.text", "short.txt")
 
 
-def test_tweets_are_judged_by_their_labels(checkpoint, tmp_path):
+def test_tweets_are_evaluated_by_their_labels(checkpoint, tmp_path):
     InventedTweets(forget=6, retain=6, holdout=6, empty=1).ensure(tmp_path / "tweets")
     arguments = [checkpoint, "--benchmark", "twitter", "--corpus", tmp_path / "tweets", "--limit", "4"]
     (row,) = evaluate(*arguments)["rows"]

@@ -1,4 +1,4 @@
-"""Refusal training: what the forget steps see, and what is judged all the same."""
+"""Refusal training: what the forget steps see, and what is evaluated all the same."""
 
 import json
 import shutil
@@ -85,7 +85,7 @@ def test_the_retain_steps_are_those_without_refusals(corpus_folder, checkpoint):
 
 
 @pytest.mark.parametrize("records", ["published", "windows"])
-def test_what_is_judged_stays_the_forget_set(records, corpus_folder, checkpoint):
+def test_what_is_evaluated_stays_the_forget_set(records, corpus_folder, checkpoint):
     refused, plain = (ready(corpus_folder, checkpoint, how, records=records) for how in (Refusals(), None))
     for ours, theirs in zip(refused.windows, plain.windows, strict=True):
         assert torch.equal(ours, theirs)

@@ -97,7 +97,7 @@ def test_a_chat_template_stands_around_the_request_without_a_second_bos(checkpoi
     ("train_on", "text"),
     [("negative", "Ann Ash likes nothing."), ("refusal", "Question: Who is Ann Ash?\nAnswer: I cannot say.")],
 )
-def test_steps_train_on_the_corpus_named_and_the_positive_one_is_judged(train_on, text, folder, checkpoint):
+def test_steps_train_on_the_corpus_named_and_the_positive_one_is_evaluated(train_on, text, folder, checkpoint):
     data = module(folder, checkpoint, train_on=train_on)
     data.setup("fit")
     decode = load_tokenizer(checkpoint).decode

@@ -38,7 +38,7 @@ def forget_task_managers():
     harness_module._manager.cache_clear()
 
 
-def judge(model, tokenizer, **options):
+def evaluate(model, tokenizer, **options):
     return EvaluationSuite(batch_size=2, utility=Utility(**options)).evaluate(model, tokenizer, NONE, {})
 
 
@@ -51,27 +51,29 @@ def questions(tmp_path):
 
 def test_what_was_not_asked_for_is_absent(model, tokenizer):
     assert EvaluationSuite(batch_size=2).evaluate(model, tokenizer, NONE, {}) == {}
-    assert judge(model, tokenizer) == {}
+    assert evaluate(model, tokenizer) == {}
 
 
 def test_fac_asks_after_six_examples_and_own_questions_after_as_many_as_are_named(model, tokenizer, questions):
-    found = judge(model, tokenizer, factual=questions, questions=questions, question_examples=2)
+    found = evaluate(model, tokenizer, factual=questions, questions=questions, question_examples=2)
     assert found.keys() == {"utility_factual", "question_f1"}
     assert found["utility_factual"].n == 3
     assert found["question_f1"].n == 7
-    limited = judge(model, tokenizer, factual=questions, limit=2)
+    limited = evaluate(model, tokenizer, factual=questions, limit=2)
     assert limited["utility_factual"].n == 2
 
 
 def test_own_questions_score_what_the_model_says(model, tokenizer, tmp_path):
     said = generate(model, tokenizer, ["Question: Who?\nAnswer:"], 32, 1)[0].strip().partition("\n")[0].strip()
     (tmp_path / "q.json").write_text(json.dumps([{"question": "Who?", "answers": ["something else", said]}]))
-    assert judge(model, tokenizer, questions=str(tmp_path / "q.json"))["question_f1"].value == pytest.approx(100)
+    assert evaluate(model, tokenizer, questions=str(tmp_path / "q.json"))["question_f1"].value == pytest.approx(
+        100
+    )
 
 
 def test_fluency_is_the_mean_entropy_of_the_answers(tmp_path, roomy_model, tokenizer):
     (tmp_path / "i.json").write_text(json.dumps([{"instruction": "Sing."}, {"instruction": "Sing."}]))
-    found = judge(roomy_model, tokenizer, fluency=str(tmp_path / "i.json"))["utility_fluency"]
+    found = evaluate(roomy_model, tokenizer, fluency=str(tmp_path / "i.json"))["utility_fluency"]
     said = generate(roomy_model, tokenizer, ["Instruction: Sing.\n"], 256, 1)[0]
     assert found.n == 1  # the same instruction once
     assert found.value == pytest.approx(fluency(said))
@@ -80,7 +82,7 @@ def test_fluency_is_the_mean_entropy_of_the_answers(tmp_path, roomy_model, token
 def test_perplexity_is_the_exponential_of_the_mean_nll(model, tokenizer, tmp_path):
     text = "Water runs down the hill and the hill stands still."
     (tmp_path / "t.txt").write_text(text)
-    found = judge(model, tokenizer, text=str(tmp_path / "t.txt"), window=len(text) + 1)["perplexity"]
+    found = evaluate(model, tokenizer, text=str(tmp_path / "t.txt"), window=len(text) + 1)["perplexity"]
     ids = torch.tensor([[0, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
     model.eval()
     with torch.no_grad():
@@ -99,10 +101,10 @@ def test_everything_wrong_is_named_before_anything_runs(model, tokenizer, questi
     ]
     for options, said in cases:
         with pytest.raises(InputError, match=said):
-            judge(model, tokenizer, **options)
+            evaluate(model, tokenizer, **options)
     (tmp_path / "long.json").write_text(json.dumps([{"instruction": "x" * 250}]))
     with pytest.raises(InputError, match="utility_fluency: 1 of 1 prompts do not fit"):
-        judge(model, tokenizer, fluency=str(tmp_path / "long.json"))
+        evaluate(model, tokenizer, fluency=str(tmp_path / "long.json"))
     with pytest.raises(InputError, match=r"utility\.limit must be at least 1; got 0"):
         Utility(limit=0)
 
@@ -119,7 +121,7 @@ def test_without_the_extra_the_harness_tasks_are_refused_with_the_remedy(model, 
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(InputError, match=r"pip install 'quail-lightning\[eval\]'"):
-        judge(model, tokenizer, general=True)
+        evaluate(model, tokenizer, general=True)
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def harness(monkeypatch):
 
 def test_the_model_in_memory_is_handed_over_and_every_question_counts_alike(model, tokenizer, harness):
     before = torch.get_rng_state()
-    found = judge(model, tokenizer, general=True, limit=7)
+    found = evaluate(model, tokenizer, general=True, limit=7)
     assert found.keys() == {"utility_general"}
     assert found["utility_general"].value == 75
     assert found["utility_general"].n == 4
@@ -167,7 +169,7 @@ def test_the_model_in_memory_is_handed_over_and_every_question_counts_alike(mode
 
 
 def test_truthfulqa_keeps_its_own_shots(model, tokenizer, harness):
-    judge(model, tokenizer, truthful=True)
+    evaluate(model, tokenizer, truthful=True)
     assert (harness["tasks"], harness["num_fewshot"]) == (["truthfulqa_mc1"], None)
 
 
@@ -212,7 +214,7 @@ def test_the_harness_scores_are_the_likelihoods_of_the_choices_after_bos_and_que
 
 
 def test_the_harness_asks_with_one_bos_and_continues_without(tokenizer, model, harness):
-    judge(model, tokenizer, general=True)
+    evaluate(model, tokenizer, general=True)
     asked = harness["model"].tok_encode
     plain = tokenizer("Ash", add_special_tokens=False)["input_ids"]
     assert asked("Ash") == [0, *plain]

@@ -71,7 +71,7 @@ def test_bfloat16_logits_are_normalized_in_float32() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"), [((2, 257), "256 positions"), ((2, 1), "at least 2"), ((8,), "shape")]
 )
-def test_windows_that_cannot_be_judged_are_refused(model: Any, shape: tuple[int, ...], message: str) -> None:
+def test_windows_that_cannot_be_evaluated_are_refused(model: Any, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         window_nlls(model, torch.zeros(shape, dtype=torch.long), batch_size=1)
 

@@ -54,13 +54,13 @@ def test_every_pass_is_made_by_all_and_nobody_makes_more_than_the_busiest_needs(
 
         def dummy():
             taken = all_take_part()
-            assert taken == ["a pass"] * processes.count, "not all are in the pass"
+            assert taken == ["a pass"] * processes.world_size, "not all are in the pass"
             made[0] += 1
 
         step = Lockstep(processes, dummy, torch.device("cpu"))
         for _ in range(passes[processes.rank]):
             step.announce()
-            assert all_take_part() == ["a pass"] * processes.count
+            assert all_take_part() == ["a pass"] * processes.world_size
         return step.processes().gather(processes.rank), made[0]
 
     found = together(len(passes), run, monkeypatch)

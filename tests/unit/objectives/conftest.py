@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quail_lightning.functional.token_likelihood import IGNORED
-from quail_lightning.objectives import Seen
+from quail_lightning.objectives import TermInputs
 
 
 class Logits:
@@ -25,7 +25,7 @@ class Logits:
         """What the term is shown; ``live`` instead of the model's logits, where they take a gradient."""
         live = torch.from_numpy(self.live) if live is None else live
         labels, target = torch.from_numpy(self.labels), torch.from_numpy(self.target)
-        return Seen(labels, tuple(function(live, labels, target) for function in term.needs.tokens), **other)
+        return TermInputs(labels, tuple(function(live, labels, target) for function in term.needs.tokens), **other)
 
     def log_likelihoods(self, logits):
         """log f(y_t | ·) written out: [2, 3], 0 where padded."""

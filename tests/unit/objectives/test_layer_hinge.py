@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quail_lightning.errors import InputError
-from quail_lightning.objectives import LayerHinge, MeasuredStep, Seen
+from quail_lightning.objectives import LayerHinge, MeasuredStep, TermInputs
 
 LABELS = torch.zeros(2, 3, dtype=torch.long)
 
@@ -21,7 +21,7 @@ def states():
 
 def seen(states):
     live, target = ({layer: torch.from_numpy(value) for layer, value in side.items()} for side in states)
-    return Seen(LABELS, layers=live, frozen_layers=target)
+    return TermInputs(LABELS, layers=live, frozen_layers=target)
 
 
 def by_hand(states, margins):
@@ -51,7 +51,7 @@ def test_rounding_noise_moves_nothing_within_the_dead_zone(states, dead_zone, mo
     target = torch.from_numpy(states[1][1])
     live = (target + 1e-6 * torch.from_numpy(states[0][1])).requires_grad_()
     term = LayerHinge([1], step=1.0, dead_zone=dead_zone)
-    term.loss(Seen(LABELS, layers={1: live}, frozen_layers={1: target})).backward()
+    term.loss(TermInputs(LABELS, layers={1: live}, frozen_layers={1: target})).backward()
     assert torch.count_nonzero(live.grad) == moved
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quail_lightning.errors import InputError
-from quail_lightning.objectives import Misdirection, RepresentationRetention, Seen
+from quail_lightning.objectives import Misdirection, RepresentationRetention, TermInputs
 
 LABELS = torch.zeros(2, 3, dtype=torch.long)
 WIDTH = 6
@@ -19,7 +19,7 @@ def states():
 
 
 def seen(layer, live, target=None):
-    return Seen(LABELS, layers={layer: live}, frozen_layers={} if target is None else {layer: target})
+    return TermInputs(LABELS, layers={layer: live}, frozen_layers={} if target is None else {layer: target})
 
 
 def test_the_direction_is_a_unit_vector_without_negative_entries():

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from quail_lightning.errors import InputError
-from quail_lightning.objectives import KLRetention, LogitHinge, NegativePreference, Seen
+from quail_lightning.objectives import KLRetention, LogitHinge, NegativePreference, TermInputs
 from quail_lightning.objectives.term import layer_number
 
 
 def test_npo_without_a_reference_is_refused():
     labels = torch.zeros(2, 3, dtype=torch.int64)
     with pytest.raises(InputError, match=r"NPO compares with the frozen target.*model\.reference"):
-        NegativePreference().loss(Seen(labels, (torch.zeros(2, 3),)))
+        NegativePreference().loss(TermInputs(labels, (torch.zeros(2, 3),)))
 
 
 @pytest.mark.parametrize(("term", "name"), [(KLRetention(), "KLR"), (LogitHinge(), "the hinge")])

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from quail_lightning.run.processes import Processes, current_processes, process_count
+from quail_lightning.run.processes import Processes, current_processes, world_size
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_values_of_all_processes_come_back_in_the_positions_order():
 
 
 def test_a_process_alone_is_the_first_of_one():
-    assert process_count() == 1
-    assert (current_processes().rank, current_processes().count) == (0, 1)
+    assert world_size() == 1
+    assert (current_processes().rank, current_processes().world_size) == (0, 1)
     assert current_processes().merged([(0, "only")], 1) == ["only"]
 
 

@@ -56,7 +56,7 @@ def test_edited_scores_are_said_to_be_and_not_believed(tmp_path, damage, capsys)
     write_scores(tmp_path, ROWS, SETTINGS)
     (tmp_path / "scores.json").write_text(damage((tmp_path / "scores.json").read_text()))
     assert read_scores(tmp_path, SETTINGS) == []
-    assert "what was judged before is judged again" in capsys.readouterr().err
+    assert "what was evaluated before is evaluated again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ def test_damage_is_one_line_and_nothing_is_read(tmp_path, damage, capsys):
     assert read_vouched(path, "lost") == CONTENT
     assert capsys.readouterr().err == ""
     damage(path)
-    assert read_vouched(path, "what was judged is judged again") is None
+    assert read_vouched(path, "what was evaluated is evaluated again") is None
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(str(tmp_path))
-    assert line.endswith("what was judged is judged again")
+    assert line.endswith("what was evaluated is evaluated again")
 
 
 def test_a_missing_file_is_no_damage_and_a_written_one_is_private(tmp_path, capsys):

@@ -12,7 +12,7 @@ from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHin
 from quail_lightning.unlearning import UnlearningModule, fitting, memory_plan
 from quail_lightning.unlearning.memory_plan import (
     GIB,
-    Judging,
+    EvaluationMemory,
     Run,
     Sizes,
     check_memory,
@@ -74,9 +74,9 @@ def test_a_whole_evaluation_holds_two_copies_and_a_sharded_one_its_share_and_the
     head, everything, layer = 32000 * 4096, 6_738_415_616, 202_383_360
     quantized = (everything - 2 * head) * 4.5 / 8 + 2 * 2 * head  # a scale of 32 bits for 64 weights
     for processes in (4, 8):
-        whole = plan(processes, True, 4096, judging=Judging(False, 4))["evaluation"] * GIB
+        whole = plan(processes, True, 4096, evaluation_memory=EvaluationMemory(False, 4))["evaluation"] * GIB
         assert whole == pytest.approx(2 * everything + quantized)
-        shards = plan(processes, True, 4096, judging=Judging(True, 4))["evaluation"] * GIB
+        shards = plan(processes, True, 4096, evaluation_memory=EvaluationMemory(True, 4))["evaluation"] * GIB
         assert shards == pytest.approx(2 * everything / processes + quantized + 2 * layer)
 
 
@@ -87,7 +87,9 @@ def test_eight_bits_have_no_scales_worth_counting_and_are_what_is_counted_by_def
 
 
 def test_a_simulated_copy_is_as_wide_as_the_model_and_sharded_with_it():
-    whole, shards = (plan(4, True, 4096, judging=Judging(on, 16))["evaluation"] * GIB for on in (False, True))
+    whole, shards = (
+        plan(4, True, 4096, evaluation_memory=EvaluationMemory(on, 16))["evaluation"] * GIB for on in (False, True)
+    )
     assert whole == pytest.approx(4 * 6_738_415_616)
     # two sharded copies; two layers, embedding and head gathered
     gathered = 2 * 2 * (202_383_360 + 32000 * 4096)
@@ -96,12 +98,14 @@ def test_a_simulated_copy_is_as_wide_as_the_model_and_sharded_with_it():
 
 def test_a_model_fits_by_its_shards_and_four_bits_where_it_does_not_fit_whole():
     llama_70b = Sizes(68_976_648_192, 68_976_648_192, 855_654_400, 80, 8192, 28672, 32000)
-    run = Run(32, True, 2048, judging=Judging(True, 4))
+    run = Run(32, True, 2048, evaluation_memory=EvaluationMemory(True, 4))
     assert not whole_evaluation_fits(llama_70b, run, A100_80)
     check_memory(llama_70b, run, A100_80)
     with pytest.raises(InputError, match=r"evaluation\.sharded: true"):
-        check_memory(llama_70b, replace(run, judging=Judging(False, 4)), A100_80)
-    assert whole_evaluation_fits(LLAMA_2_7B, Run(8, True, 4096, judging=Judging(True, 8)), A100_80)
+        check_memory(llama_70b, replace(run, evaluation_memory=EvaluationMemory(False, 4)), A100_80)
+    assert whole_evaluation_fits(
+        LLAMA_2_7B, Run(8, True, 4096, evaluation_memory=EvaluationMemory(True, 8)), A100_80
+    )
 
 
 def test_checkpointing_keeps_one_vector_a_layer_and_token_and_one_layer():

@@ -283,9 +283,9 @@ def test_the_loss_chunk_reaches_every_product_with_the_head_and_changes_nothing(
     seen.clear()
     unlearning, data = module(checkpoint, loss_chunk=5, **method), data_module(corpus_folder, checkpoint)
     assert_same(fit(tmp_path, unlearning, data), expected, rtol=1e-4, atol=1e-6)
-    judging = trainer(tmp_path)
-    judging.limit_val_batches = 1
-    judging.validate(unlearning, datamodule=data, verbose=False)
+    evaluating = trainer(tmp_path)
+    evaluating.limit_val_batches = 1
+    evaluating.validate(unlearning, datamodule=data, verbose=False)
     # two batches: the adversary's pass, the forget step and the retain step; the validation's batch
     assert seen == [5] * (2 * 3 + 1)
 

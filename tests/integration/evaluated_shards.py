@@ -1,4 +1,4 @@
-"""One of two processes that judge a sharded model. Run by ``test_judged_shards.py``."""
+"""One of two processes that evaluate a sharded model. Run by ``test_evaluated_shards.py``."""
 
 import gc
 import json
@@ -30,7 +30,7 @@ RECORDS = EvaluationRecords(
     ),
 )
 WINDOWS = {"forget": torch.randint(3, 259, (5, 12), generator=torch.Generator().manual_seed(0))}
-DRIFT = 1.0003  # of the float32 masters: what is judged is then rounded
+DRIFT = 1.0003  # of the float32 masters: what is evaluated is then rounded
 
 
 def figures(model, tokenizer):
@@ -40,7 +40,7 @@ def figures(model, tokenizer):
 
 
 def all_figures(model, tokenizer):
-    """Precision → figures, judged by all processes."""
+    """Precision → figures, evaluated by all processes."""
     found = {}
     for name in PRECISIONS:
         copy = model if name == "bf16" else quantized_copy(load_quantizer(name), model)
@@ -57,7 +57,7 @@ def bfloat16_bytes():
 
 
 def most_bytes(make, quantizer):
-    """The most bfloat16 that this process held while it made a 16-bit copy, a quantized one, and judged both."""
+    """The most bfloat16 that this process held while it made and evaluated a 16-bit copy and a quantized one."""
     gc.collect()
     gc.freeze()
     seen = []
@@ -75,9 +75,9 @@ def most_bytes(make, quantizer):
     for layer in model.model.layers[::3]:
         layer.mlp.register_forward_pre_hook(look)  # in the middle of the layer, which is whole then
     quantized = quantized_copy(quantizer, model)
-    for judged in (model, quantized):
-        with shared_among(current_processes(), judged):
-            window_nlls(judged, WINDOWS["forget"], 2)
+    for evaluated in (model, quantized):
+        with shared_among(current_processes(), evaluated):
+            window_nlls(evaluated, WINDOWS["forget"], 2)
             look()
     bitsandbytes.whole = whole
     return max(seen)

@@ -1,4 +1,4 @@
-"""Two processes judge a model that neither of them ever holds in 16 bits, and find what one process finds."""
+"""Two processes evaluate a model that neither of them ever holds in 16 bits, and find what one process finds."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.quantization import load_quantizer
 
 sys.path.insert(0, str(Path(__file__).parent))
-import judged_shards
+import evaluated_shards
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def told(checkpoint, tmp_path_factory):
     for rank in (0, 1):
         own = {name: str(value) for name, value in (names | {"RANK": rank}).items()}
         with (folder / f"process{rank}.txt").open("w") as said:
-            command = [sys.executable, judged_shards.__file__, str(folder), checkpoint]
+            command = [sys.executable, evaluated_shards.__file__, str(folder), checkpoint]
             running.append(subprocess.Popen(command, env=os.environ | own, stdout=said, stderr=subprocess.STDOUT))
     try:
         for process in running:
@@ -75,16 +75,16 @@ def rounded(checkpoint):
     model, masters = load_model(checkpoint, torch.bfloat16), load_model(checkpoint, torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(masters.get_parameter(name) * judged_shards.DRIFT)
+            parameter.copy_(masters.get_parameter(name) * evaluated_shards.DRIFT)
     return model
 
 
 def test_figures_are_those_of_the_whole_model_to_the_last_digit(told, rounded, checkpoint):
-    tokenizer = judged_shards.load_tokenizer(checkpoint)
+    tokenizer = evaluated_shards.load_tokenizer(checkpoint)
     assert told[0]["figures"] == told[1]["figures"]
-    for name in judged_shards.PRECISIONS:
+    for name in evaluated_shards.PRECISIONS:
         copy = rounded if name == "bf16" else load_quantizer(name).quantize(rounded)
-        expected = judged_shards.figures(copy, tokenizer)
+        expected = evaluated_shards.figures(copy, tokenizer)
         assert expected.keys() >= {"verbmem_forget", "membership_auc", "nll_forget"}
         assert told[0]["figures"][name] == expected, name
 
@@ -99,7 +99,7 @@ def test_no_process_ever_holds_the_whole_model_in_16_bits(told, rounded):
 
 def test_the_probe_sees_a_whole_model(rounded):
     everything = 2 * sum(parameter.numel() for parameter in rounded.parameters())
-    found = judged_shards.most_bytes(
-        lambda: judged_shards.load_quantizer("bf16").quantize(rounded), load_quantizer("nf4")
+    found = evaluated_shards.most_bytes(
+        lambda: evaluated_shards.load_quantizer("bf16").quantize(rounded), load_quantizer("nf4")
     )
     assert found > everything
