@@ -77,9 +77,8 @@ class UnlearningModule(LightningModule):
         defer_gradient_sync: under FSDP2, bring gradients together after a step's last pass alone: saves
             communication where a step has several passes, and takes a whole gradient's memory on each device.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
-        weight_precision: ``float32`` masters; ``bf16-stochastic``: bfloat16 weights with stochastic rounding,
-            which keeps small updates in the mean at half the memory; ``bf16-nearest``: bfloat16 weights rounded
-            to nearest, as the papers trained, which loses updates below half an ulp.
+        weight_precision: ``float32`` masters; ``bf16-stochastic``: small updates are kept in the mean, at half the
+            memory; ``bf16-nearest``: as the papers trained, which loses updates below half an ulp.
         adam_states: ``full`` or ``8bit`` moments, or ``offloaded`` ones in main memory.
         trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
         saliency: SURE's choice of modules, within what is quantized; None trains what ``trainable`` says.
@@ -145,9 +144,7 @@ class UnlearningModule(LightningModule):
         self._masks: dict[Tensor, Tensor] = {}
         self._labels: Tensor | None = None  # generic labels of the forget windows
         self.trained = False  # by this module; a task vector is negated once
-        self.evaluation_memory = (
-            EvaluationMemory()
-        )  # as the evaluation says, for the memory plan and for the copies
+        self.evaluation_memory = EvaluationMemory()  # for the memory plan and the copies
 
     # --- before training -------------------------------------------------------------------------------
 
@@ -269,10 +266,8 @@ class UnlearningModule(LightningModule):
         optimizer: Any = self.optimizers()
         losses, made = dict[str, Tensor](), list[Pass]()
         processes = current_processes()
-        most, scale = (
-            self.micro_batch_size,
-            processes.world_size if sharded else 1,
-        )  # FSDP2 takes the processes' mean
+        most = self.micro_batch_size
+        scale = processes.world_size if sharded else 1  # FSDP2 takes the mean over the ranks
         divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
         with sharding.unsynchronized(self.trainer):
             for number, (side, part, share) in enumerate(divided, start=1):
