@@ -37,7 +37,8 @@ from quail_lightning.functional.hinge import hinge
 from quail_lightning.functional.token_likelihood import log_likelihood
 from quail_lightning.models.activations import Activations, activations
 from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge
-from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Processes, Request
+from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Request
+from quail_lightning.run.processes import Processes
 from quail_lightning.unlearning.losses import term_losses
 
 GAMMA = 8.0

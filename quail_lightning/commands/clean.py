@@ -8,7 +8,7 @@ from typing import Any, Literal
 from quail_lightning.commands.leftovers import KINDS, leftovers
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.reference.cached import FOLDER
-from quail_lightning.reference.room import size_text
+from quail_lightning.storage.disk_room import size_text
 from quail_lightning.storage.locks import hold
 
 PLACES = ("logs", FOLDER)

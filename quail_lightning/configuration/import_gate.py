@@ -85,7 +85,7 @@ def close_gate() -> None:
 def _load_bounded(text: str) -> Any:
     check_yaml(text)
     try:
-        return _load(text)
+        return _load(text)  # type: ignore[no-untyped-call]  # PyYAML's, by way of jsonargparse
     except ValueError as error:  # a number of 5,000 digits
         raise yaml.YAMLError(str(error)) from error
 
@@ -102,7 +102,7 @@ def _adapt_expected(val: Any, typehint: Any, serialize: bool = False, *args: Any
             raise _refused("a config cannot name any class here", _named(val))
         if origin is ModuleType and not isinstance(val, ModuleType):
             raise _refused("a config cannot name a module here", _named(val))
-    return _adapt(val, typehint, serialize, *args, **kwargs)
+    return _adapt(val, typehint, serialize, *args, **kwargs)  # type: ignore[no-untyped-call]  # jsonargparse
 
 
 def _is_class(expected: Any) -> bool:

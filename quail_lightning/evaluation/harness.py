@@ -120,7 +120,7 @@ def _opening_as_ours(harness_model: Any) -> Any:
     On small models that one token, the training windows' first, changes an answer here and there.
     """
 
-    class OpeningAsOurs(harness_model):
+    class OpeningAsOurs(harness_model):  # type: ignore[misc]  # of an optional package without annotations
         def tok_encode(self, string: str, **options: Any) -> list[int]:
             opening = opening_text(self.tokenizer)
             continued = options.get("add_special_tokens") is False or (opening and string.startswith(opening))

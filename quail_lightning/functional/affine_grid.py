@@ -173,7 +173,7 @@ def straight_through(weight: Tensor, grid: Grid) -> Tensor:
 
     The gradient passes unchanged also where the grid clamps. Nothing flows into the grid.
     """
-    rounded: Tensor = _StraightThrough.apply(weight, grid)
+    rounded: Tensor = _StraightThrough.apply(weight, grid)  # type: ignore[no-untyped-call]  # torch
     return rounded
 
 

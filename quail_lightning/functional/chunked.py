@@ -76,7 +76,7 @@ def head_terms(
         head._replace(weight=head.weight.detach(), bias=None),
     )
     with torch.autocast(flat.device.type, enabled=False):  # the dtype is what was asked for
-        values: tuple[Tensor, ...] = _HeadTerms.apply(flat, head.weight, head.bias, work)
+        values: tuple[Tensor, ...] = _HeadTerms.apply(flat, head.weight, head.bias, work)  # type: ignore[no-untyped-call]  # torch
     return tuple(value.view(labels.shape) for value in values)
 
 

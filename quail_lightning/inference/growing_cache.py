@@ -20,7 +20,7 @@ class _GrowingLayer(DynamicLayer):
     """
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers
         self.capacity, self.tokens = capacity, 0
         self.buffers: list[Tensor] = []  # keys, values
 

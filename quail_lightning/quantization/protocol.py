@@ -11,7 +11,7 @@ from quail_lightning.models.sharded import is_sharded
 # The quantizers take the type from here, not from a TYPE_CHECKING block of their own: jsonargparse executes such
 # blocks where it reads a constructor, and importing transformers takes seconds.
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel as PreTrainedModel
 else:
     PreTrainedModel = nn.Module
 

@@ -5,7 +5,6 @@ from quail_lightning.reference.live import LiveReference
 from quail_lightning.reference.protocol import (
     Arithmetic,
     FrozenOutputs,
-    Processes,
     Reference,
     Request,
     Side,
@@ -18,7 +17,6 @@ __all__ = [
     "CachedStates",
     "FrozenOutputs",
     "LiveReference",
-    "Processes",
     "Reference",
     "Request",
     "Side",

@@ -18,9 +18,10 @@ from quail_lightning.functional.head import Head
 from quail_lightning.reference.building import Source, evaluating
 from quail_lightning.reference.kinds import Kind
 from quail_lightning.reference.layout import Shard, files_of, origin, windows_per_shard
-from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes
+from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Request, Side, Sizes
 from quail_lightning.reference.room import Room
 from quail_lightning.reference.store import HEAD, Store, read_head, remove_abandoned, write_head, write_shard
+from quail_lightning.run.processes import Processes
 from quail_lightning.storage.disk_room import size_text
 from quail_lightning.storage.locks import hold
 from quail_lightning.storage.privacy import private_folder

@@ -11,7 +11,8 @@ import torch
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.head import Head
 from quail_lightning.reference.building import window_likelihood
-from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Processes, Request, Side, Sizes
+from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Request, Side, Sizes
+from quail_lightning.run.processes import Processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

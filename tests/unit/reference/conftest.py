@@ -5,7 +5,8 @@ import torch
 
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.models.activations import activations
-from quail_lightning.reference import Arithmetic, Processes, Request, layout
+from quail_lightning.reference import Arithmetic, Request, layout
+from quail_lightning.run.processes import Processes
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from quail_lightning.models.activations import activations
-from quail_lightning.reference import CachedStates, Processes
+from quail_lightning.reference import CachedStates
+from quail_lightning.run.processes import Processes
 
 
 def together(count, run):
