@@ -52,7 +52,7 @@ def add_arguments(parser: Any) -> None:
         "--retrained",
         type=str | None,
         default=None,
-        help="never trained on the forget set; M3 and the verdict need it",
+        help="never trained on the forget set; membership leak and the verdict need it",
     )
     parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
     parser.add_argument("--attacks", type=Attacks, default="all", help="membership attacks run")
@@ -79,7 +79,7 @@ def run(arguments: Any) -> None:
     if arguments.from_log is not None and arguments.models:
         raise InputError("--from-log runs no model", given=arguments.models, remedy="Leave one of the two out")
     if arguments.from_log is not None:
-        _score_log(arguments, benchmark)
+        _report_log(arguments, benchmark)
     else:
         _evaluate_models(arguments, benchmark)
 
@@ -87,32 +87,36 @@ def run(arguments: Any) -> None:
 # --- a log -------------------------------------------------------------------------------------------------
 
 
-def _score_log(arguments: Any, benchmark: Benchmark) -> None:
-    log = read_log(Path(arguments.from_log))
-    retrain: float | Estimate | None = benchmark.auc_retrain
-    source = f"published constant of {benchmark.name}"
-    if arguments.retrained is not None:
-        measured = score_log(read_log(Path(arguments.retrained)), None).measures.get("membership_auc")
-        if not isinstance(measured, Estimate):
-            raise InputError(f"the log {arguments.retrained} yields no membership AUC", given=measured)
-        retrain, source = measured, f"measured, {arguments.retrained}"
-    scores = score_log(log, retrain)
-    notes = list(scores.notes)
-    if "privleak" in scores.measures and arguments.retrained is None:
-        notes.append(f"M3 is measured against the {source}, which holds for the benchmark's own 7B models only")
-    print_results([ResultRow(arguments.from_log, "log", scores.measures)], benchmark.name, "\n".join(notes))
+def _report_log(arguments: Any, benchmark: Benchmark) -> None:
+    row, note, figures = _scored_log(arguments.from_log, arguments.retrained, benchmark)
+    print_results([row], benchmark.name, note)
     if arguments.json is not None:
-        about = {"benchmark": benchmark.name, "from_log": arguments.from_log}
-        against = (
-            {}
-            if retrain is None
-            else {"auc_retrain": {"value": getattr(retrain, "value", retrain), "source": source}}
-        )
-        figures = _figures(scores.measures, scores)
-        write_json(Path(arguments.json), about | against | figures | {"notes": notes})
+        write_json(Path(arguments.json), figures)
     if arguments.out is not None:
-        row = ResultRow(arguments.from_log, "log", scores.measures)
-        write_results(Path(arguments.out), [row], "\n".join(notes))
+        write_results(Path(arguments.out), [row], note)
+
+
+def _scored_log(folder: str, retrained: str | None, benchmark: Benchmark) -> tuple[ResultRow, str, dict[str, Any]]:
+    """A log's row, what a reader must know of it, and all figures, fit for JSON."""
+    log = read_log(Path(folder))
+    auc: float | Estimate | None = benchmark.auc_retrain
+    source = f"published constant of {benchmark.name}"
+    if retrained is not None:
+        measured = score_log(read_log(Path(retrained)), None).measures.get("membership_auc")
+        if not isinstance(measured, Estimate):
+            raise InputError(f"the log {retrained} yields no membership AUC", given=measured)
+        auc, source = measured, f"measured, {retrained}"
+    scores = score_log(log, auc)
+    notes = list(scores.notes)
+    if "privleak" in scores.measures and retrained is None:
+        notes.append(
+            f"Membership leak is measured against the {source}, which holds for the benchmark's own 7B models only"
+        )
+    about: dict[str, Any] = {"benchmark": benchmark.name, "from_log": folder}
+    if auc is not None:
+        about["auc_retrain"] = {"value": getattr(auc, "value", auc), "source": source}
+    figures = about | _figures(scores.measures, scores) | {"notes": notes}
+    return ResultRow(folder, "log", scores.measures), "\n".join(notes), figures
 
 
 # --- models ------------------------------------------------------------------------------------------------
@@ -183,11 +187,11 @@ def evaluate(
     models, precisions = _several(models), _several(precisions)
     retrained = None if retrained is None else str(retrained)
     if not models:
-        raise InputError("no model is named", allowed="one or more checkpoints, or --from-log DIR")
+        raise InputError("no model is named", allowed="one or more checkpoints")
     if not precisions:
         raise InputError("no precision is named", allowed=", ".join(available_precisions()))
     if limit is not None and limit < 1:
-        raise InputError("--limit must be at least 1", given=limit)
+        raise InputError("limit must be at least 1", given=limit)
     check_choice("protocol", protocol, get_args(Protocol))
     check_choice("attacks", attacks, get_args(Attacks))
     asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
@@ -195,7 +199,7 @@ def evaluate(
         batch_size=batch_size, max_prompts=limit, max_texts=limit, protocol=protocol, attacks=attacks
     )
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
-    check_writable(root, "--finished")
+    check_writable(root, "finished")
     evaluation = CheckpointEvaluation(suite, asked.name, root, _device(device), calibration)
     plan = plan_of(models, retrained, at_precisions)
     for model in plan.precisions:
@@ -330,10 +334,11 @@ def _note(
         notes.append(f"PARTIAL: only the first {limit} records of each split, no benchmark figures.")
     if protocol == "published":
         notes.append(
-            "Protocol published: M1 is drawn at temperature 0.9, 4bit is FP4, M3 against the published constant."
+            "Protocol published: verbatim recall is drawn at temperature 0.9, 4bit is FP4, and membership leak is "
+            "against the published constant."
         )
     if not has_privleak and any(each.records.membership is not None for each in data.values()):
-        notes.append("M3 is left out: name the retrained model by --retrained.")
+        notes.append("Membership leak is left out: no retrained model is named (retrained).")
     return "\n".join(notes)
 
 

@@ -72,10 +72,12 @@ def quantize(
     check_choice("dtype", dtype, get_args(Dtype))
     check_choice("device", device, get_args(Device))
     if out.exists():
-        raise InputError(f"--out {out} exists already", remedy="Name another folder, or remove it first")
-    check_writable(out, "--out")
+        raise InputError(
+            f"out {out} exists already", remedy="Name another folder, or remove it first"
+        )
+    check_writable(out, "out")
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here", given="--device cuda", allowed="auto or cpu")
+        raise InputError("there is no CUDA device here", given="device: cuda", allowed="auto or cpu")
     quantizer = load_quantizer(to)
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:

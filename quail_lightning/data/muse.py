@@ -153,7 +153,7 @@ class MuseDataModule(LightningDataModule):
         else:
             holdout = token_windows(texts(corpus, HOLDOUT), self.tokenizer, self.max_len)
             cut = records_from_windows(*self.windows, holdout, self.tokenizer, self.validation_windows)
-            note = f"{cut.note} They are not the benchmark's own; M2 and M4 are left out."
+            note = f"{cut.note} They are not the benchmark's own; Forget Q&A and retain Q&A are left out."
             self._records = replace(cut, note=note)
 
     def evaluation_records(self) -> EvaluationRecords:

@@ -180,8 +180,8 @@ class OwnTextDataModule(LightningDataModule):
             holdout = token_windows(held.retain, self.tokenizer, self.max_len)
         records = records_from_windows(*windows, holdout, self.tokenizer, self.validation_windows)
         asked = self._question_sets()
-        left_out = [] if holdout is not None else ["M3 PrivLeak is left out: no data.holdout was given."]
-        for metric, name in (("M2", "forget"), ("M4", "retain")):
+        left_out = [] if holdout is not None else ["Membership leak is left out: no data.holdout was given."]
+        for metric, name in (("Forget Q&A", "forget"), ("Retain Q&A", "retain")):
             if asked[name] is None:
                 left_out.append(f"{metric} is left out: no data.{name}_questions were given.")
         return replace(

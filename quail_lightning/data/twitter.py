@@ -35,8 +35,9 @@ FEWEST_TOKENS = 4  # of a tweet that is continued or attacked: two for the promp
 class TwitterDataModule(LightningDataModule):
     """Forget/retain windows of labelled tweets, and their evaluation records.
 
-    A training document is a tweet with its class below it (``Label: misinformation``). M1 continues the first
-    half of each forget tweet; the response counts up to the label line or the blank line, where the tweet ends.
+    A training document is a tweet with its class below it (``Label: misinformation``). Verbatim recall continues
+    the first half of each forget tweet; the response counts up to the label line or the blank line that ends the
+    tweet.
     Forget and retain tweets are classified by which verbalizer is likelier there.
 
     Args:
@@ -191,9 +192,9 @@ class TwitterDataModule(LightningDataModule):
             empty += held.empty
             membership = MembershipTexts(*(self._long_enough(part) for part in (forget, retain, held.rows)))
         notes = [
-            f"M1 continues the first half of each tweet, up to its end; {empty} empty rows were left out"
+            f"Verbatim recall continues the first half of each tweet to its end; {empty} empty rows were left out"
             + (f", and {short} tweets of fewer than {FEWEST_TOKENS} tokens." if short else "."),
-            "" if membership else "M3 PrivLeak is left out: no data.holdout was given.",
+            "" if membership else "Membership leak is left out: no data.holdout was given.",
         ]
         return EvaluationRecords(
             verbatim=tuple(prompts),

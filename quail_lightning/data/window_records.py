@@ -100,10 +100,12 @@ def _remarks(repeating: int, asked: int, kept: int) -> list[str]:
     remarks = []
     if repeating:
         remarks.append(
-            f"In {repeating} of {asked} windows the forget text only repeats itself: M1 asks for it once."
+            f"In {repeating} of {asked} windows the forget text only repeats itself: it is asked for once."
         )
     if not kept:
-        remarks.append("M1 is left out: the forget text is too short, or a prompt holds already what follows it.")
+        remarks.append(
+            "Verbatim recall is left out: the forget text is too short, or a prompt holds already what follows it."
+        )
     elif kept < asked:
         remarks.append(f"{asked - kept} prompts that hold what follows them, or too little, are left out.")
     return remarks

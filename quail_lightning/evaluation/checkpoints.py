@@ -56,7 +56,7 @@ def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
         config = PUBLISHED_PRECISIONS.get(name, name)
         if config != name and protocol != "published":
             raise InputError(
-                f"precision {name!r} says what it is under --protocol published only",
+                f"precision {name!r} says what it is under protocol published only",
                 allowed=f"{config} (what the published code runs), nf4, ...",
             )
         shown = name if config == name else f"{name} ({config})"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+from textwrap import wrap
 
 from rich.console import Console
 from rich.rule import Rule
@@ -13,8 +17,8 @@ from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.run.results import Estimate, Measure, ResultRow, Undefined
 
-NARROWEST = 112  # columns of titles and notes; a narrower terminal wraps rather than cutting figures off
-WIDEST = 10_000  # columns that no table needs
+REDIRECTED = 120  # columns where the output is no terminal and COLUMNS is not set
+HEADING, NAME = 11, 18  # columns of a heading's line and of a model's name
 TITLES = {
     "labels": "what it says of the labels",
     "utility": "what it is still good for",
@@ -23,9 +27,9 @@ TITLES = {
 """Tables of their own, by ``MetricLabel.table``: one with everything would fit no terminal."""
 
 
-def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
-    """One table of what each model knows and, where they were measured, one of the labels, one of the utility and
-    one of what survived quantization.
+def results_tables(rows: Sequence[ResultRow], title: str, width: int = REDIRECTED) -> list[Table]:
+    """Tables of what each model knows and, where they were measured, of the labels, of the utility and of what
+    survived quantization; what is wider than ``width`` columns is divided among several tables.
 
     A metric that no row has gets no column; one that a row lacks is left blank, an undefined one is a dash.
     Of PrivLeak and the membership AUC that it restates one is shown: the AUC where PrivLeak carries a caution. A
@@ -36,16 +40,35 @@ def results_tables(rows: Sequence[ResultRow], title: str) -> list[Table]:
     known = [name for name in present if label_of(name).table == "known"]
     if "privleak" in known:
         known = [name for name in known if name != ("privleak" if _cautions(rows) else "membership_auc")]
-    tables = [_table(rows, known, title)]
+    tables = list(_fitting(rows, known, title, width))
     for kind, heading in TITLES.items():
         names = [name for name in present if label_of(name).table == kind and f"{name}_capped" not in present]
+        measured = rows if kind != "survival" else [row for row in rows if row.metrics.keys() & {*names}]
         if names:
-            measured = (
-                rows if kind != "survival" else [row for row in rows if any(map(row.metrics.__contains__, names))]
-            )
-            tables.append(_table(measured, names, heading))
+            tables += _fitting(measured, names, heading, width)
     tables[-1].caption = "± half of the 95 % interval; – undefined; blank: not run"
     return tables
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Model → what rows call it: the end of its path that tells it from the others, else a letter.
+
+    What a name says in brackets is kept, but for what the title says of all of them.
+    """
+    paths = {model: Path(model.partition(" (")[0]).parts for model in models}
+    notes = {model: " (retrained)" if " (retrained)" in model else "" for model in models}
+    for depth in range(1, max(map(len, paths.values()), default=0) + 1):
+        ends = {model: "/".join(parts[-depth:]) for model, parts in paths.items()}
+        if len({*ends.values()}) == len(ends) and max(map(len, ends.values())) <= NAME:
+            return {model: end + notes[model] for model, end in ends.items()}
+    return {model: letter + notes[model] for letter, model in zip(_letters(), models, strict=False)}
+
+
+def _letters() -> Iterator[str]:
+    number = 0
+    while True:
+        yield ascii_uppercase[number % 26] + (str(number // 26) if number >= 26 else "")
+        number += 1
 
 
 def _cautions(rows: Sequence[ResultRow]) -> list[str]:
@@ -64,42 +87,64 @@ def print_results(
     verdicts: Mapping[str, Verdict] | None = None,
     evidence: Table | None = None,
 ) -> None:
-    """Print tables, evidence and verdicts; tables at their full width also where the output is no terminal."""
+    """Print tables that fit the terminal, their legend, evidence and verdicts."""
     console = Console()
-    tables = results_tables(rows, title)
-    unlimited = console.options.update(width=WIDEST)
-    needed = max(console.measure(table, options=unlimited).maximum for table in tables)
-    if console.width < max(needed, NARROWEST):
-        console = Console(width=max(needed, NARROWEST))
-    for table in tables:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=REDIRECTED)
+    for table in results_tables(rows, title, console.width):
         console.print(table)
+    for model, short in short_names(list(dict.fromkeys(row.model for row in rows))).items():
+        if short != model:
+            console.print(f"{short}: {model}", markup=False, highlight=False, overflow="fold")
     if cautions := _cautions(rows):
-        note = f"M3 would mean little, so the AUC it is made of is shown: {'; '.join(cautions)}.\n{note}".rstrip()
+        why = f"Membership leak would mean little; the AUC it is made of is shown: {'; '.join(cautions)}."
+        note = f"{why}\n{note}".rstrip()
     if note:
         console.print(note, markup=False)
     if evidence is not None:
         console.print(evidence)
     if verdicts:
-        longest = max(map(len, verdicts))
         console.print(Rule("verdict", align="left"))
+        said = Table.grid(padding=(0, 2, 0, 0))
         for precision, found in verdicts.items():
-            console.print(f"{precision:<{longest}}  {found.text}", markup=False)
+            said.add_row(Text(precision), Text(found.text))
+        console.print(said)
+
+
+def _fitting(rows: Sequence[ResultRow], metrics: Sequence[str], title: str, width: int) -> Iterator[Table]:
+    """Tables of as many metrics each as fit the width; one at least."""
+    console, taken = Console(width=10 * REDIRECTED), list[str]()
+    for name in metrics:
+        if taken and console.measure(_table(rows, [*taken, name], title)).maximum > width:
+            yield _table(rows, taken, title)
+            taken, title = [], f"{title.removesuffix(', continued')}, continued"
+        taken.append(name)
+    yield _table(rows, taken, title)
 
 
 def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Table:
     table = Table(title=Text(title))  # Text: a name in brackets is no markup
     table.add_column("model", no_wrap=True)
     table.add_column("precision", no_wrap=True)
+    short = short_names(list(dict.fromkeys(row.model for row in rows)))
     for name in metrics:
-        heading = label_of(name).heading.replace(" ", "\n").replace("→\n", "→ ")
-        table.add_column(heading, justify="right", no_wrap=True)
+        heading = wrap(label_of(name).heading.replace("→ ", "→\u00a0"), HEADING, break_long_words=False)
+        table.add_column("\n".join([*heading, *_numbers(rows, name)]), justify="right", no_wrap=True)
     previous = None
     for row in rows:
         if previous not in (None, row.model):
             table.add_section()
         previous = row.model
-        table.add_row(Text(row.model), Text(row.precision), *(_cell(row.metrics.get(name)) for name in metrics))
+        table.add_row(
+            Text(short[row.model]), Text(row.precision), *(_cell(row.metrics.get(name)) for name in metrics)
+        )
     return table
+
+
+def _numbers(rows: Sequence[ResultRow], metric: str) -> list[str]:
+    """Of how many records a column's figures are, as the last line of its heading."""
+    found = {measure.n for row in rows if isinstance(measure := row.metrics.get(metric), Estimate)}
+    return ["n " + "–".join(str(number) for number in sorted({min(found), max(found)}))] if found else []
 
 
 def _cell(measure: Measure | None) -> str:

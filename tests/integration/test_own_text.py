@@ -60,8 +60,8 @@ def test_two_files_and_a_model_are_enough_and_what_was_not_given_is_left_out(fol
     assert {model for model, _ in rows} == {"target", "unlearned"}
     assert rows["unlearned", "bf16"].keys() == {"verbmem_forget", "repetition_forget", "nll_forget", "nll_retain"}
     note = json.loads((folder / "logs/own/plain/results.json").read_text())["note"]
-    assert "M3 PrivLeak is left out: no data.holdout was given" in note
-    assert "M2 is left out" in note
+    assert "Membership leak is left out: no data.holdout was given" in note
+    assert "Forget Q&A is left out" in note
     assert (folder / "logs/own/plain/model/model.safetensors").is_file()
 
 

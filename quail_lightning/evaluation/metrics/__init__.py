@@ -17,9 +17,13 @@ __all__ = ["METRICS", "Asked", "Metric", "MetricLabel", "Subject", "SuiteProgres
 
 METRICS: list[Metric] = [
     Verbatim(),
-    Questions("forget_questions", "knowmem_forget", MetricLabel("M2 KnowMem", "× 100", "down", "M2", "knowledge")),
+    Questions(
+        "forget_questions", "knowmem_forget", MetricLabel("Forget Q&A", "× 100", "down", "forget Q&A", "knowledge")
+    ),
     Membership(),
-    Questions("retain_questions", "knowmem_retain", MetricLabel("M4 KnowMem", "× 100", "up", "M4", "utility")),
+    Questions(
+        "retain_questions", "knowmem_retain", MetricLabel("Retain Q&A", "× 100", "up", "retain Q&A", "utility")
+    ),
     Probes(),
     Classes("forget"),
     Classes("retain"),
@@ -32,9 +36,9 @@ def labels() -> dict[str, MetricLabel]:
     """Measure → how it is shown, in the order of tables: what the metrics give, and what is derived from that."""
     measured = {name: label for metric in METRICS for name, label in metric.labels.items()}
     return {name: label for measure in measured.items() for name, label in _with_derived(*measure)} | {
-        **_recoveries(measured, "Recovery", ""),
-        **_recoveries(measured, "Came back", "_capped"),
-        "kept_forgetting": MetricLabel("Kept NLL", "", "one", table="survival"),
+        **_recoveries(measured, "Recovery:", ""),
+        **_recoveries(measured, "Came back:", "_capped"),
+        "kept_forgetting": MetricLabel("Kept", "", "one", table="survival"),
         "delivered_forgetting": MetricLabel("Delivered forget", "", "one", table="files"),
         "delivered_forgetting_capped": MetricLabel("Delivered capped", "", "one", table="files"),
         "delivered_retain": MetricLabel("Delivered retain", "", "none", table="files"),
@@ -48,7 +52,7 @@ def label_of(measure: str) -> MetricLabel:
 
 def _with_derived(name: str, label: MetricLabel) -> Iterator[tuple[str, MetricLabel]]:
     if name == "membership_auc":
-        yield "privleak", MetricLabel("M3 PrivLeak", "× 100", "zero")
+        yield "privleak", MetricLabel("Membership leak", "× 100", "zero")
     yield name, label
 
 

@@ -48,7 +48,7 @@ class MetricLabel:
 
     @property
     def heading(self) -> str:
-        """Label with its arrow, such as ``M1 VerMem ↓``."""
+        """Label with its arrow, such as ``Verbatim recall ↓``."""
         arrow = {"down": " ↓", "up": " ↑", "zero": " → 0", "one": " → 1", "none": ""}[self.better]
         return self.label + arrow
 

@@ -27,7 +27,7 @@ class Verbatim:
     options = ("protocol", "verbmem_new_tokens", "max_prompts")
     labels = MappingProxyType(
         {
-            "verbmem_forget": MetricLabel("M1 VerMem", "× 100", "down", "M1", "knowledge"),
+            "verbmem_forget": MetricLabel("Verbatim recall", "× 100", "down", "verbatim recall", "knowledge"),
             "repetition_forget": MetricLabel("Repetition", "× 100", "none", "repetition", "sign", "files"),
         }
     )

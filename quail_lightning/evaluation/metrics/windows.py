@@ -20,8 +20,8 @@ class WindowNLL:
     options = ()
     labels = MappingProxyType(
         {
-            "nll_forget": MetricLabel("NLL forget", "nats/token", "up", "NLL", "knowledge"),
-            "nll_retain": MetricLabel("NLL retain", "nats/token", "down", "retain NLL", "utility"),
+            "nll_forget": MetricLabel("Forget NLL", "nats/token", "up", "forget NLL", "knowledge"),
+            "nll_retain": MetricLabel("Retain NLL", "nats/token", "down", "retain NLL", "utility"),
         }
     )
 

@@ -37,15 +37,15 @@ def line(axis, number):
 
 
 def test_each_metric_of_the_models_has_a_panel_with_the_target_as_fold_0():
-    assert list(panels()) == ["M1 VerMem ↓", "M4 KnowMem ↑"]
-    utility = panels()["M4 KnowMem ↑"]
+    assert list(panels()) == ["Verbatim recall ↓", "Retain Q&A ↑"]
+    utility = panels()["Retain Q&A ↑"]
     assert line(utility, 0) == ([0, 1, 2], [90.0, 70.0, 50.0])
     assert line(utility, 1) == ([0, 1, 2], [88.0, 60.0, 40.0])
     assert [drawn.get_ydata()[0] for drawn in utility.lines if drawn.get_linestyle() == ":"] == [91.0]
 
 
 def test_an_undefined_figure_leaves_a_gap_and_is_not_zero():
-    assert line(panels()["M1 VerMem ↓"], 0) == ([0, 2], [80.0, 5.0])
+    assert line(panels()["Verbatim recall ↓"], 0) == ([0, 2], [80.0, 5.0])
 
 
 def test_intervals_that_leave_their_figure_out_are_drawn():

@@ -56,7 +56,7 @@ def test_a_log_is_scored_again_without_a_model(log, capsys):
     assert found["auc"]["forget_retain_PPL"] == 0.75
     shown = capsys.readouterr().out
     assert "33.3" in shown
-    assert "own 7B models only" in shown
+    assert "own 7B models only" in " ".join(shown.split())
 
 
 def test_another_log_can_be_what_m3_is_measured_against(log, tmp_path):
@@ -208,7 +208,7 @@ def test_a_damaged_part_is_run_again_and_the_end_says_where_texts_are_kept(
 def test_a_file_in_the_place_of_the_finished_evaluations_is_refused(checkpoint, corpus_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--finished", "file"]
-    assert "--finished names a file" in refused(capsys, *arguments)
+    assert "finished names a file" in refused(capsys, *arguments)
 
 
 def test_a_setting_runs_again_only_the_metrics_that_it_decides(checkpoint, corpus_folder, tmp_path):
@@ -250,7 +250,7 @@ def test_a_limit_is_marked_wherever_results_stand(checkpoint, corpus_folder, tmp
     assert "PARTIAL" in shown
     assert "partial: first 2" in (tmp_path / "results/results.csv").read_text()
     assert "M3" not in found["rows"][0], "no retrained model, no PrivLeak"
-    assert "--retrained" in found["note"]
+    assert "no retrained model is named" in found["note"]
 
 
 def test_the_published_protocol_names_fp4_4bit_and_takes_the_published_auc(checkpoint, corpus_folder, capsys):
@@ -268,7 +268,7 @@ def test_bad_input_is_refused_before_a_model_is_loaded(checkpoint, corpus_folder
     monkeypatch.setattr(checkpoints, "load_model", never)
     start = [checkpoint, "--benchmark", "muse-news", "--corpus"]
     assert "no such precision" in refused(capsys, *start, corpus_folder, "--precisions", "nf5")
-    assert "--limit" in refused(capsys, *start, corpus_folder, "--limit", 0)
+    assert "limit must be" in refused(capsys, *start, corpus_folder, "--limit", 0)
     assert "device" in refused(capsys, *start, corpus_folder, "--device", "quantum")
     broken = shutil.copytree(corpus_folder, tmp_path / "broken")
     (broken / "knowmem/forget_qa.json").write_text('[{"question": "x"}]')

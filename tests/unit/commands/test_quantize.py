@@ -139,7 +139,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_an_output_folder_that_exists_is_refused(checkpoint: str) -> None:
     Path("out").mkdir()
-    with pytest.raises(InputError, match="--out out exists already"):
+    with pytest.raises(InputError, match="out out exists already"):
         quantize(checkpoint, "nf4", Path("out"))
     assert list(Path("out").iterdir()) == []
 

@@ -90,7 +90,7 @@ def test_records_cut_from_windows_join_to_the_window_and_leave_questions_out(cor
         assert len(tokenizer(record.prompt, add_special_tokens=False)["input_ids"]) <= 12
     assert records.forget_questions is None
     assert records.retain_questions is None
-    assert "M2 and M4 are left out" in records.note
+    assert "Forget Q&A and retain Q&A are left out" in records.note
 
 
 def test_held_back_windows_are_in_no_record_and_serve_to_choose_a_model(corpus_folder, checkpoint):

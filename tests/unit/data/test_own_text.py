@@ -90,4 +90,4 @@ def test_a_text_below_a_window_is_asked_for_once_or_m1_is_left_out_with_the_reas
     (folder / "forget.txt").write_text("at")
     module.setup("fit")
     assert module.evaluation_records().verbatim is None
-    assert "M1 is left out" in module.evaluation_records().note
+    assert "Verbatim recall is left out" in module.evaluation_records().note

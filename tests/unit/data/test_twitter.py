@@ -71,7 +71,7 @@ def test_without_a_holdout_membership_is_left_out_and_said_so(folder, checkpoint
     data = module(folder, checkpoint, holdout=None)
     data.setup("fit")
     assert data.evaluation_records().membership is None
-    assert "M3 PrivLeak is left out" in data.evaluation_records().note
+    assert "Membership leak is left out" in data.evaluation_records().note
 
 
 def test_training_alone_does_not_read_the_holdout(folder, checkpoint):

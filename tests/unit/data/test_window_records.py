@@ -47,7 +47,7 @@ def test_windows_that_are_full_are_cut_as_ever():
 def test_too_few_tokens_leave_m1_out_with_the_reason(count):
     found = records(count, 33)
     assert found.verbatim is None
-    assert "M1 is left out" in found.note
+    assert "Verbatim recall is left out" in found.note
 
 
 def test_a_text_that_stands_several_times_is_asked_for_once():

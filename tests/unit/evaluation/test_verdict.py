@@ -53,7 +53,10 @@ def test_what_retraining_gives_is_forgotten_survives_and_is_not_too_much() -> No
         GOOD, model(verbmem_forget=11, knowmem_forget=5, knowmem_retain=83, nll_forget=3.8, nll_retain=0.75)
     )
     assert answers(found) == ("yes", "yes", "yes", "no", "yes")
-    assert found.text.startswith("forgotten (M1 101 %, M2 100 %, NLL 97 %); survives (came back: M1 0 %, M2 0 %,")
+    assert found.text.startswith(
+        "forgotten (verbatim recall 101 %, forget Q&A 100 %, forget NLL 97 %); "
+        "survives (came back: verbatim recall 0 %, forget Q&A 0 %,"
+    )
 
 
 def test_a_model_that_was_left_as_it_was_has_forgotten_nothing_and_survives_nothing() -> None:
@@ -71,7 +74,7 @@ def test_a_model_that_learned_the_text_has_forgotten_nothing() -> None:
 def test_what_comes_back_at_four_bits_is_said() -> None:
     rolled_back = said(GOOD, TARGET_Q)
     assert rolled_back.survives == "no"
-    assert "CAME BACK (came back: M1 100 %" in rolled_back.text
+    assert "CAME BACK (came back: verbatim recall 100 %" in rolled_back.text
     half = model(verbmem_forget=50, knowmem_forget=45, knowmem_retain=85, nll_forget=2.3, nll_retain=0.7)
     assert said(GOOD, half).survives == "in part"
 
@@ -96,7 +99,7 @@ def test_a_destroyed_model_has_no_utility_whatever_else_it_has() -> None:
     destroyed = model(verbmem_forget=0, knowmem_forget=0, knowmem_retain=0, nll_forget=60, nll_retain=30)
     found = said(destroyed, destroyed)
     assert answers(found) == ("yes", "yes", "yes", "yes", "no")
-    assert "UTILITY LOST (M4 0 %, retain NLL 0 %)" in found.text
+    assert "UTILITY LOST (retain Q&A 0 %, retain NLL 0 %)" in found.text
     worse = model(knowmem_retain=60, nll_retain=0.9)
     assert said(GOOD, GOOD | worse).utility == "in part"
 
