@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 from rich.table import Table
 
 from quail_lightning.analysis.weight_shift import QUANTILES, SCOPES
@@ -15,47 +17,77 @@ from quail_lightning.comparison import (
     total_delivery,
     total_overlap,
 )
+from quail_lightning.run.tables import REDIRECTED, fitting_tables, output_console
 
-NARROWEST = (
-    120  # columns that the widest table needs; a narrower terminal wraps lines rather than cutting figures off
-)
 WEIGHTS: dict[Scope, str] = {"quantized": "quantized linear weights", "all": "all parameters"}
 STEPS: dict[SharedStep, str] = {"global": "global", "tensor": "tensor-wise"}
 
 
 def print_comparison(found: Comparison, questions: Questions) -> None:
     """Print weight change, bucket overlap and, where it was measured, the delivered shift."""
-    console = Console()
-    if console.width < NARROWEST:
-        console = Console(width=NARROWEST)
-    for table in comparison_tables(found, questions):
+    console = output_console()
+    for table in comparison_tables(found, questions, console.width):
         console.print(table)
 
 
-def comparison_tables(found: Comparison, questions: Questions) -> list[Table]:
-    """Weight change, bucket overlap (QUAIL Table I) and delivered shift."""
-    tables = [_change_table(found), _overlap_table(found, questions)]
-    return [*tables, _delivery_table(found, questions)] if questions.formats else tables
+def comparison_tables(found: Comparison, questions: Questions, width: int = REDIRECTED) -> list[Table]:
+    """Weight change, bucket overlap (QUAIL Table I) and delivered shift, within ``width`` columns."""
+    made = [_change(found), _overlap(found, questions)]
+    return [
+        table
+        for figures in [*made, *([_delivery(found, questions)] if questions.formats else [])]
+        for table in figures.tables(width)
+    ]
 
 
-def _change_table(found: Comparison) -> Table:
-    table = _table("weight change |δ|, exact matches in %", ["weights"])
-    headings = ["count", "exact matches", "mean", "max", *(f"{share:.1%} within" for share in QUANTILES)]
-    for heading in headings:
-        table.add_column(heading.replace(".0%", "%"), justify="right", no_wrap=heading == "count")
+@dataclass
+class _Figures:
+    """A table's figures; its first columns name the rows.
+
+    Attributes:
+        rows: names and figures of each; None draws a line.
+    """
+
+    title: str
+    names: Sequence[str]
+    headings: Sequence[str]
+    rows: list[tuple[Sequence[str], Sequence[str]] | None] = field(default_factory=list)
+    caption: str = ""
+
+    def tables(self, width: int) -> list[Table]:
+        found = list(fitting_tables(self._table, range(len(self.headings)), self.title, width))
+        found[-1].caption = self.caption or None
+        return found
+
+    def _table(self, columns: Sequence[int], title: str) -> Table:
+        table = Table(title=title, caption_justify="left")
+        for name in self.names:
+            table.add_column(name, no_wrap=True)
+        for column in columns:
+            table.add_column(self.headings[column].replace(" ", "\n"), justify="right", no_wrap=True)
+        for row in self.rows:
+            if row is None:
+                table.add_section()
+            else:
+                table.add_row(*row[0], *(row[1][column] for column in columns))
+        return table
+
+
+def _change(found: Comparison) -> _Figures:
+    quantiles = [f"{share:.1%} within".replace(".0%", "%") for share in QUANTILES]
+    headings = ["count", "exact matches", "mean", "max", *quantiles]
+    figures = _Figures("weight change |δ|, exact matches in %", ["weights"], headings)
     for scope in SCOPES:
         change = found.changes[scope]
         sizes = [change.mean, change.largest, *(change.quantile(share) for share in QUANTILES)]
-        table.add_row(
-            WEIGHTS[scope], f"{change.count:,}", _percent(change.exact_matches), *(f"{s:.2e}" for s in sizes)
-        )
-    return table
+        shown = [f"{change.count:,}", _percent(change.exact_matches), *(f"{size:.2e}" for size in sizes)]
+        figures.rows.append(([WEIGHTS[scope]], shown))
+    return figures
 
 
-def _overlap_table(found: Comparison, questions: Questions) -> Table:
-    table = _table("bucket overlap, %", ["weights", "grid", "step", "bits"])
-    for heading in ("Δ", "overlap", "expected", "own grids", "with Q(f)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _overlap(found: Comparison, questions: Questions) -> _Figures:
+    headings = ["Δ", "overlap", "expected", "own grids", "with Q(f)"]
+    figures = _Figures("bucket overlap, %", ["weights", "grid", "step", "bits"], headings)
     for scope in SCOPES:
         for kind in dict.fromkeys(questions.kinds):
             for granularity in dict.fromkeys(questions.granularities):
@@ -63,50 +95,33 @@ def _overlap_table(found: Comparison, questions: Questions) -> Table:
                     total = total_overlap(found.within(scope), key_for(kind, granularity, bits, scope))
                     shares = (total.overlap, total.expected, total.own_grids, total.with_itself)
                     named = (WEIGHTS[scope], kind, STEPS[granularity], str(bits))
-                    table.add_row(*named, f"{total.step:.2e}", *map(_percent, shares))
-                table.add_section()
-    table.caption = (
+                    figures.rows.append((named, [f"{total.step:.2e}", *map(_percent, shares)]))
+                figures.rows.append(None)
+    figures.caption = (
         "overlap: both models' indices on the reference's grid · Δ: step, of tensors the mean over weights · "
         "expected: 1 − the mean of min(1, |δ|/Δ) · own grids: each model's index on its own grid · "
         "with Q(f): the model with its own quantized self"
     )
-    return table
+    return figures
 
 
-def _delivery_table(found: Comparison, questions: Questions) -> Table:
-    table = _table("what each format delivers of the update, %, quantized linear weights", ["format"])
-    for heading in (
-        "overlap",
-        "expected",
-        "own grids",
-        "along δ",
-        "‖D‖/‖δ‖",
-        "cosine",
-        "signal/noise",
-        "expected",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _delivery(found: Comparison, questions: Questions) -> _Figures:
+    headings = ["overlap", "expected", "own grids", "along δ", "‖D‖/‖δ‖", "cosine", "signal/noise", "expected"]
+    figures = _Figures(
+        "what each format delivers of the update, %, quantized linear weights", ["format"], headings
+    )
     for used in questions.formats:
         total = total_delivery(found.within("quantized"), used.name)
         buckets = total.buckets
         ratios = (total.norm_ratio, total.cosine, total.signal_to_noise, total.expected_signal_to_noise)
-        table.add_row(
-            used.name,
-            *map(_percent, (buckets.overlap, buckets.expected, buckets.own_grids, total.along)),
-            *("–" if ratio is None else f"{ratio:.3g}" for ratio in ratios),
-        )
-    table.caption = (
+        shown = [*map(_percent, (buckets.overlap, buckets.expected, buckets.own_grids, total.along))]
+        shown += ["–" if ratio is None else f"{ratio:.3g}" for ratio in ratios]
+        figures.rows.append(([used.name], shown))
+    figures.caption = (
         "D = Q(w′) − Q(w), δ = w′ − w · along δ: ⟨D, δ⟩/‖δ‖², 100 %: all of the update arrives in its direction · "
         "signal/noise: of a row's output, for an input aligned with the row's update"
     )
-    return table
-
-
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, caption_justify="left")
-    for name in columns:
-        table.add_column(name, no_wrap=True)
-    return table
+    return figures
 
 
 def _percent(share: float | None) -> str:

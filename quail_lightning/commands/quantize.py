@@ -72,9 +72,7 @@ def quantize(
     check_choice("dtype", dtype, get_args(Dtype))
     check_choice("device", device, get_args(Device))
     if out.exists():
-        raise InputError(
-            f"out {out} exists already", remedy="Name another folder, or remove it first"
-        )
+        raise InputError(f"out {out} exists already", remedy="Name another folder, or remove it first")
     check_writable(out, "out")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device here", given="device: cuda", allowed="auto or cpu")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import wrap
 
-from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -16,8 +15,8 @@ from rich.text import Text
 from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.run.results import Estimate, Measure, ResultRow, Undefined
+from quail_lightning.run.tables import REDIRECTED, fitting_tables, output_console
 
-REDIRECTED = 120  # columns where the output is no terminal and COLUMNS is not set
 HEADING, NAME = 11, 18  # columns of a heading's line and of a model's name
 TITLES = {
     "labels": "what it says of the labels",
@@ -40,12 +39,12 @@ def results_tables(rows: Sequence[ResultRow], title: str, width: int = REDIRECTE
     known = [name for name in present if label_of(name).table == "known"]
     if "privleak" in known:
         known = [name for name in known if name != ("privleak" if _cautions(rows) else "membership_auc")]
-    tables = list(_fitting(rows, known, title, width))
+    tables = list(fitting_tables(partial(_table, rows), known, title, width))
     for kind, heading in TITLES.items():
         names = [name for name in present if label_of(name).table == kind and f"{name}_capped" not in present]
         measured = rows if kind != "survival" else [row for row in rows if row.metrics.keys() & {*names}]
         if names:
-            tables += _fitting(measured, names, heading, width)
+            tables += fitting_tables(partial(_table, measured), names, heading, width)
     tables[-1].caption = "± half of the 95 % interval; – undefined; blank: not run"
     return tables
 
@@ -88,9 +87,7 @@ def print_results(
     evidence: Table | None = None,
 ) -> None:
     """Print tables that fit the terminal, their legend, evidence and verdicts."""
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=REDIRECTED)
+    console = output_console()
     for table in results_tables(rows, title, console.width):
         console.print(table)
     for model, short in short_names(list(dict.fromkeys(row.model for row in rows))).items():
@@ -109,17 +106,6 @@ def print_results(
         for precision, found in verdicts.items():
             said.add_row(Text(precision), Text(found.text))
         console.print(said)
-
-
-def _fitting(rows: Sequence[ResultRow], metrics: Sequence[str], title: str, width: int) -> Iterator[Table]:
-    """Tables of as many metrics each as fit the width; one at least."""
-    console, taken = Console(width=10 * REDIRECTED), list[str]()
-    for name in metrics:
-        if taken and console.measure(_table(rows, [*taken, name], title)).maximum > width:
-            yield _table(rows, taken, title)
-            taken, title = [], f"{title.removesuffix(', continued')}, continued"
-        taken.append(name)
-    yield _table(rows, taken, title)
 
 
 def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Table:

@@ -1,12 +1,16 @@
 """`quail analyze` from the command line to its files."""
 
 import json
+import re
 import xml.etree.ElementTree
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from quail_lightning import analyze
+from quail_lightning.analysis.tables import print_comparison
 from quail_lightning.cli import main
 from quail_lightning.commands.analyze import name_of
 from quail_lightning.comparison import Questions, Role, compare, compared_parameters, roles_from_config
@@ -162,3 +166,19 @@ def test_two_models_are_analyzed_without_naming_a_folder(checkpoint, unlearned, 
         name_of(unlearned),
         name_of(checkpoint),
     }
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_tables_fit_the_terminal_and_cut_no_figure_off(checkpoint, unlearned, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    found = analyze(checkpoint, unlearned, formats=["nf4", "fp4"])
+    print_comparison(found.comparison, found.questions)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns
+    assert "…" not in text
+    widest = Console(width=1000)
+    for table in found.tables():
+        with widest.capture() as capture:
+            widest.print(table)
+        for figure in re.findall(r"[\d.]+e[-+]\d\d|\d+\.\d{3}\+?", capture.get()):
+            assert figure in text
