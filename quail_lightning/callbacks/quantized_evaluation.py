@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from quail_lightning.callbacks.tensorboard import log_evaluation, log_samples, log_start
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.opening import describe_opening
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -61,7 +61,7 @@ class QuantizedEvaluation(Callback):
     the module, its mode and all random states are left as they were. Several processes each quantize a copy of
     their own and share the batches of prompts, texts and windows; the figures are those of one process. Under
     FSDP2 a model that does not fit one device at 16 bits is evaluated in shards (``sharded``). The figures go to
-    TensorBoard as ``eval/<precision>/<metric>``, to the terminal as a table, and to ``results.json`` and
+    every logger as ``eval/<precision>/<metric>``, to the terminal as a table, and to ``results.json`` and
     ``results.csv`` in the run's folder.
 
     Args:
@@ -220,11 +220,12 @@ class QuantizedEvaluation(Callback):
         if trainer.ckpt_path is None:
             return
         self.rows = [row for row in self.rows if row.epoch is None or row.epoch <= finished]
-        for row in self.rows:
-            if row.epoch == finished:
-                self._evaluated_epoch = finished
-                if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # what this step logged was purged
-                    self._log_scalars(trainer, row.precision, row.metrics)
+        evaluated = [row for row in self.rows if row.epoch == finished]
+        if evaluated:
+            self._evaluated_epoch = finished
+            if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # what this step logged was purged
+                verdicts = self._verdicts({row.precision: dict(row.metrics) for row in evaluated})
+                log_evaluation(trainer, pl_module, evaluated, self._baselines(), verdicts)
         is_due = finished % self.every_n_epochs == 0 or finished == trainer.max_epochs
         if is_due and self._evaluated_epoch != finished and finished:
             self._evaluate_unlearned(trainer, pl_module, finished)
@@ -265,6 +266,7 @@ class QuantizedEvaluation(Callback):
             add_privleak(measured, self._auc_retrain)
             evaluated = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
             self.rows = evaluated + self.rows  # the target, evaluated last, is shown first
+        log_start(trainer, pl_module, self.rows, self._sixteen_bits)
         if trainer.state.fn == "fit" and trainer.is_global_zero:
             write_scores(folder, self.rows, self._settings(trainer))
 
@@ -272,17 +274,11 @@ class QuantizedEvaluation(Callback):
         with isolate_rng():
             measured = self._evaluate("unlearned", partial(copy_to_evaluate, pl_module), trainer)
         add_privleak(measured, self._auc_retrain)
-        target, retrained = (
-            {row.precision: row.metrics for row in self.rows if row.model == name}
-            for name in ("target", "retrained")
-        )
-        verdicts = conclude(measured, target, retrained, self._sixteen_bits)
-        for precision, metrics in measured.items():
-            self._log_scalars(trainer, precision, metrics)
-            self._log_verdict(trainer, precision, verdicts[precision])
         self._evaluated_epoch = epoch
+        verdicts = self._verdicts(measured)
         evaluated = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]
-        latest = [row for row in self.rows if row.model != "unlearned"] + evaluated
+        log_evaluation(trainer, pl_module, evaluated, self._baselines(), verdicts)
+        latest = self._baselines() + evaluated
         self.rows += evaluated
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
@@ -298,6 +294,20 @@ class QuantizedEvaluation(Callback):
             write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic}, verdicts)
             write_scores(folder, self.rows, self._settings(trainer))
             keep_evidence(folder, self._said)
+            whole = [(name, self._sixteen_bits) for name in ("target", "retrained")]
+            asked = [*whole, *(("unlearned", precision) for precision in measured)]
+            log_samples(trainer, {key: self._said[key] for key in asked if key in self._said}, folder)
+
+    def _baselines(self) -> list[ResultRow]:
+        return [row for row in self.rows if row.model != "unlearned"]
+
+    def _verdicts(self, measured: dict[str, dict[str, Measure]]) -> dict[str, Verdict]:
+        """Precision → verdict; the survival measures are added to the figures."""
+        target, retrained = (
+            {row.precision: row.metrics for row in self.rows if row.model == name}
+            for name in ("target", "retrained")
+        )
+        return conclude(measured, target, retrained, self._sixteen_bits)
 
     def _evaluate(
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
@@ -343,15 +353,3 @@ class QuantizedEvaluation(Callback):
             for name, windows in data.windows._asdict().items()
             if len(windows)  # a corpus may have no retain set
         }
-
-    def _log_scalars(self, trainer: Trainer, precision: str, metrics: Mapping[str, Measure]) -> None:
-        values = {f"eval/{precision}/{name}": m.value for name, m in metrics.items() if isinstance(m, Estimate)}
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-    def _log_verdict(self, trainer: Trainer, precision: str, found: Verdict) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                step = trainer.fit_loop.epoch_loop._batches_that_stepped
-                logger.experiment.add_text(f"verdict/{precision}", found.text, step)

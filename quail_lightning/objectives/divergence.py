@@ -16,6 +16,8 @@ class KLRetention:
         direction: ``unlearned-target`` is KL(p_unlearned ‖ p_target), the paper's; ``target-unlearned`` the other.
     """
 
+    short = "klr"
+
     def __init__(self, direction: Direction = "unlearned-target") -> None:
         self.direction = direction
 

@@ -15,6 +15,7 @@ class GradientAscent:
     text and their code mean ascent. The term has no lower bound.
     """
 
+    short = "ga"
     needs = Needs(tokens=(log_likelihood,))
 
     def loss(self, inputs: TermInputs) -> Tensor:
@@ -29,6 +30,7 @@ class GradientDescent:
     forget set itself.
     """
 
+    short = "gdr"
     needs = Needs(tokens=(log_likelihood,))
 
     def loss(self, inputs: TermInputs) -> Tensor:

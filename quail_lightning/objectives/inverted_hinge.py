@@ -16,6 +16,7 @@ def _inverted_hinge(logits: Tensor, labels: Tensor, reference: Tensor | None) ->
 class InvertedHinge:
     """IHL: moves probability from the true token to the most likely other one (Cha et al. 2024); bounded."""
 
+    short = "ihl"
     needs = Needs(tokens=(_inverted_hinge,))
 
     def loss(self, inputs: TermInputs) -> Tensor:

@@ -26,6 +26,8 @@ class LayerHinge:
         dead_zone: differences of at most this count as none, in units of the layer's output.
     """
 
+    short = "quail_layers"
+
     def __init__(
         self,
         layers: Sequence[Layer] | None = None,

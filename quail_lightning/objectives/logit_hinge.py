@@ -27,6 +27,8 @@ class LogitHinge:
         centred: do not reward adding one number to all logits.
     """
 
+    short = "quail"
+
     def __init__(
         self,
         step: float | MeasuredStep = 1.0,

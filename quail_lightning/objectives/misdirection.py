@@ -24,6 +24,8 @@ class Misdirection:
         seed: of u.
     """
 
+    short = "rmu"
+
     def __init__(self, layer: Layer = 0.25, coefficient: float = 6.5, seed: int = 42) -> None:
         if not 0 < coefficient < math.inf:
             raise InputError("RMU's steering coefficient must be positive and finite", given=coefficient)
@@ -52,6 +54,8 @@ class RepresentationRetention:
     Args:
         layer: ℓ, as in ``Misdirection``.
     """
+
+    short = ""  # beside RMU's own forget term
 
     def __init__(self, layer: Layer = 0.25) -> None:
         self.layer = layer

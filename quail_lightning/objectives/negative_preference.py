@@ -26,6 +26,7 @@ class NegativePreference:
             length no longer matters. Not the papers'; β then wants to be some hundred times larger.
     """
 
+    short = "npo"
     needs = Needs(tokens=(log_likelihood,), frozen=frozenset({"likelihood"}))
 
     def __init__(self, beta: float = 0.1, per_token: bool = False) -> None:

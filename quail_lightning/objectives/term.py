@@ -84,7 +84,10 @@ def of_target(value: T | None, who: str) -> T:
 
 @runtime_checkable
 class Term(Protocol):
-    """One term of the loss."""
+    """One term of the loss.
+
+    A class attribute ``short``, such as ``ga``, names it in the names of runs; without it its class's name does.
+    """
 
     @property
     def needs(self) -> Needs:

@@ -71,19 +71,19 @@ def _term_losses(
     wanted = tuple(sorted({number for layers in read.values() for number in layers.values()}))
     states = forward(model, batch.input_ids, wanted, perturbations)
     labels = batch.labels[:, 1:]
-    functions = [function for term in terms.values() for function in term.needs.tokens]
+    asked = {name: term.needs.tokens for name, term in terms.items()}
+    functions = list(dict.fromkeys(function for own in asked.values() for function in own))
     values: tuple[Tensor, ...] = ()
     if functions:
         final, head = states.final[:, :-1], output_head(model)
         values = head_terms(final, labels, head, functions, frozen.rows, dtype=dtype, tokens=chunk)
-    losses, used = {}, 0
+    found = dict(zip(functions, values, strict=True))
+    losses = {}
     for name, term in terms.items():
-        own = values[used : used + len(term.needs.tokens)]
-        used += len(own)
         losses[name] = term.loss(
             TermInputs(
                 labels,
-                own,
+                tuple(found[function] for function in asked[name]),
                 {layer: states.layers[number] for layer, number in read[name].items()},
                 frozen.likelihood,
                 {layer: frozen.layers[number] for layer, number in read[name].items() if number in frozen.layers},

@@ -22,7 +22,7 @@ from quail_lightning.models.activations import Activations, activations, check_h
 from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config, weights_digest
 from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
-from quail_lightning.objectives import MeasuredStep, Term, term_weights
+from quail_lightning.objectives import GradientDescent, MeasuredStep, Term, term_weights
 from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weighting
 from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Reference, Request, Side, Sizes
@@ -45,6 +45,10 @@ from quail_lightning.unlearning.whole_sets import backward_over, mean_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+SHOWN = {"forget_nll": "forget NLL", "hinge": "hinge", "retain_nll": "retain NLL"}
+"""What of a step's losses the progress bar shows; a signed forget loss tells a reader nothing."""
 
 
 class UnlearningModule(LightningModule):
@@ -120,6 +124,7 @@ class UnlearningModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.weighting, self.alpha, self.gamma = weighting, alpha, gamma
         self.weights = term_weights(weighting, alpha, gamma)
         checks.check_numbers(learning_rate, clip_norm, weight_decay, betas, micro_batch_size, loss_chunk)
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
@@ -252,11 +257,11 @@ class UnlearningModule(LightningModule):
             losses = {}
             for side in sides:
                 losses |= self._optimizer_step([side], f"grad_norm_{side[0]}")
-        factors = {"forget": self.weights.forget, "retain": self.weights.retain, "hinge": self.weights.hinge}
-        losses["total"] = sum(factors[name] * value for name, value in losses.items() if name in factors)
+        weights = self.weights._asdict()
+        losses["total"] = sum(weights[name] * value for name, value in losses.items() if name in weights)
         losses["lr"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        shown = {name: value for name, value in losses.items() if name in factors}
+        shown = {name: losses[key] for key, name in SHOWN.items() if key in losses}
         self.log_dict(shown, prog_bar=True, logger=False)
 
     def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
@@ -272,16 +277,17 @@ class UnlearningModule(LightningModule):
         with sharding.unsynchronized(self.trainer):
             for number, (side, part, share) in enumerate(divided, start=1):
                 defer_gradients(self.model, self.defer_gradient_sync and number < len(divided))
-                values = self._losses(side, self._terms(side), part)
-                weighted = sum(getattr(self.weights, name) * value for name, value in values.items())
+                terms = self._terms(side)
+                values = self._losses(side, {**terms, f"{side}_nll": GradientDescent()}, part)
+                weighted = sum(getattr(self.weights, name) * values[name] for name in terms)
                 self.manual_backward(scale * share * weighted)
-                made.append(Pass(side, part.window, {name: value.detach() for name, value in values.items()}))
+                made.append(Pass(side, part.window, {name: values[name].detach() for name in terms}))
                 for name, value in values.items():
                     losses[name] = losses.get(name, 0.0) + share * value.detach()
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
         sharding.sum_gradients(trained, sharded)
         sum_over_processes(list(losses.values()))
-        check_losses(losses.values(), made, self.trainer)
+        check_losses([losses[name] for name in self.weights._fields if name in losses], made, self.trainer)
         for parameter, mask in self._masks.items():
             assert parameter.grad is not None
             parameter.grad.mul_(mask)

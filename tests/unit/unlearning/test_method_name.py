@@ -1,0 +1,39 @@
+"""What runs are called after the terms of their loss."""
+
+import pytest
+import yaml
+
+from quail_lightning.configuration.files import find_config
+from quail_lightning.configuration.import_gate import class_in
+from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge, NegativePreference
+from quail_lightning.unlearning.method_name import method_name
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        *("ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "npo_klr", "ihl_gdr", "rmu", "rmu_lat", "rt", "whp"),
+        *("task_vector", "quail", "quail_smooth", "quail_quadratic", "quail_exponential", "quail_layers"),
+    ],
+)
+def test_a_fragments_run_goes_by_the_fragments_name(fragment):
+    path = find_config(f"method/{fragment}.yaml")
+    described = yaml.safe_load(path.read_text("utf-8"))
+    model, extras = described["model"], dict(described.get("data", {}).get("init_args", {}))
+    terms = [model.get(side) for side in ("forget", "retain", "hinge")]
+    classes = [None if term is None else class_in(path, term["class_path"]) for term in terms]
+    form = (terms[2] or {}).get("init_args", {}).get("form", "hinge")
+    assert method_name(*classes, form=form, extras=model | extras) == fragment
+
+
+def test_hinge_and_saliency_are_added_to_any_method():
+    terms = (NegativePreference, GradientDescent, LogitHinge)
+    assert method_name(*terms, extras={"saliency": object()}) == "npo_gdr_quail_sure"
+
+
+def test_a_term_without_a_short_name_goes_by_its_class():
+    class BoundedAscent:
+        """Of another package."""
+
+    assert method_name(BoundedAscent, GradientDescent, None, extras={}) == "BoundedAscent_gdr"
+    assert method_name(GradientAscent, None, None, extras={"saliency": None}) == "ga"
