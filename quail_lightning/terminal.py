@@ -8,12 +8,21 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+from tqdm.utils import disp_len, disp_trim
+
+WIDTH = 80  # columns of a line in a log
+SOON, LATE = 5.0, 30.0  # seconds between two of them
+FORMS = (
+    " {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left{postfix}",
+    " {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left{postfix}",
+    " {n_fmt}/{total_fmt} {rate_fmt}{postfix}",
+)
+"""What a progress bar shows after its name, the fullest first."""
 
 
 def quiet_libraries() -> None:
@@ -34,18 +43,60 @@ def quiet_libraries() -> None:
         logging.getLogger(name).addFilter(_is_no_tip)
 
 
-def progress_bars(trainer_options: Mapping[str, Any]) -> list[Callback]:
-    """The Trainer's progress bar, unless its options bring one or refuse it.
+class Bar(tqdm):  # type: ignore[misc]  # the library has no annotations
+    """A progress bar that never wraps; where the output is no terminal, a line now and then in its place.
 
-    tqdm's and not Lightning's default: it also writes where the output is no terminal, and the evaluation's own
-    bar can stand below it.
+    What does not fit is left out: first the bar itself, then the time left, then the start of the description. In
+    a log a line follows each tenth of the way, but not ``SOON`` after the one before, and after ``LATE`` at the
+    latest; what is done sooner leaves none.
     """
-    from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
-    given = trainer_options.get("callbacks") or []
-    if trainer_options.get("enable_progress_bar") is False or any(isinstance(c, ProgressBar) for c in given):
-        return []
-    return [TQDMProgressBar()]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        file = options.get("file") or sys.stderr
+        self._drawn = bool(file.isatty())
+        self._told_at, self._told = time.monotonic(), 0.0  # of the last line in a log: when, and share of the way
+        if not self._drawn:
+            options |= {"leave": False, "ncols": WIDTH}
+        super().__init__(*args, **{"leave": False, "dynamic_ncols": self._drawn} | options)
+
+    def __str__(self) -> str:
+        shown, text = dict(self.format_dict), ""
+        width, name = shown["ncols"] or WIDTH, shown["prefix"].rstrip(": ")
+        for form in FORMS if self._drawn else FORMS[1:]:
+            text = str(self.format_meter(**shown | {"prefix": "", "bar_format": form, "ncols": None}))
+            if disp_len(name) + disp_len(text) <= width:
+                return name + text
+        while name and disp_len(name) + disp_len(text) >= width:
+            name = name[1:]
+        return str(disp_trim(f"…{name}{text}", width))
+
+    def set_postfix(self, ordered_dict: Any = None, refresh: bool | None = True, **more: Any) -> None:
+        """Numbers with their names, to two digits behind the point."""
+        values = dict(ordered_dict or {}) | more
+        self.set_postfix_str(
+            "  ".join(f"{name} {float(value):.2f}" for name, value in values.items()), bool(refresh)
+        )
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Draw the bar, or write a line where that is due."""
+        if self._drawn:
+            return bool(super().display(msg, pos))
+        share, now = (self.n / self.total if self.total else 0.0), time.monotonic()
+        if share < self._told:  # begun again
+            self._told = 0.0
+        waited = now - self._told_at
+        ends = share >= 1 and 0 < self._told < 1
+        due = waited >= LATE or (waited >= SOON and share - self._told >= 0.1)
+        if msg is None and self.n and (ends or due):
+            self._told_at, self._told = now, share
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+        return False  # nothing to be wiped out
+
+    def clear(self, *args: Any, **options: Any) -> None:
+        """Wipe the bar out, where one is drawn."""
+        if self._drawn:
+            super().clear(*args, **options)
 
 
 PATIENCE = 3.0  # seconds that a step may take before it is named
@@ -100,19 +151,13 @@ def _say_until(ended: threading.Event, what: str) -> None:
 
 
 def _write_line(line: str) -> None:
-    bars = sys.modules.get("tqdm")
-    if bars is None:
-        print(line, file=sys.stderr, flush=True)
-    else:
-        bars.tqdm.write(line, file=sys.stderr)  # above a bar that is shown, not into it
-        sys.stderr.flush()
+    tqdm.write(line, file=sys.stderr)  # above a bar that is shown, not into it
+    sys.stderr.flush()
 
 
 @contextmanager
 def transient_bars() -> Iterator[None]:
     """Let every tqdm bar that libraries open vanish when it is full, and show none where there is no terminal."""
-    from tqdm import tqdm
-
     original = tqdm.__init__
 
     def opened(self: Any, *args: Any, **kwargs: Any) -> None:

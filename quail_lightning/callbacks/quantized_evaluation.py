@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from quail_lightning.callbacks.tensorboard import log_evaluation, log_samples, log_start
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
@@ -42,6 +41,7 @@ from quail_lightning.quantization import (
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.storage.vouched import digest
+from quail_lightning.terminal import Bar
 from quail_lightning.unlearning.export import checkpoint_to_evaluate, copy_to_evaluate
 from quail_lightning.unlearning.fitting import evaluation_memory_of
 from quail_lightning.unlearning.memory_plan import EvaluationMemory
@@ -316,7 +316,7 @@ class QuantizedEvaluation(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         config = load_config(trainer.lightning_module.target)  # type: ignore[arg-type]
         asked = Asked(data.evaluation_records(), self._windows(data), self.suite, data.tokenizer, config)
-        bar = tqdm(desc=name, leave=False, disable=not trainer.is_global_zero)
+        bar = Bar(desc=name, disable=not trainer.is_global_zero)
 
         def show(what: str, done: int, total: int) -> None:
             bar.set_description(f"{name} · {what}", refresh=False)

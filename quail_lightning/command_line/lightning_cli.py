@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
+from quail_lightning.callbacks.progress import progress_bars
 from quail_lightning.command_line.argument_parser import SuggestingParser
 from quail_lightning.command_line.resuming import chosen_checkpoint, how_to_go_on, resume_logger
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
@@ -30,7 +31,6 @@ from quail_lightning.run.record import add_start
 from quail_lightning.run.trainer_options import check_options, explained_refusals
 from quail_lightning.storage.durable import check_writable, replace_text
 from quail_lightning.storage.locks import hold, lock_in, released_afterwards
-from quail_lightning.terminal import progress_bars
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.checks import check_checkpoints, check_whole_models
 
@@ -128,7 +128,7 @@ class QuailCLI(LightningCLI):
             super().instantiate_classes()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        return super()._instantiate_trainer(config, callbacks + progress_bars(config))
+        return super()._instantiate_trainer(config, progress_bars(config) + callbacks)
 
     def before_fit(self) -> None:
         self._before_run()

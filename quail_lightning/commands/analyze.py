@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from tqdm.auto import tqdm
 
 from quail_lightning.analysis.figures import draw_comparison, save_figures
 from quail_lightning.analysis.tables import comparison_tables, print_comparison
@@ -30,6 +29,7 @@ from quail_lightning.models.checkpoint import check_whole, load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.storage.durable import check_writable, write_json
+from quail_lightning.terminal import Bar
 
 NUMBERS = "analysis.json"
 FORMATS = ("nf4", "fp4", "uniform4-group64")
@@ -92,7 +92,7 @@ def analyze(
         roles = roles_from_config(load_config(str(before.folder)))
         parameters = compared_parameters(roles, before.shapes, after.shapes)
         values = 4 * sum(math.prod(before.shapes[name]) for name in parameters)
-        with tqdm(total=values, unit="weight", unit_scale=True, leave=False) as bar:
+        with Bar(total=values, desc="comparing", unit="weight", unit_scale=True) as bar:
             found = compare(before, after, parameters, questions, bar.update)
     return Analysis(reference, model, found, questions)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from tqdm.auto import tqdm
 
 from quail_lightning.commands.leftovers import say_what_is_left
 from quail_lightning.data.calibration import CalibrationRequest
@@ -33,6 +32,7 @@ from quail_lightning.run.results import Estimate, Measure, ResultRow, measure_as
 from quail_lightning.storage.durable import check_writable, write_json
 from quail_lightning.storage.locks import hold
 from quail_lightning.storage.privacy import private_folder
+from quail_lightning.terminal import Bar
 
 Protocol = Literal["paper", "published"]
 Attacks = Literal["all", "reported"]
@@ -216,7 +216,7 @@ def evaluate(
     ]
     hold(private_folder(root, root), f"the folder of finished evaluations {root}", shared=True)
     found: dict[str, dict[str, Evaluated]] = {}
-    with tqdm(leave=False) as bar:
+    with Bar() as bar:
         for model, at in plan.precisions.items():
 
             def show(what: str, done: int, total: int, model: str = model) -> None:

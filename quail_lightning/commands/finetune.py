@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, TensorDataset
 
+from quail_lightning.callbacks.progress import progress_bars
 from quail_lightning.commands.finetune_module import FinetuningModule, Optimization
 from quail_lightning.data.sets import Documents, Windows
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -34,7 +35,7 @@ from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 from quail_lightning.run.trainer_options import explained_refusals
 from quail_lightning.storage.durable import check_writable
 from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
-from quail_lightning.terminal import progress_bars, step
+from quail_lightning.terminal import step
 
 Sets = Literal["forget+retain", "retain"]
 

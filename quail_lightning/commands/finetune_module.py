@@ -69,7 +69,7 @@ class FinetuningModule(LightningModule):
         (ids,) = batch
         logits = self.model(input_ids=ids, use_cache=False).logits
         loss = -token_log_likelihood(logits[:, :-1], ids[:, 1:]).mean()
-        self.log("train/nll", loss, prog_bar=True)
+        self.log("NLL", loss, prog_bar=True)
         self._recent.append(loss.item())
         goal = self.optimization.stop_at_nll
         if goal is not None and len(self._recent) == self._recent.maxlen and fmean(self._recent) <= goal:

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from quail_lightning.run.processes import current_processes
+from quail_lightning.terminal import Bar
 
 PIECE = 200_000  # characters that are tokenized at once: under a second
 SHARED = 2_000  # characters that two pieces have in common
@@ -80,7 +80,7 @@ def _joined(text: str, tokenizer: Any) -> Tensor:
     done: list[NDArray[np.int64]] = []
     piece, first = _piece(text, 0, tokenizer), 0  # the first token of the piece that is not joined yet
     hidden = current_processes().rank != 0
-    with tqdm(total=len(text), desc="tokens", unit="char", unit_scale=True, leave=False, disable=hidden) as bar:
+    with Bar(total=len(text), desc="tokens", unit="char", unit_scale=True, disable=hidden) as bar:
         for start in range(PIECE, len(text) - SHARED, PIECE):
             bar.update(PIECE)
             following = _piece(text, start, tokenizer)

@@ -17,7 +17,6 @@ from unittest.mock import patch
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from tqdm import tqdm
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.tiny import train_tokenizer
@@ -28,7 +27,7 @@ from quail_lightning.quantization.body import (
     refuse_non_finite,
 )
 from quail_lightning.quantization.protocol import PreTrainedModel
-from quail_lightning.terminal import transient_bars
+from quail_lightning.terminal import Bar, transient_bars
 
 # what GPTQModel replaces in torch for good, by functions that do nothing, when it loads a model
 _INITIALIZERS = ("kaiming_uniform_", "uniform_", "normal_")
@@ -163,7 +162,7 @@ class _Progress:
     """A bar of the layers whose weights are found."""
 
     def __init__(self, layers: int) -> None:
-        self.bar = tqdm(total=layers, desc="GPTQModel", unit="layer")
+        self.bar = Bar(total=layers, desc="GPTQModel", unit="layer")
 
     def __enter__(self) -> _Progress:
         return self

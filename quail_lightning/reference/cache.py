@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import quail_lightning.reference.manifest as vouched
 from quail_lightning.data.batch import TokenBatch
@@ -25,7 +24,7 @@ from quail_lightning.run.processes import Processes
 from quail_lightning.storage.disk_room import size_text
 from quail_lightning.storage.locks import hold
 from quail_lightning.storage.privacy import private_folder
-from quail_lightning.terminal import step
+from quail_lightning.terminal import Bar, step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -173,7 +172,7 @@ def _write(
     folder: Path, files: Mapping[str, Shard | None], requests: Mapping[Side, Request], source: Source, shown: bool
 ) -> None:
     total = sum(len(shard.rows) for shard in files.values() if shard)
-    bar = tqdm(total=total, desc=source.kind.shown, unit="window", leave=False, disable=not shown or not total)
+    bar = Bar(total=total, desc=source.kind.shown, unit="window", disable=not shown or not total)
     with evaluating(source.model), bar:
         for name, shard in files.items():
             if shard is None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.errors import InputError
@@ -17,6 +16,7 @@ from quail_lightning.functional.chunked import head_terms
 from quail_lightning.models.activations import output_head
 from quail_lightning.objectives import GradientDescent
 from quail_lightning.reference import FrozenOutputs
+from quail_lightning.terminal import Bar
 from quail_lightning.unlearning.losses import Forward, term_losses
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class GenericLabels:
         passes = [torch.randperm(len(windows), generator=generator) for _ in range(self.epochs)]
         steps = [windows[numbers] for order in passes for numbers in order.split(batch_size)]
         terms = {"forget": GradientDescent()}
-        for ids in tqdm(steps, desc="reinforced copy", leave=False):
+        for ids in Bar(steps, desc="reinforced copy"):
             batch = TokenBatch(*(ids.to(target.device),) * 2, torch.arange(len(ids)))
             term_losses(model, terms, batch, FrozenOutputs(), forward, dtype)["forget"].backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+SHOWN = {"forget_nll": "forget NLL", "hinge": "hinge", "retain_nll": "retain NLL"}
+"""What of a step's losses the progress bar shows; a signed forget loss tells a reader nothing."""
+
+
 class Forward(Protocol):
     """The body's forward pass in the training step's arithmetic."""
 

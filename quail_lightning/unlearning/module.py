@@ -34,7 +34,7 @@ from quail_lightning.unlearning.export import description, exported_copy
 from quail_lightning.unlearning.fitting import check_device_memory
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explains_memory
-from quail_lightning.unlearning.losses import request, term_losses
+from quail_lightning.unlearning.losses import SHOWN, request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
 from quail_lightning.unlearning.memory_plan import EvaluationMemory
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
@@ -45,10 +45,6 @@ from quail_lightning.unlearning.whole_sets import backward_over, mean_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-SHOWN = {"forget_nll": "forget NLL", "hinge": "hinge", "retain_nll": "retain NLL"}
-"""What of a step's losses the progress bar shows; a signed forget loss tells a reader nothing."""
 
 
 class UnlearningModule(LightningModule):
@@ -124,7 +120,6 @@ class UnlearningModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.weighting, self.alpha, self.gamma = weighting, alpha, gamma
         self.weights = term_weights(weighting, alpha, gamma)
         checks.check_numbers(learning_rate, clip_norm, weight_decay, betas, micro_batch_size, loss_chunk)
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
@@ -132,7 +127,7 @@ class UnlearningModule(LightningModule):
         check_installed(weight_precision, adam_states)
         self.target, self.start = target, start
         self.forget, self.retain, self.hinge = forget, retain, hinge
-        self.schedule = schedule
+        self.weighting, self.alpha, self.gamma, self.schedule = weighting, alpha, gamma, schedule
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, (betas[0], betas[1])
         self.clip_norm, self.micro_batch_size, self.loss_chunk = clip_norm, micro_batch_size, loss_chunk
         self.defer_gradient_sync, self.gradient_checkpointing = defer_gradient_sync, gradient_checkpointing
@@ -261,8 +256,7 @@ class UnlearningModule(LightningModule):
         losses["total"] = sum(weights[name] * value for name, value in losses.items() if name in weights)
         losses["lr"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        shown = {name: losses[key] for key, name in SHOWN.items() if key in losses}
-        self.log_dict(shown, prog_bar=True, logger=False)
+        self.log_dict({SHOWN[name]: losses[name] for name in SHOWN if name in losses}, prog_bar=True, logger=False)
 
     def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
         """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
