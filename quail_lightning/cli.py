@@ -16,6 +16,7 @@ from quail_lightning.configuration.allowed_code import FLAG, code_allowed
 from quail_lightning.configuration.bounded_yaml import check_config
 from quail_lightning.configuration.files import find_config
 from quail_lightning.errors import InputError
+from quail_lightning.run.latest import settled
 from quail_lightning.run.parent import end_with_parent
 from quail_lightning.storage.locks import released_afterwards
 from quail_lightning.terminal import begin_command, quiet_libraries, step
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with code_allowed(FLAG in given):
             options = [argument for argument in given if argument != FLAG]
             _check_verb(options)
-            _run(_resolve_configs(options))
+            _run([settled(argument) for argument in _resolve_configs(options)])
     except BrokenPipeError:  # `quail clean | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it empties its buffers
     except BaseException as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -19,6 +20,7 @@ from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation
 from quail_lightning.callbacks.progress import progress_bars
 from quail_lightning.command_line.argument_parser import SuggestingParser
 from quail_lightning.command_line.resuming import chosen_checkpoint, how_to_go_on, resume_logger
+from quail_lightning.command_line.run_names import described_method, name_after_config, named_run, run_loggers
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
 from quail_lightning.commands.leftovers import say_what_is_left
 from quail_lightning.configuration.allowed_code import FLAG, is_code_allowed
@@ -26,6 +28,7 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError, RunError, add_hint, hint_of
 from quail_lightning.models.arithmetic import device_type, emulation_notice, training_precision
 from quail_lightning.run.folder import missing_folders, remove_started, run_folder
+from quail_lightning.run.latest import point_latest_to
 from quail_lightning.run.masking import masked_yaml
 from quail_lightning.run.record import add_start
 from quail_lightning.run.trainer_options import check_options, explained_refusals
@@ -51,10 +54,16 @@ class SaveConfigAndRecord(SaveConfigCallback):
         hold(lock_in(self._folder), f"the run's folder {self._folder}")
         path = self._folder / self.config_filename
         if path.exists() and not self.overwrite:  # of a run that began, and ended, since the folder was looked at
-            raise InputError(f"{path} is another run's", remedy="Start again: the next number is free")
+            raise InputError(f"{path} is another run's", remedy="Start again, or name another version")
         replace_text(path, masked_yaml(self.parser.dump(self.config, skip_none=False)), private=True)
         seed = self.config.get("seed_everything")
         add_start(self._folder, {"verb": str(stage), "seed": seed, "resumed_from": trainer.ckpt_path})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on the run is the latest one: whatever could be refused was not."""
+        kept_by_run = isinstance(trainer.logger, (TensorBoardLogger, CSVLogger))
+        if kept_by_run and trainer.is_global_zero:
+            point_latest_to(self._folder)
 
 
 class QuailCLI(LightningCLI):
@@ -99,6 +108,7 @@ class QuailCLI(LightningCLI):
         if is_code_allowed():
             sys.argv.append(FLAG)  # the command line of the processes that Lightning starts
         section = self.config[self.subcommand]
+        name_after_config(section.trainer, section.get("config") or [])
         _raise_together(check_options(section.trainer))
         self._dry_run = TemporaryDirectory(prefix="quail-dry-run-") if section.trainer.fast_dev_run else None
         if self._dry_run is not None:  # Lightning takes the logger away, and its folder with it
@@ -124,8 +134,15 @@ class QuailCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Model, data and Trainer; what Lightning refuses is refused in our words."""
-        with explained_refusals(self.config[self.subcommand].trainer):
-            super().instantiate_classes()
+        section = self.config[self.subcommand]
+        self._made: list[Path] = []
+        try:
+            method = described_method(str(self.subcommand), section)
+            with explained_refusals(section.trainer), named_run(section.trainer, method) as self._made:
+                super().instantiate_classes()
+        except BaseException:
+            remove_started(self._made)
+            raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         return super()._instantiate_trainer(config, progress_bars(config) + callbacks)
@@ -150,8 +167,8 @@ class QuailCLI(LightningCLI):
 
     def after_validate(self) -> None:
         """The two figures were printed: only a run's folder that was given a name is kept for them."""
-        options = getattr(self.config[self.subcommand].trainer.logger, "init_args", None)
-        if self.trainer.is_global_zero and (options is None or options.get("version") is None):
+        loggers = run_loggers(self.config[self.subcommand].trainer)
+        if self.trainer.is_global_zero and all(options.get("version") is None for options in loggers):
             remove_started(self._made)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -175,7 +192,7 @@ class QuailCLI(LightningCLI):
         """Whatever can be refused without a model is refused here, then missing models are made."""
         section = self.config_init[self.subcommand]
         self._folder = run_folder(self.trainer)  # asked by all processes
-        self._made = missing_folders(self._folder)
+        self._made = missing_folders(self._folder) + self._made
         # as an argument of fit() the callbacks would learn of it only after their setup
         self.trainer.ckpt_path, section.ckpt_path = section.ckpt_path, None
         evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")

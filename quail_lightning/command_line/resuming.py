@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.command_line.run_names import run_loggers
 from quail_lightning.errors import InputError
 from quail_lightning.run.training_state import Checkpoint, last_checkpoint, newest_run
 
@@ -28,11 +28,12 @@ def chosen_checkpoint(given: str, trainer: Any) -> Checkpoint:
                 "there is no checkpoint", given=given, allowed="last, or a folder <run>/checkpoints/step-…"
             )
         return Checkpoint(folder, int(number))
-    options = _logger_options(trainer)
-    if options is None:
+    loggers = run_loggers(trainer)
+    if not loggers:
         folder = Path(trainer.default_root_dir or ".")
         run: Path | None = folder
     else:
+        options = loggers[0]
         folder = Path(options["save_dir"], options.get("name") or "")
         version = options.get("version")
         named = f"version_{version}" if isinstance(version, int) else version
@@ -48,18 +49,16 @@ def chosen_checkpoint(given: str, trainer: Any) -> Checkpoint:
 
 
 def resume_logger(trainer: Any, checkpoint: Checkpoint) -> None:
-    """Let the logger write to the checkpoint's run.
+    """Let the loggers write to the checkpoint's run.
 
     Args:
         trainer: the Trainer's options, changed in place.
-        checkpoint: from which the run goes on. Where it lies in no run of the logger's, a new one begins.
+        checkpoint: from which the run goes on. Where it lies in no run of a logger's, a new one begins.
     """
-    options = _logger_options(trainer)
-    if options is None:
-        return
-    folder = Path(options["save_dir"], options.get("name") or "")
-    if checkpoint.run.resolve().parent == folder.resolve():
-        options["version"] = checkpoint.run.name
+    for options in run_loggers(trainer):
+        folder, run = Path(options["save_dir"], options.get("name") or ""), checkpoint.run.resolve()
+        if run.parent == folder.resolve():
+            options["version"] = run.name
 
 
 def how_to_go_on(run: Path) -> str:
@@ -68,9 +67,3 @@ def how_to_go_on(run: Path) -> str:
     if last is None:
         return f"{run} has no checkpoint to go on from (checkpoint.enabled: true writes them): start the run again"
     return f"The same command with --ckpt_path {last.folder} goes on from there"
-
-
-def _logger_options(trainer: Any) -> MutableMapping[str, Any] | None:
-    """The arguments of a logger that keeps its runs in ``save_dir/name/version``; None for any other."""
-    options = getattr(trainer.logger, "init_args", None)
-    return options if options is not None and "save_dir" in options else None

@@ -149,7 +149,7 @@ def run(arguments: Any) -> None:
 
 
 def name_of(model: str) -> str:
-    """One folder's name that tells models apart: ``logs/news/version_0/model`` is ``news-version_0-model``."""
+    """One folder's name that tells models apart: ``logs/news/ga/model`` is ``news-ga-model``."""
     path = Path(model)
     if path.is_dir():
         path = path.resolve()

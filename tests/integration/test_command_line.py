@@ -74,8 +74,9 @@ def test_quickstart_makes_corpus_models_table_and_export(quickstart):
     assert read_provenance(made / "target")["sets"] == "forget+retain"
     assert read_provenance(made / "retrained")["sets"] == "retain"
     assert (made / "corpus/raw/forget.json").is_file()
-    folder = quickstart / "logs/quickstart/version_0"
+    folder = quickstart / "logs/quickstart/latest"
     rows = {(row.model, row.precision) for row in read_results(folder)}
+    assert re.fullmatch(r"quail-\d{8}-\d{6}", folder.resolve().name)
     models = ("target", "retrained", "unlearned")
     assert rows == {(model, precision) for model in models for precision in ("bf16", "nf4")}
     hinge = read_provenance(folder / "model")["terms"]["hinge"]
@@ -91,7 +92,7 @@ def test_a_fit_says_where_the_text_can_still_be_read_and_keeps_that_private(quic
     assert all(
         stat.S_IMODE(path.stat().st_mode) in (0o600, 0o700) for path in (cache.parent, cache, *cache.iterdir())
     )
-    run_folder = quickstart / "logs/quickstart/version_0"
+    run_folder = quickstart / "logs/quickstart/latest"
     assert not (run_folder / ".lock").exists()
     assert stat.S_IMODE((run_folder / "config.yaml").stat().st_mode) == 0o600
     assert stat.S_IMODE((run_folder / "model/model.safetensors").stat().st_mode) == 0o666 & ~umask_of(quickstart)
@@ -108,7 +109,7 @@ def umask_of(folder):
 
 
 def test_tensorboard_shows_the_losses_and_the_evaluation(quickstart):
-    tags = set(EventAccumulator(str(quickstart / "logs/quickstart/version_0")).Reload().Tags()["scalars"])
+    tags = set(EventAccumulator(str(quickstart / "logs/quickstart/latest")).Reload().Tags()["scalars"])
     losses = {f"train/{name}" for name in ("forget", "hinge", "retain", "total", "lr", "grad_norm_forget")}
     assert losses | {"eval/nf4/verbmem_forget", "eval/bf16/membership_auc"} <= tags
 
@@ -119,16 +120,18 @@ def test_a_second_run_reuses_everything_and_gives_the_same_weights(quickstart, c
     run("fit", "--config", "quickstart.yaml", *SMALL)
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()} == before
     assert "not there yet" not in capfd.readouterr().out
-    first, second = (quickstart / f"logs/quickstart/version_{n}/model/model.safetensors" for n in (0, 1))
+    runs = sorted((quickstart / "logs/quickstart").glob("quail-*"))
+    assert (quickstart / "logs/quickstart/latest").resolve() == runs[-1]
+    first, second = (run / "model/model.safetensors" for run in runs)
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_test_evaluates_a_saved_model_and_validate_takes_its_nll(quickstart, capfd):
-    model = "--model.start=logs/quickstart/version_0/model"
+    model = "--model.start=logs/quickstart/latest/model"
     run("test", "--config", "quickstart.yaml", *SMALL, model, "--trainer.logger.init_args.version=evaluated")
     rows = read_results(quickstart / "logs/quickstart/evaluated")
     evaluated = {row.precision: row for row in rows if row.model == "unlearned"}
-    fitted = [row for row in read_results(quickstart / "logs/quickstart/version_0") if row.epoch == 2]
+    fitted = [row for row in read_results(quickstart / "logs/quickstart/latest") if row.epoch == 2]
     for row in fitted:
         for name in ("nll_forget", "verbmem_forget", "membership_auc"):
             assert evaluated[row.precision].metrics[name].value == row.metrics[name].value
@@ -137,11 +140,12 @@ def test_test_evaluates_a_saved_model_and_validate_takes_its_nll(quickstart, cap
 
 
 def test_an_output_folder_that_holds_a_run_is_refused_and_left_as_it_was(quickstart, capsys):
-    results = quickstart / "logs/quickstart/version_0/results.json"
+    results = (quickstart / "logs/quickstart/latest/results.json").resolve()
     before = results.read_bytes()
-    version = "--trainer.logger.init_args.version=version_0"
+    name = results.parent.name
+    version = f"--trainer.logger.init_args.version={name}"
     message = refused(capsys, "fit", "--config", "quickstart.yaml", *SMALL, version)
-    assert re.search(r"logs/quickstart/version_0 already holds another run.*Name another folder", message)
+    assert re.search(rf"logs/quickstart/{name} already holds another run.*Name another folder", message)
     assert results.read_bytes() == before
 
 
@@ -294,14 +298,14 @@ def test_installed_package_brings_its_configs(tmp_path):
 
 
 def test_results_json_is_strict_json(quickstart):
-    text = (quickstart / "logs/quickstart/version_0/results.json").read_text()
+    text = (quickstart / "logs/quickstart/latest/results.json").read_text()
     content = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     chosen = training_precision("cpu")
     assert content["arithmetic"] == {"training": chosen, "evaluation": arithmetic_name(torch.bfloat16, "cpu")}
 
 
 def test_the_arithmetic_is_chosen_once_and_written_down(quickstart):
-    config = yaml.safe_load((quickstart / "logs/quickstart/version_0/config.yaml").read_text())
+    config = yaml.safe_load((quickstart / "logs/quickstart/latest/config.yaml").read_text())
     assert config["trainer"]["precision"] == training_precision("cpu")
     for name in ("target", "retrained"):
         provenance = read_provenance(quickstart / "checkpoints/quickstart" / name)

@@ -45,8 +45,7 @@ def stand_there(folder, monkeypatch):
 
 def test_the_second_quickstart_makes_tweets_models_and_the_table(folder):
     rows = {
-        (row.model, row.precision): row.metrics
-        for row in read_results(folder / "logs/quickstart_twitter/version_0")
+        (row.model, row.precision): row.metrics for row in read_results(folder / "logs/quickstart_twitter/latest")
     }
     assert {model for model, _ in rows} == {"target", "retrained", "unlearned"}
     labels = {f"label_{kind}_{name}" for kind in ("accuracy", "f1", "auroc") for name in ("forget", "retain")}
@@ -90,7 +89,7 @@ def test_rwku_is_asked_its_probes_after_refusal_training(folder):
             *("--model.target=checkpoints/quickstart_twitter/target", "--evaluation.suite={batch_size: 4}"),
         ]
     )
-    rows = read_results(folder / "logs/rwku/version_0")
+    rows = read_results(folder / "logs/rwku/latest")
     probes = {"rwku_fb", "rwku_qa", "rwku_aa", "rwku_neighbor_fb", "rwku_neighbor_qa"}
     compared = {"delivered_forgetting", "kept_forgetting", *(f"recovery_{name}" for name in probes)}
     assert all(row.metrics.keys() - compared == probes | {"nll_forget"} for row in rows)

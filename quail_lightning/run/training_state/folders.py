@@ -50,7 +50,8 @@ def last_checkpoint(run: Path) -> Checkpoint | None:
 
 def newest_run(folder: Path) -> Path | None:
     """Among the runs in a folder, the one whose last checkpoint is the youngest; None where none has one."""
-    found = [last for run in folder.glob("*") if run.is_dir() and (last := last_checkpoint(run))]
+    runs = [run for run in folder.glob("*") if run.is_dir() and not run.is_symlink()]  # not `latest`
+    found = [last for run in runs if (last := last_checkpoint(run))]
     return max(found, key=lambda last: last.folder.stat().st_mtime_ns).run if found else None
 
 

@@ -29,16 +29,16 @@ def save(folder, arguments, **options):
 def test_the_config_and_the_command_keep_no_secret_and_are_private(tmp_path, monkeypatch):
     arguments = ["--hub={token: s3cret, name: x}", "--corpus=https://me:s3cret@host/data"]
     monkeypatch.setattr("sys.argv", ["quail", "fit", *arguments])
-    save(tmp_path / "version_0", arguments)
-    save(tmp_path / "version_0", arguments, config_filename="config-resumed.yaml", overwrite=True)
+    save(tmp_path / "run", arguments)
+    save(tmp_path / "run", arguments, config_filename="config-resumed.yaml", overwrite=True)
     for name in ("config.yaml", "config-resumed.yaml", "run.json"):
-        path = tmp_path / "version_0" / name
+        path = tmp_path / "run" / name
         assert "s3cret" not in path.read_text()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    kept = yaml.safe_load((tmp_path / "version_0/config.yaml").read_text())
+    kept = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert kept["hub"] == {"token": "***", "name": "x"}
     assert kept["corpus"] == "https://***@host/data"
-    assert not (tmp_path / "version_0/.lock").exists()
+    assert not (tmp_path / "run/.lock").exists()
 
 
 def test_another_runs_config_is_never_overwritten(tmp_path):

@@ -148,10 +148,10 @@ def test_no_checkpoint_folder_is_refused(tmp_path, capsys, checkpoint):
 
 def test_the_folder_is_named_after_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for model in ("logs/news/version_0/model", "checkpoints/other"):
+    for model in ("logs/news/quail-1/model", "checkpoints/other"):
         (tmp_path / model).mkdir(parents=True)
-    assert name_of("logs/news/version_0/model") == "news-version_0-model"
-    assert name_of(str(tmp_path / "logs/news/version_0/model/")) == "news-version_0-model"
+    assert name_of("logs/news/quail-1/model") == "news-quail-1-model"
+    assert name_of(str(tmp_path / "logs/news/quail-1/model/")) == "news-quail-1-model"
     assert name_of("./checkpoints/other") == "other"
     assert name_of("muse-bench/MUSE-News_target") == "muse-bench-MUSE-News_target"
     (tmp_path.parent / "elsewhere/run/model").mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from quail_lightning.run.training_state.manifest import write_manifest as write_
 
 PACKAGE = Path(__file__).parents[3]
 CACHE = Path("checkpoints/reference-cache/0123456789abcdef")
-STEP = Path("logs/news/version_0/checkpoints/step-00000004")
+STEP = Path("logs/news/quail-1/checkpoints/step-00000004")
 
 
 def cache(folder=CACHE, finished=True):
@@ -57,8 +57,8 @@ def here(tmp_path, monkeypatch):
     evaluation()
     checkpoint()
     for name in (
-        "logs/news/version_0/model/model.safetensors",
-        "logs/news/version_0/results.json",
+        "logs/news/quail-1/model/model.safetensors",
+        "logs/news/quail-1/results.json",
         "my/notes.json",
     ):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,11 @@ def files(folder="."):
     return {path.as_posix() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-KEPT = {"logs/news/version_0/model/model.safetensors", "logs/news/version_0/results.json", "my/notes.json"}
+KEPT = {
+    "logs/news/quail-1/model/model.safetensors",
+    "logs/news/quail-1/results.json",
+    "my/notes.json",
+}
 
 
 def test_without_yes_everything_is_listed_and_nothing_is_touched(capsys):
@@ -150,13 +154,13 @@ HOLD = """
 import sys
 from pathlib import Path
 from quail_lightning.storage.locks import hold
-hold(Path(sys.argv[1]), "it", shared=sys.argv[1] != "logs/news/version_0/.lock")
+hold(Path(sys.argv[1]), "it", shared=sys.argv[1] != "logs/news/quail-1/.lock")
 print("held", flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("lock", [str(CACHE), "logs/evaluations", "logs/news/version_0/.lock"])
+@pytest.mark.parametrize("lock", [str(CACHE), "logs/evaluations", "logs/news/quail-1/.lock"])
 def test_what_a_run_uses_is_refused_and_the_rest_is_removed(lock, capsys):
     environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
     command = [sys.executable, "-c", HOLD, lock]
@@ -187,7 +191,7 @@ def test_a_folder_that_is_not_there_is_refused(capsys):
 
 
 def test_the_line_at_a_runs_end_names_every_place_and_the_remedy(capsys):
-    say_what_is_left([Path("logs/news/version_0"), CACHE])
+    say_what_is_left([Path("logs/news/quail-1"), CACHE])
     (line,) = capsys.readouterr().out.splitlines()
     assert str(CACHE) in line
     assert str(STEP.parent) in line
@@ -195,5 +199,5 @@ def test_the_line_at_a_runs_end_names_every_place_and_the_remedy(capsys):
     assert line.endswith(command)
     main(command.split()[1:])
     capsys.readouterr()
-    say_what_is_left([Path("logs/news/version_0"), CACHE])
+    say_what_is_left([Path("logs/news/quail-1"), CACHE])
     assert capsys.readouterr().out == ""

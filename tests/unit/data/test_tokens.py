@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from quail_lightning.data import tokens
 from quail_lightning.data.tokens import token_ids
+from quail_lightning.terminal import Bar
 
 
 def text(seed):
@@ -74,12 +75,14 @@ class Counting:
         return self.tokenizer(content, **options)
 
 
-def test_a_long_text_is_tokenized_once_in_pieces_and_a_bar_shows_it(capsys):
+def test_a_long_text_is_tokenized_once_in_pieces_and_a_bar_shows_it(monkeypatch):
+    shown = []
+    monkeypatch.setattr(tokens, "Bar", lambda **options: shown.append(options) or Bar(**options))
     counting, content = Counting(trained(gpt2)), text(2)
     first = token_ids(content, counting)
     assert max(counting.given) <= 3600
     assert len(content) <= sum(counting.given) <= 1.3 * len(content)
-    assert "tokens:" in capsys.readouterr().err
+    assert [(bar["desc"], bar["total"]) for bar in shown] == [("tokens", len(content))]
     calls = len(counting.given)
     assert torch.equal(token_ids(content, Counting(trained(gpt2))), first)  # loaded again, the same tokenizer
     assert torch.equal(token_ids(content, counting), first)

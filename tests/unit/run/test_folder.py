@@ -14,26 +14,26 @@ def started(run):
 
 
 def test_only_what_a_start_writes_is_removed_with_the_folders_that_it_made(tmp_path):
-    remove_started(started(tmp_path / "logs/news/version_0"))
+    remove_started(started(tmp_path / "logs/news/quail-1"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_that_were_there_stay(tmp_path):
     (tmp_path / "logs").mkdir()
-    remove_started(started(tmp_path / "logs/news/version_0"))
+    remove_started(started(tmp_path / "logs/news/quail-1"))
     assert list(tmp_path.iterdir()) == [tmp_path / "logs"]
 
 
 @pytest.mark.parametrize("name", ["results.json", "model/config.json", "checkpoints/step-00000001/run.json"])
 def test_a_run_that_computed_something_stays_whole(tmp_path, name):
-    made = started(tmp_path / "version_0")
-    (tmp_path / "version_0" / name).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "version_0" / name).touch()
+    made = started(tmp_path / "quail-1")
+    (tmp_path / "quail-1" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "quail-1" / name).touch()
     remove_started(made)
-    assert (tmp_path / "version_0/config.yaml").is_file()
+    assert (tmp_path / "quail-1/config.yaml").is_file()
 
 
 def test_a_folder_that_was_there_before_is_not_touched(tmp_path):
-    started(tmp_path / "version_0")
-    remove_started(missing_folders(tmp_path / "version_0"))
-    assert (tmp_path / "version_0/config.yaml").is_file()
+    started(tmp_path / "quail-1")
+    remove_started(missing_folders(tmp_path / "quail-1"))
+    assert (tmp_path / "quail-1/config.yaml").is_file()

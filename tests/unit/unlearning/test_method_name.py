@@ -21,7 +21,7 @@ def test_a_fragments_run_goes_by_the_fragments_name(fragment):
     described = yaml.safe_load(path.read_text("utf-8"))
     model, extras = described["model"], dict(described.get("data", {}).get("init_args", {}))
     terms = [model.get(side) for side in ("forget", "retain", "hinge")]
-    classes = [None if term is None else class_in(path, term["class_path"]) for term in terms]
+    classes = [type(None) if term is None else class_in(path, term["class_path"]) for term in terms]
     form = (terms[2] or {}).get("init_args", {}).get("form", "hinge")
     assert method_name(*classes, form=form, extras=model | extras) == fragment
 
@@ -35,5 +35,5 @@ def test_a_term_without_a_short_name_goes_by_its_class():
     class BoundedAscent:
         """Of another package."""
 
-    assert method_name(BoundedAscent, GradientDescent, None, extras={}) == "BoundedAscent_gdr"
-    assert method_name(GradientAscent, None, None, extras={"saliency": None}) == "ga"
+    assert method_name(BoundedAscent, GradientDescent, type(None), extras={}) == "BoundedAscent_gdr"
+    assert method_name(GradientAscent, type(None), type(None), extras={"saliency": None}) == "ga"
