@@ -30,7 +30,6 @@ from quail_lightning.functional.affine_grid import GridKind
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
-from quail_lightning.unlearning.export import saved_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,7 +94,7 @@ class BucketOverlap(Callback):
             return
         with isolate_rng():
             # gathered by all processes
-            exported = saved_copy(pl_module) if pl_module.evaluation_memory.sharded else pl_module.export_model()
+            exported = pl_module.export.saved_copy(pl_module.model)
             if exported is None or not trainer.is_global_zero:
                 return
             found = self._compare(pl_module, exported)

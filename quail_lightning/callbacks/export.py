@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.callbacks.first_process import check_by_first_process
+from quail_lightning.callbacks.order import run_last
 from quail_lightning.errors import InputError, RunError, add_hint
 from quail_lightning.evaluation.card import unlearned_card
 from quail_lightning.models.rescue import save_or_rescue
@@ -16,7 +17,6 @@ from quail_lightning.run.folder import run_folder
 from quail_lightning.run.training_state import last_checkpoint
 from quail_lightning.storage.durable import write_failure
 from quail_lightning.unlearning.checks import check_export
-from quail_lightning.unlearning.export import saved_copy
 
 
 class ExportModel(Callback):
@@ -50,6 +50,7 @@ class ExportModel(Callback):
         """Try to save the model, before it is trained, everything but the weights."""
         if stage != "fit":
             return
+        run_last(trainer, self)  # the model's card shows what the evaluation found
         self.check(trainer)
         out = run_folder(trainer) / self.folder
         if self.enabled:
@@ -60,7 +61,7 @@ class ExportModel(Callback):
             return
         self._tried = True
         out = run_folder(trainer) / self.folder
-        model = saved_copy(pl_module)  # gathered by all processes
+        model = pl_module.export.saved_copy(pl_module.model)  # gathered by all processes
         if model is None or not trainer.is_global_zero:
             return
         provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}
@@ -77,9 +78,9 @@ class ExportModel(Callback):
             return
         folder = run_folder(trainer)
         out = folder / self.folder
-        model = None if out.exists() or last_checkpoint(folder) is not None else saved_copy(pl_module)
-        if model is None:
+        if out.exists() or last_checkpoint(folder) is not None:
             return
+        model = pl_module.export.saved_copy(pl_module.model)
         provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch, "cut_short": str(exception)}
         try:
             save_or_rescue(model, pl_module.tokenizer, out, provenance)

@@ -37,7 +37,6 @@ from quail_lightning.run.folder import run_folder
 from quail_lightning.run.masking import masked
 from quail_lightning.storage.vouched import read_vouched, write_vouched
 from quail_lightning.unlearning.checks import check_export
-from quail_lightning.unlearning.export import checkpoint_to_evaluate, copy_to_evaluate, saved_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,7 +103,7 @@ class KeepBest(Callback):
         """Choose the windows; refuse a run that has none."""
         if self.enabled and stage == "fit":
             self._sixteen_bits = SIXTEEN_BITS[pl_module.export_dtype]
-            if pl_module.evaluation_memory.sharded:
+            if pl_module.export.sharded:
                 check_shards(self.quantizers, "best.precisions")
             check_quantizers(load_config(pl_module.target), self.quantizers, pl_module.export_dtype)
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -127,11 +126,11 @@ class KeepBest(Callback):
         if not self.enabled:
             return
         with isolate_rng():
-            self._target = self._evaluate(checkpoint_to_evaluate(pl_module, pl_module.target))
+            self._target = self._evaluate(pl_module.export.checkpoint_to_evaluate(pl_module.target))
             if self.forget_nll is not None or self.retrained is None:
                 self._goal = float(self.forget_nll or 0.0)
             else:
-                self._goal = self._nlls(checkpoint_to_evaluate(pl_module, self.retrained)).forget
+                self._goal = self._nlls(pl_module.export.checkpoint_to_evaluate(self.retrained)).forget
         release_memory()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -171,14 +170,14 @@ class KeepBest(Callback):
             return
         folder = run_folder(trainer)  # this and the copy are asked for by all processes
         with isolate_rng():
-            evaluated = copy_to_evaluate(pl_module)
+            evaluated = pl_module.export.copy_to_evaluate(pl_module.model)
             found = self._evaluate(evaluated)
             score = shortfall(found, self._target, self._goal)
             best = min((entry["shortfall"] for entry in self._history), default=float("inf"))
             is_best = trainer.strategy.broadcast(score < best)  # by the first process, which keeps the history
             best_model = None
             if is_best:
-                best_model = saved_copy(pl_module) if is_sharded(evaluated) else evaluated
+                best_model = pl_module.export.saved_copy(pl_module.model) if is_sharded(evaluated) else evaluated
             if trainer.is_global_zero:
                 self._keep(folder, best_model, found, score, pl_module, epoch)
         del evaluated, best_model

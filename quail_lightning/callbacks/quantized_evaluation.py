@@ -30,21 +30,16 @@ from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.inference.encoding import positions
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
-from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization import (
     check_quantizers,
     check_shards,
     load_quantizer,
     partly_quantized,
-    widest_copy,
 )
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.storage.vouched import digest
 from quail_lightning.terminal import Bar
-from quail_lightning.unlearning.export import checkpoint_to_evaluate, copy_to_evaluate
-from quail_lightning.unlearning.fitting import evaluation_memory_of
-from quail_lightning.unlearning.memory_plan import EvaluationMemory
 from quail_lightning.unlearning.sharding import shards
 
 if TYPE_CHECKING:
@@ -135,7 +130,8 @@ class QuantizedEvaluation(Callback):
         for checkpoint in filter(None, (pl_module.target, self.retrained)):
             shares = check_quantizers(load_config(str(checkpoint)), self.quantizers, pl_module.export_dtype)
             self._shares = self._shares or shares  # the target's, which comes first
-        pl_module.evaluation_memory = self._evaluating(trainer, pl_module)
+        if pl_module.export.sharded:
+            self._check_shards()
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
             raise InputError(
@@ -178,15 +174,6 @@ class QuantizedEvaluation(Callback):
     def _check_shards(self) -> None:
         check_shards(self.quantizers, "evaluation.precisions")
         self.suite.check_shards()
-
-    def _evaluating(self, trainer: Trainer, pl_module: Any) -> EvaluationMemory:
-        """How the model lies on the devices in the evaluations, this callback's and those of others."""
-        made = [q for each in trainer.callbacks for q in getattr(each, "quantizers", {}).values()]  # type: ignore[attr-defined]
-        layout = empty_model(load_config(pl_module.target), pl_module.export_dtype)
-        evaluation_memory = evaluation_memory_of(pl_module, self.sharded, widest_copy(made, layout))
-        if evaluation_memory.sharded:
-            self._check_shards()
-        return evaluation_memory
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluate_baselines(trainer, pl_module)
@@ -258,7 +245,8 @@ class QuantizedEvaluation(Callback):
             if checkpoint is None:
                 continue
             with isolate_rng():
-                measured = self._evaluate(name, partial(checkpoint_to_evaluate, pl_module, checkpoint), trainer)
+                load = partial(pl_module.export.checkpoint_to_evaluate, checkpoint)
+                measured = self._evaluate(name, load, trainer)
             if name == "retrained":
                 auc = measured[self._sixteen_bits].get("membership_auc")
                 if isinstance(auc, Estimate):
@@ -272,7 +260,8 @@ class QuantizedEvaluation(Callback):
 
     def _evaluate_unlearned(self, trainer: Trainer, pl_module: Any, epoch: int | None) -> None:
         with isolate_rng():
-            measured = self._evaluate("unlearned", partial(copy_to_evaluate, pl_module), trainer)
+            copy = partial(pl_module.export.copy_to_evaluate, pl_module.model)
+            measured = self._evaluate("unlearned", copy, trainer)
         add_privleak(measured, self._auc_retrain)
         self._evaluated_epoch = epoch
         verdicts = self._verdicts(measured)

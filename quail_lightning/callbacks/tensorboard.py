@@ -18,8 +18,8 @@ from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.run.masking import masked
 from quail_lightning.run.results import Estimate, Measure, ResultRow
-from quail_lightning.unlearning.export import description
 from quail_lightning.unlearning.method_name import method_of
+from quail_lightning.unlearning.provenance import description
 
 if TYPE_CHECKING:
     from quail_lightning.unlearning import UnlearningModule

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.callbacks.first_process import check_by_first_process
+from quail_lightning.callbacks.order import run_first
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.masking import masked
@@ -75,6 +76,7 @@ class TrainingCheckpoint(Callback):
         """Refuse a damaged checkpoint, and one of another run, before a weight is loaded."""
         if stage != "fit":
             return
+        run_first(trainer, self)  # an epoch's checkpoint is to lie on disk while the model is evaluated
         if isinstance(trainer.strategy, ModelParallelStrategy):
             from quail_lightning.run.training_state.shards import write_without_pickles  # 0.3 s of imports
 
@@ -93,7 +95,7 @@ class TrainingCheckpoint(Callback):
         """The next checkpoint is written before the oldest is removed."""
         refuse_too_little_room(
             f"training state, {self.keep + 1} checkpoints of it,",
-            (self.keep + 1) * state_bytes(pl_module),
+            (self.keep + 1) * state_bytes(pl_module.memory_options),
             run,
             "Set checkpoint.keep to 1, checkpoint.enabled to false, or name another folder by trainer.logger",
             replaced=bytes_in(run / FOLDER),

@@ -84,7 +84,6 @@ class QuailCLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # before the evaluation: an epoch's checkpoint is to lie on disk while the model is evaluated
         parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
         parser.add_lightning_class_args(QuantizedEvaluation, "evaluation")
         parser.add_lightning_class_args(KeepBest, "best")

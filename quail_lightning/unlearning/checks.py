@@ -17,6 +17,7 @@ from quail_lightning.models.checkpoint import check_fits, check_whole, load_conf
 from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.objectives import GradientDescent, MeasuredStep, Term
+from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weights
 from quail_lightning.quantization import check_quantizers, load_quantizer
 from quail_lightning.quantization.body_weights import body_weights, matrix_names
@@ -48,6 +49,26 @@ def notices(module: UnlearningModule, data: Any) -> list[str]:
         *idle_terms(module.weights, module.retain, module.hinge),
         *oversized_batches(data.batch_size, module.trainer.world_size, counts),
     ]
+
+
+def check_parts(module: UnlearningModule, retain: Tensor, layers: int) -> None:
+    """Refuse what names weights, layers or windows that are not there.
+
+    Args:
+        module: that is to be trained.
+        retain: [n, time] windows of the retain set.
+        layers: of the target.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if module.retain is not None:
+        check_retain_set(retain)
+    for layer in module.adversary.layers if module.adversary is not None else ():
+        layer_number(layer, layers)
+    check_names(module.trainable, module.target)
+    check_saliency(module.saliency, module.target)
+    check_measured_step(module.hinge, module.target)
 
 
 def check_numbers(

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.models.empty import empty_model
 from quail_lightning.models.sharded import is_sharded, whole
 from quail_lightning.models.sharded_loading import cast_shards, restore_buffers
-from quail_lightning.objectives import Term
 from quail_lightning.run.processes import current_processes
 from quail_lightning.unlearning.sharding import load_for
 from quail_lightning.unlearning.task_vector import TaskVector
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from quail_lightning.unlearning.module import UnlearningModule
-
-RECORDED_PACKAGES = ("quail-lightning", "torch", "transformers", "lightning")
 
 
 def exported_copy(
@@ -77,84 +73,72 @@ def _assembled(model: PreTrainedModel, weights: Mapping[str, Tensor], dtype: tor
     return exported.requires_grad_(False).eval()
 
 
-def copy_to_evaluate(module: UnlearningModule) -> PreTrainedModel:
-    """The copy that is evaluated: whole on the device, or sharded. All processes must call."""
-    if not module.evaluation_memory.sharded:
-        # at the end of a fit the model has left the device
-        return _on_device(module.export_model(), module)
-    assert module.model is not None
-    return cast_shards(module.model, module.export_dtype, _movement(module))
+@dataclass(frozen=True)
+class Export:
+    """How the model of a run is evaluated and saved.
 
-
-def checkpoint_to_evaluate(module: UnlearningModule, checkpoint: str) -> PreTrainedModel:
-    """A checkpoint that is evaluated beside the model, in the export dtype, lying on the devices as that does.
-
-    Raises:
-        InputError: see ``load_model`` and ``load_sharded``.
+    Attributes:
+        target: checkpoint that a task vector starts from.
+        trained_dtype: in which the weights are trained.
+        dtype: of what is evaluated and saved.
+        task_vector: to be negated; None takes the weights as they are.
+        trainer: knows the devices.
+        sharded: the 16-bit copies that are evaluated stay spread over them.
     """
-    if module.evaluation_memory.sharded:
-        return load_for(module.trainer, checkpoint, module.export_dtype)
-    return _on_device(load_model(checkpoint, module.export_dtype), module)
 
+    target: str
+    trained_dtype: torch.dtype
+    dtype: torch.dtype
+    task_vector: TaskVector | None
+    trainer: Trainer
+    sharded: bool
 
-def _on_device(model: PreTrainedModel, module: UnlearningModule) -> PreTrainedModel:
-    nn.Module.to(model, module.trainer.strategy.root_device)
-    return model
+    def whole_copy(self, model: PreTrainedModel) -> PreTrainedModel:
+        """See ``exported_copy``. All processes must call."""
+        return exported_copy(model, self.dtype, self._origin, self.task_vector)
 
+    def copy_to_evaluate(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The copy that is evaluated: whole on the device, or sharded. All processes must call."""
+        if self.sharded:
+            return cast_shards(model, self.dtype, self._movement())
+        return self._on_device(self.whole_copy(model))  # at the end of a fit the model has left the device
 
-def saved_copy(module: UnlearningModule) -> PreTrainedModel | None:
-    """The copy that is saved, for the first process; of a sharded model None on the others, and all must call.
+    def checkpoint_to_evaluate(self, checkpoint: str) -> PreTrainedModel:
+        """A checkpoint that is evaluated beside the model, lying on the devices as that does.
 
-    A sharded model is gathered weight by weight, in the export dtype, into the first process's main memory: no
-    device holds it whole.
-    """
-    model, dtype = module.model, module.export_dtype
-    assert model is not None
-    if not is_sharded(model):
-        return module.export_model()
-    moved, first = _movement(module), current_processes().rank == 0
-    gathered: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        value = whole(moved(name, parameter.detach()).to(dtype))
-        if first:
-            gathered[name] = value.to("cpu", copy=True)
-    return _assembled(model, gathered, dtype) if first else None
+        Raises:
+            InputError: see ``load_model`` and ``load_sharded``.
+        """
+        if self.sharded:
+            return load_for(self.trainer, checkpoint, self.dtype)
+        return self._on_device(load_model(checkpoint, self.dtype))
 
+    def saved_copy(self, model: PreTrainedModel) -> PreTrainedModel | None:
+        """The copy that is saved, for the first process; of a sharded model None on the others, and all must call.
 
-def _movement(module: UnlearningModule) -> Callable[[str, Tensor], Tensor]:
-    """A sharded weight's name and the weight → the weight as deployed: itself, or its task vector negated."""
-    vector = module.task_vector
-    if vector is None or not module.trained:
-        return lambda _, value: value
-    assert module.model is not None
-    origin = dict(load_for(module.trainer, module.target, module.model.dtype).named_parameters())
-    return lambda name, value: vector.negated(value, origin[name].detach())
+        A sharded model is gathered weight by weight, in the export dtype, into the first process's main memory: no
+        device holds it whole.
+        """
+        if not is_sharded(model):
+            return self.whole_copy(model)
+        moved, first = self._movement(), current_processes().rank == 0
+        gathered: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            value = whole(moved(name, parameter.detach()).to(self.dtype))
+            if first:
+                gathered[name] = value.to("cpu", copy=True)
+        return _assembled(model, gathered, self.dtype) if first else None
 
+    def _on_device(self, model: PreTrainedModel) -> PreTrainedModel:
+        nn.Module.to(model, self.trainer.strategy.root_device)
+        return model
 
-def description(module: UnlearningModule) -> dict[str, Any]:
-    """What made a module's model, for the provenance beside the saved weights."""
-    terms = {"forget": module.forget, "retain": module.retain, "hinge": module.hinge}
-    plain = (
-        "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
-        "trainable saliency adversary generic_labels task_vector measured_steps"
-    )
-    return {
-        "made_by": "quail fit",
-        "terms": {name: described_term(term) for name, term in terms.items() if term is not None},
-        "weights": module.weights._asdict(),
-        "optimizer": "AdamW",
-        **{name: getattr(module, name) for name in plain.split()},
-        "salient_modules": None if module.saliency_map is None else module.saliency_map.salient,
-        "export_dtype": str(module.export_dtype),
-        "versions": package_versions(),
-    }
+    def _origin(self) -> PreTrainedModel:
+        return load_for(self.trainer, self.target, self.trained_dtype)
 
-
-def described_term(term: Term) -> dict[str, Any]:
-    """A term's class and arguments, for the provenance."""
-    return {"class": type(term).__qualname__} | vars(term)
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide the arithmetic."""
-    return {name: version(name) for name in RECORDED_PACKAGES}
+    def _movement(self) -> Callable[[str, Tensor], Tensor]:
+        """A sharded weight's name and the weight → the weight as deployed: itself, or its task vector negated."""
+        if self.task_vector is None:
+            return lambda _, value: value
+        vector, origin = self.task_vector, dict(self._origin().named_parameters())
+        return lambda name, value: vector.negated(value, origin[name].detach())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Trainer
@@ -11,7 +12,8 @@ from lightning.pytorch import Trainer
 from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.empty import empty_model
-from quail_lightning.reference import LiveReference
+from quail_lightning.quantization import Quantizer, widest_copy
+from quail_lightning.reference import LiveReference, Reference
 from quail_lightning.unlearning.memory_plan import (
     GIB,
     STATES,
@@ -22,87 +24,122 @@ from quail_lightning.unlearning.memory_plan import (
     check_memory,
     whole_evaluation_fits,
 )
-from quail_lightning.unlearning.optimizers import weight_dtype
+from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, weight_dtype
+from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
-from quail_lightning.unlearning.trainable import train_only
-
-if TYPE_CHECKING:
-    from quail_lightning.unlearning.module import UnlearningModule
+from quail_lightning.unlearning.trainable import Trainable, train_only
 
 
-def check_device_memory(module: UnlearningModule, reads_logits: bool) -> None:
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Those of ``UnlearningModule``'s options, by their names there, that decide the memory of its training."""
+
+    target: str
+    trainable: Trainable
+    saliency: Saliency | None
+    weight_precision: WeightPrecision
+    adam_states: AdamStates
+    micro_batch_size: int | None
+    loss_chunk: int | None
+    gradient_checkpointing: bool
+    defer_gradient_sync: bool
+    reference: Reference
+    export_dtype: torch.dtype
+
+
+@runtime_checkable
+class MakesCopies(Protocol):
+    """A callback that evaluates quantized copies of the model: precision → what makes it."""
+
+    quantizers: Mapping[str, Quantizer]
+
+
+@runtime_checkable
+class ChoosesShards(MakesCopies, Protocol):
+    """One that also says whether the evaluations are sharded; None where that is to follow from the memory."""
+
+    sharded: bool | None
+
+
+def check_device_memory(options: MemoryOptions, trainer: Trainer, reads_logits: bool) -> None:
     """Count what the run will hold, without loading a weight.
 
     Nothing is checked on CPUs, where main memory is shared with everything else.
 
     Args:
-        module: attached to its trainer, whose data module is set up.
+        options: of the module.
+        trainer: whose data module is set up.
         reads_logits: whether a term reads the target's logits, so that a frozen head or model is held.
 
     Raises:
         InputError: it does not fit a device; with the arithmetic.
     """
-    capacity = device_capacity(module.trainer)
-    if capacity is None:
-        return
-    check_memory(sizes_of(module), run_of(module, reads_logits), capacity)
+    capacity = device_capacity(trainer)
+    if capacity is not None:
+        run = run_of(options, trainer, reads_logits, evaluation_memory(options, trainer))
+        check_memory(sizes_of(options), run, capacity)
 
 
-def sizes_of(module: UnlearningModule) -> Sizes:
-    """What of a module's model decides its memory, without loading a weight."""
-    model = empty_model(load_config(module.target), weight_dtype(module.weight_precision))
-    train_only(model, module.trainable)
+def sizes_of(options: MemoryOptions) -> Sizes:
+    """What of the model decides its memory, without loading a weight."""
+    model = empty_model(load_config(options.target), weight_dtype(options.weight_precision))
+    train_only(model, options.trainable)
     sizes = Sizes.of(model)
-    if module.saliency is not None:
-        sizes = replace(sizes, trained=round(sizes.trained * (1 - module.saliency.percentile / 100)))
-    return sizes
+    left_out = 0.0 if options.saliency is None else options.saliency.percentile / 100
+    return replace(sizes, trained=round(sizes.trained * (1 - left_out)))
 
 
-def state_bytes(module: UnlearningModule) -> float:
+def state_bytes(options: MemoryOptions) -> float:
     """What one checkpoint of the training takes on the disk: weights and optimizer states."""
-    sizes, precision = sizes_of(module), module.weight_precision
-    states = STATES_8BIT if module.adam_states == "8bit" else STATES[precision]
+    sizes, precision = sizes_of(options), options.weight_precision
+    states = STATES_8BIT if options.adam_states == "8bit" else STATES[precision]
     return sizes.parameters * weight_dtype(precision).itemsize + sizes.trained * states
 
 
-def evaluation_memory_of(module: UnlearningModule, sharded: bool | None, bits: int) -> EvaluationMemory:
-    """How the model is to be evaluated: on shards where that is asked for, or where nothing else fits the devices.
+def evaluation_memory(options: MemoryOptions, trainer: Trainer) -> EvaluationMemory:
+    """How the model lies on the devices in the evaluations of all callbacks, in whatever order they stand.
+
+    It is sharded where a callback asks for that or, under FSDP2 on accelerators, where nothing is asked and a
+    whole 16-bit copy does not fit one.
 
     Args:
-        module: attached to its trainer, whose data module is set up.
-        sharded: as asked for; None: under FSDP2 on accelerators, where a whole 16-bit copy does not fit one.
-        bits: of the widest quantized copy.
+        options: of the module.
+        trainer: whose data module is set up.
     """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    makers = [callback for callback in callbacks if isinstance(callback, MakesCopies)]
+    made = [quantizer for maker in makers for quantizer in maker.quantizers.values()]
+    bits = widest_copy(made, empty_model(load_config(options.target), options.export_dtype))
     whole = EvaluationMemory(sharded=False, bits=bits)
-    if not shards(module.trainer):
+    asked = [callback.sharded for callback in callbacks if isinstance(callback, ChoosesShards)]
+    if not shards(trainer) or not asked:
         return whole
-    if sharded is not None:
-        return replace(whole, sharded=sharded)
-    capacity = device_capacity(module.trainer)
-    run = replace(run_of(module, reads_logits=True), evaluation_memory=whole)
-    if capacity is None or whole_evaluation_fits(sizes_of(module), run, capacity):
+    if asked != [None]:
+        return replace(whole, sharded=any(asked))
+    capacity = device_capacity(trainer)
+    run = run_of(options, trainer, True, whole)
+    if capacity is None or whole_evaluation_fits(sizes_of(options), run, capacity):
         return whole
     return replace(whole, sharded=True)
 
 
-def run_of(module: UnlearningModule, reads_logits: bool) -> Run:
-    """What of a module's options decides its memory."""
-    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    live = isinstance(module.reference, LiveReference)
+def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluation: EvaluationMemory) -> Run:
+    """What of a run decides its memory."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
     return Run(
-        processes=module.trainer.world_size,
-        sharded=shards(module.trainer),
-        tokens=min(data.batch_size, module.micro_batch_size or data.batch_size) * data.max_len,
-        weight_precision=module.weight_precision,
-        adam_states=module.adam_states,
-        mixed=module.trainer.precision == "bf16-mixed",
-        emulated=compute_dtype(torch.bfloat16, module.trainer.strategy.root_device) != torch.bfloat16,
-        gradient_checkpointing=module.gradient_checkpointing,
-        reference_model=reads_logits and live,
+        processes=trainer.world_size,
+        sharded=shards(trainer),
+        tokens=min(data.batch_size, options.micro_batch_size or data.batch_size) * data.max_len,
+        weight_precision=options.weight_precision,
+        adam_states=options.adam_states,
+        mixed=trainer.precision == "bf16-mixed",
+        emulated=compute_dtype(torch.bfloat16, trainer.strategy.root_device) != torch.bfloat16,
+        gradient_checkpointing=options.gradient_checkpointing,
+        reference_model=reads_logits and isinstance(options.reference, LiveReference),
         reference_head=reads_logits,
-        whole_gradient=module.defer_gradient_sync,
-        loss_chunk=module.loss_chunk,
-        evaluation_memory=module.evaluation_memory,
+        whole_gradient=options.defer_gradient_sync,
+        loss_chunk=options.loss_chunk,
+        evaluation_memory=evaluation,
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -16,9 +16,10 @@ from quail_lightning.errors import RunError
 from quail_lightning.functional.chunked import chunk_tokens
 from quail_lightning.run.out_of_memory import first_line, is_out_of_memory
 from quail_lightning.run.processes import current_processes
+from quail_lightning.unlearning.fitting import MemoryOptions
 
 if TYPE_CHECKING:
-    from quail_lightning.unlearning.module import UnlearningModule
+    from transformers import PreTrainedConfig
 
 
 class Pass(NamedTuple):
@@ -76,21 +77,27 @@ def check_gradient(norm: Tensor, norm_name: str, trainer: Trainer) -> None:
         )
 
 
-def explains_memory(
-    step: Callable[[Any, ForgetRetainBatch, int], None],
-) -> Callable[[Any, ForgetRetainBatch, int], None]:
-    """Decorates a training step: when memory is short, the error says which options make it need less."""
+@contextmanager
+def explained_memory(
+    options: MemoryOptions, config: PreTrainedConfig, batch: ForgetRetainBatch, trainer: Trainer
+) -> Iterator[None]:
+    """Around a training step: when memory is short, the error says which options make it need less.
 
-    @wraps(step)
-    def guarded(module: Any, batch: ForgetRetainBatch, batch_idx: int) -> None:
-        try:
-            step(module, batch, batch_idx)
-        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not is_out_of_memory(error):
-                raise
-            raise _out_of_memory(module, batch, error) from error
+    Args:
+        options: of the module.
+        config: of the model.
+        batch: of the step.
+        trainer: knows the step and the device.
 
-    return guarded
+    Raises:
+        RunError: memory is short.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not is_out_of_memory(error):
+            raise
+        raise _out_of_memory(options, config.get_text_config(), batch, trainer, error) from error
 
 
 _REMEDY = (
@@ -109,28 +116,32 @@ def _place(trainer: Trainer) -> str:
     return f"step {trainer.fit_loop.total_batch_idx + 1} (epoch {trainer.current_epoch + 1})"
 
 
-def _out_of_memory(module: UnlearningModule, batch: ForgetRetainBatch, error: BaseException) -> RunError:
+def _out_of_memory(
+    options: MemoryOptions,
+    text: PreTrainedConfig,
+    batch: ForgetRetainBatch,
+    trainer: Trainer,
+    error: BaseException,
+) -> RunError:
     windows, length = next(side.input_ids.shape for side in batch if side is not None)
-    together = min(windows, module.micro_batch_size or windows)
-    assert module.model is not None
-    text = module.model.config.get_text_config()
-    device = module.device.type
+    together = min(windows, options.micro_batch_size or windows)
+    device = trainer.strategy.root_device.type
     tokens = together * (length - 1)
-    chunk = min(module.loss_chunk or chunk_tokens(text.vocab_size, text.hidden_size, device), tokens)
+    chunk = min(options.loss_chunk or chunk_tokens(text.vocab_size, text.hidden_size, device), tokens)
     remedies = []
     if together > 1:
         remedies.append(f"model.micro_batch_size: {together // 2} (smaller passes, the same gradient)")
-    if not module.gradient_checkpointing:
+    if not options.gradient_checkpointing:
         remedies.append("model.gradient_checkpointing: true (activations are computed again)")
     if chunk > 1:
         remedies.append(f"model.loss_chunk: {chunk // 2} (tokens whose logits are held at once; the same losses)")
     remedies.append(f"data.max_len: less than {length}")
-    if (module.weight_precision, module.adam_states) != ("bf16-stochastic", "8bit"):
+    if (options.weight_precision, options.adam_states) != ("bf16-stochastic", "8bit"):
         remedies.append("model.weight_precision: bf16-stochastic, model.adam_states: 8bit (6 bytes a parameter)")
     remedies.append("more devices (FSDP2)")
     return RunError(
-        f"memory is short in {_place(module.trainer)}, with passes of {together} windows of {length} tokens, "
-        f"gradient checkpointing {'on' if module.gradient_checkpointing else 'off'} and the head's logits in "
+        f"memory is short in {_place(trainer)}, with passes of {together} windows of {length} tokens, "
+        f"gradient checkpointing {'on' if options.gradient_checkpointing else 'off'} and the head's logits in "
         f"chunks of {chunk} tokens ({chunk * text.vocab_size * 4 / 2**20:.0f} MiB): "
         f"{first_line(error)}",
         remedy="Change, in this order: " + "; ".join(remedies),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,21 +24,28 @@ from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config, weights_digest
 from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
 from quail_lightning.objectives import GradientDescent, MeasuredStep, Term, term_weights
-from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weighting
-from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Reference, Request, Side, Sizes
+from quail_lightning.reference import (
+    Arithmetic,
+    CachedStates,
+    FrozenOutputs,
+    Reference,
+    Request,
+    Side,
+    Sizes,
+)
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.processes import current_processes, sum_over_processes, world_size
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.division import passes
-from quail_lightning.unlearning.export import description, exported_copy
-from quail_lightning.unlearning.fitting import check_device_memory
+from quail_lightning.unlearning.export import Export, exported_copy
+from quail_lightning.unlearning.fitting import MemoryOptions, check_device_memory, evaluation_memory
 from quail_lightning.unlearning.generic_labels import GenericLabels
-from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explains_memory
+from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explained_memory
 from quail_lightning.unlearning.losses import SHOWN, request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
-from quail_lightning.unlearning.memory_plan import EvaluationMemory
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
+from quail_lightning.unlearning.provenance import description
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table, write_saliency
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
@@ -50,32 +58,29 @@ if TYPE_CHECKING:
 class UnlearningModule(LightningModule):
     """L = w_f · L_forget + w_r · L_retain + γ · L_hinge on a causal language model.
 
-    One AdamW serves every step. With separate forget and retain steps (``alternate``, ``epoch``) its
-    normalization makes the size of a step nearly independent of the loss's weight, and the shared momentum
-    carries each kind's direction into the other's step: there α shifts the balance far less than the same α
-    under ``joint``, where both gradients are summed before the optimizer sees them.
+    One AdamW serves every step. With separate forget and retain steps (``alternate``, ``epoch``) its normalization
+    makes a step's size nearly independent of the loss's weight: there α shifts the balance far less than under
+    ``joint``, where both gradients are summed before the optimizer sees them.
 
     Args:
         target: checkpoint that knows the forget set, a folder or a hub name; what the terms compare with.
         forget: forget term.
         retain: retain term; None trains on the forget set alone.
         hinge: hinge term on the forget set; None leaves it out.
-        start: checkpoint to start from (or to evaluate); None is the target itself.
+        start: checkpoint to start from (or to evaluate); None: the target.
         weighting: ``additive`` (1, α, γ) or ``convex`` (α, 1 − α, γ).
         alpha: larger keeps more of the retain set (additive) or forgets more (convex, in [0, 1]).
         gamma: weight of the hinge; larger pushes the forget set's outputs further from the target's.
-        schedule: ``alternate`` makes a forget step, then a retain step; ``joint`` one step on the sum (the
-            published code); ``epoch`` all forget batches, then all retain batches (QUAIL, Algorithm 1).
+        schedule: ``alternate``: a forget step, then a retain step; ``joint``: one step on the sum (the published
+            code); ``epoch``: all forget batches, then all retain batches (QUAIL, Algorithm 1).
         learning_rate: constant, as in both papers.
         weight_decay: of AdamW.
         betas: of AdamW.
         clip_norm: largest gradient norm of an optimizer step; None does not clip.
-        micro_batch_size: windows a forward and backward pass; gradients accumulate over a batch's passes to
-            exactly the whole batch's gradient. None takes the batch at once.
-        loss_chunk: tokens whose logits are held at once, in float32; fewer need less memory and more time. None
-            chooses by vocabulary, width and device (``chunk_tokens``).
-        defer_gradient_sync: under FSDP2, bring gradients together after a step's last pass alone: saves
-            communication where a step has several passes, and takes a whole gradient's memory on each device.
+        micro_batch_size: windows a pass; gradients accumulate to exactly the whole batch's. None: the batch.
+        loss_chunk: tokens whose float32 logits are held at once; None chooses by ``chunk_tokens``.
+        defer_gradient_sync: under FSDP2, bring gradients together after a step's last pass alone: less
+            communication, and a whole gradient's memory on each device.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         weight_precision: ``float32`` masters; ``bf16-stochastic``: small updates are kept in the mean, at half the
             memory; ``bf16-nearest``: as the papers trained, which loses updates below half an ulp.
@@ -142,9 +147,8 @@ class UnlearningModule(LightningModule):
         self.saliency_map: SaliencyMap | None = None
         self.measured_steps: dict[str, float] = {}
         self._masks: dict[Tensor, Tensor] = {}
-        self._labels: Tensor | None = None  # generic labels of the forget windows
+        self._labels: Tensor | None = None  # generic ones
         self.trained = False  # by this module; a task vector is negated once
-        self.evaluation_memory = EvaluationMemory()  # for the memory plan and the copies
 
     # --- before training -------------------------------------------------------------------------------
 
@@ -162,19 +166,13 @@ class UnlearningModule(LightningModule):
         checks.check_checkpoints({self.target, self.start or self.target}, self.tokenizer, data.max_len)
         if stage == "fit":
             text = load_config(self.target).get_text_config()
-            if self.retain is not None:
-                checks.check_retain_set(data.trained.retain)
-            for layer in self.adversary.layers if self.adversary is not None else ():
-                layer_number(layer, text.num_hidden_layers)
-            checks.check_names(self.trainable, self.target)
-            checks.check_saliency(self.saliency, self.target)
-            checks.check_measured_step(self.hinge, self.target)
-            sizes = Sizes(text.vocab_size, text.hidden_size)
+            checks.check_parts(self, data.trained.retain, text.num_hidden_layers)
             if requests := self._requests(text.num_hidden_layers):
-                self.reference.check(requests, sizes, self._head_dtype())
+                self.reference.check(requests, Sizes(text.vocab_size, text.hidden_size), self._head_dtype())
             for notice in checks.notices(self, data):
                 rank_zero_info(notice)
-            check_device_memory(self, any("logits" in request.frozen for request in requests.values()))
+            reads_logits = any("logits" in request.frozen for request in requests.values())
+            check_device_memory(self.memory_options, self.trainer, reads_logits)
 
     def configure_model(self) -> None:
         if self.model is not None:
@@ -196,22 +194,19 @@ class UnlearningModule(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         forget, micro, dtype = data.trained.forget, self._micro(data.batch_size), self._head_dtype()
         if requests := self._requests(model.config.get_text_config().num_hidden_layers):
-            identity = weights_digest(self.target) | {
-                "weights": str(weight_dtype(self.weight_precision)),
-                "precision": str(self.trainer.precision),
-                "device": self._root_device().type,
-                "products": str(dtype),
-            }
+            weights, device = weight_dtype(self.weight_precision), self._root_device().type
+            arithmetic_of = {"weights": weights, "precision": self.trainer.precision, "products": dtype}
+            identity = weights_digest(self.target) | {"device": device}
+            identity |= {name: str(value) for name, value in arithmetic_of.items()}
             arithmetic = Arithmetic(self._forward, dtype, micro, self._root_device())
             target, again = self._target_model, partial(self._load, self.target)
             sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
         if self.generic_labels is not None:
             together = self._micro(data.batch_size * world_size())  # every process trains the same copy
             self._labels = self.generic_labels.labels(self._target_model(), forget, self._forward, dtype, together)
-        if isinstance(getattr(self.hinge, "step", None), MeasuredStep):
-            assert self.hinge is not None
-            target, tokenizer = self._target_model(), data.tokenizer
-            self.measured_steps = measure_steps(self.hinge, target, forget, self._forward, dtype, micro, tokenizer)
+        if self.hinge is not None and isinstance(getattr(self.hinge, "step", None), MeasuredStep):
+            given = (self._target_model(), forget, self._forward, dtype, micro, data.tokenizer)
+            self.measured_steps = measure_steps(self.hinge, *given)
         if self.saliency is not None:
             self.saliency_map = self.saliency.map(model, self._forget_backward)
             self._masks = self.saliency.masks(model, self.saliency_map)
@@ -237,7 +232,6 @@ class UnlearningModule(LightningModule):
 
     # --- the step --------------------------------------------------------------------------------------
 
-    @explains_memory
     def training_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         sides: list[tuple[Side, TokenBatch]] = []
         if batch.forget is not None:
@@ -246,12 +240,14 @@ class UnlearningModule(LightningModule):
             sides.append(("retain", batch.retain))
         if not sides:  # a retain batch of the epoch schedule, and no retain term
             return
-        if self.schedule == "joint":
-            losses = self._optimizer_step(sides, "grad_norm")
-        else:
-            losses = {}
-            for side in sides:
-                losses |= self._optimizer_step([side], f"grad_norm_{side[0]}")
+        assert self.model is not None
+        with explained_memory(self.memory_options, self.model.config, batch, self.trainer):
+            if self.schedule == "joint":
+                losses = self._optimizer_step(sides, "grad_norm")
+            else:
+                losses = {}
+                for side in sides:
+                    losses |= self._optimizer_step([side], f"grad_norm_{side[0]}")
         weights = self.weights._asdict()
         losses["total"] = sum(weights[name] * value for name, value in losses.items() if name in weights)
         losses["lr"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -331,8 +327,6 @@ class UnlearningModule(LightningModule):
             return torch.bfloat16
         return compute_dtype(weight_dtype(self.weight_precision), self._root_device())
 
-    # --- what the preparations need --------------------------------------------------------------------
-
     def _requests(self, layers: int) -> dict[Side, Request]:
         """What the terms read of the target, by set."""
         windows: Any = self.trainer.datamodule.trained  # type: ignore[attr-defined]
@@ -359,21 +353,14 @@ class UnlearningModule(LightningModule):
         """The gradient of the forget loss over the whole forget set (SURE, Eq. 4)."""
         assert self.model is not None
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        windows = data.trained.forget
-
-        def batch_of(numbers: Tensor) -> TokenBatch:
-            ids = windows[numbers].to(self._root_device())
-            return self._relabelled(TokenBatch(ids, ids, numbers))
 
         def loss(batch: TokenBatch) -> Tensor:
-            return self._losses("forget", {"forget": self.forget}, batch)["forget"]
+            return self._losses("forget", {"forget": self.forget}, self._relabelled(batch))["forget"]
 
-        backward_over(self.model, windows, loss, batch_of, self._micro(data.batch_size))
+        backward_over(self.model, data.trained.forget, loss, self._root_device(), self._micro(data.batch_size))
 
     def _root_device(self) -> torch.device:
         return self.trainer.strategy.root_device
-
-    # --- evaluating and saving ----------------------------------------------------------------------------
 
     def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         self._log_nll("val", batch)
@@ -389,11 +376,24 @@ class UnlearningModule(LightningModule):
                 count = len(tokens.input_ids)
                 self.log(f"{stage}/nll_{side}", nll, batch_size=count, on_epoch=True, sync_dist=True)
 
+    @property
+    def memory_options(self) -> MemoryOptions:
+        """Those of the options that decide the memory."""
+        return MemoryOptions(*(getattr(self, option.name) for option in fields(MemoryOptions)))
+
+    @property
+    def export(self) -> Export:
+        """How the model is evaluated and saved, now."""
+        vector = self.task_vector if self.trained else None
+        sharded = evaluation_memory(self.memory_options, self.trainer).sharded
+        trained = weight_dtype(self.weight_precision)
+        return Export(self.target, trained, self.export_dtype, vector, self.trainer, sharded)
+
     def export_model(self) -> PreTrainedModel:
-        """A copy of the model as it is deployed; see ``exported_copy``. All processes must call."""
+        """A copy as it is deployed; see ``exported_copy``. All processes must call."""
         assert self.model is not None
-        task_vector = self.task_vector if self.trained else None
-        return exported_copy(self.model, self.export_dtype, partial(self._load, self.target), task_vector)
+        vector = self.task_vector if self.trained else None
+        return exported_copy(self.model, self.export_dtype, partial(self._load, self.target), vector)
 
     def describe(self) -> dict[str, Any]:
         """What made this model, for the provenance beside the saved weights."""

@@ -37,7 +37,7 @@ def backward_over(
     model: PreTrainedModel,
     windows: Tensor,
     loss: Callable[[TokenBatch], Tensor],
-    batch_of: Callable[[Tensor], TokenBatch],
+    device: torch.device,
     batch_size: int,
 ) -> None:
     """Accumulate the gradient of the mean loss over all windows of a set, the same on every process.
@@ -46,12 +46,13 @@ def backward_over(
         model: its gradients are added to.
         windows: [n, time] the set; all of the same length.
         loss: mean over a batch.
-        batch_of: numbers of windows → the batch.
+        device: where the batches are wanted.
         batch_size: windows a pass and process.
     """
     processes, sharded = current_processes(), is_sharded(model)
     scale = processes.world_size if sharded else 1  # FSDP2 takes the mean over the processes
     for numbers in torch.arange(len(windows)).split(batch_size * processes.world_size):
-        for part, share in passes(batch_of(numbers), None, processes):
+        ids = windows[numbers].to(device)
+        for part, share in passes(TokenBatch(ids, ids, numbers), None, processes):
             (scale * share * loss(part) * len(numbers) / len(windows)).backward()
     sum_gradients(model.parameters(), sharded)

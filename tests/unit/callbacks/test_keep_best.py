@@ -22,8 +22,8 @@ from quail_lightning.unlearning import UnlearningModule
 class Spoil(Callback):
     """Sharpens the outputs after the third epoch: the retain set becomes unlikelier."""
 
-    def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.current_epoch == 2:
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.current_epoch == 2 and trainer.is_last_batch:
             with torch.no_grad():
                 pl_module.model.lm_head.weight.mul_(3)
 

@@ -139,7 +139,8 @@ def evaluating(folder, corpus_folder, checkpoint, strategy, asked):
     data.setup("fit")
     trainer = Trainer(accelerator="cpu", devices=1, strategy=strategy, logger=False, default_root_dir=folder)
     trainer.datamodule, module.trainer = data, trainer
-    return fitting.evaluation_memory(module, asked, 4)
+    trainer.callbacks.append(QuantizedEvaluation(["nf4"], sharded=asked))
+    return fitting.evaluation_memory(module.memory_options, trainer)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""What made a model, for the file beside its weights."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from quail_lightning.objectives import Term
+
+if TYPE_CHECKING:
+    from quail_lightning.unlearning.module import UnlearningModule
+
+RECORDED_PACKAGES = ("quail-lightning", "torch", "transformers", "lightning")
+
+
+def description(module: UnlearningModule) -> dict[str, Any]:
+    """What made a module's model, for the provenance beside the saved weights."""
+    terms = {"forget": module.forget, "retain": module.retain, "hinge": module.hinge}
+    plain = (
+        "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
+        "trainable saliency adversary generic_labels task_vector measured_steps"
+    )
+    return {
+        "made_by": "quail fit",
+        "terms": {name: described_term(term) for name, term in terms.items() if term is not None},
+        "weights": module.weights._asdict(),
+        "optimizer": "AdamW",
+        **{name: getattr(module, name) for name in plain.split()},
+        "salient_modules": None if module.saliency_map is None else module.saliency_map.salient,
+        "export_dtype": str(module.export_dtype),
+        "versions": package_versions(),
+    }
+
+
+def described_term(term: Term) -> dict[str, Any]:
+    """A term's class and arguments, for the provenance."""
+    return {"class": type(term).__qualname__} | vars(term)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide the arithmetic."""
+    return {name: version(name) for name in RECORDED_PACKAGES}
