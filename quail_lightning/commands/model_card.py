@@ -35,7 +35,7 @@ def model_card(
         model: the checkpoint that was quantized; results are looked for in its folder and the one above.
         provenance: what was noted beside it; empty where it is not one of ours.
         made: ``precision``, ``dtype``, ``quantizer`` (its config file), ``simulated``, the ``share`` of the body's
-            weights that is quantized and, for AWQ and GPTQ, the ``backend``.
+            weights that is quantized, and the ``backend``.
         calibration: what the quantizer was calibrated on; None where it needs nothing.
     """
     base = provenance.get("target") or model

@@ -23,10 +23,7 @@ from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.quantization import (
-    Awq,
-    Gptq,
     Quantizer,
-    Uniform,
     check_quantizers,
     described_share,
     load_quantizer,
@@ -103,8 +100,8 @@ def quantize(
         "dtype": dtype,
         "quantizer": find_config(f"quantizer/{to}.yaml").read_text("utf-8"),
         "calibration": asdict(calibration) if quantizer.needs_calibration else None,
-        "simulated": isinstance(quantizer, Uniform),
-        "backend": quantizer.backend if isinstance(quantizer, Awq | Gptq) else None,
+        "simulated": quantizer.simulated,
+        "backend": quantizer.backend,
         "share": share,
     }
     provenance = read_provenance(Path(model)) or {}
@@ -152,10 +149,10 @@ def run(arguments: Any) -> None:
 def _stored_bytes(model: Any, quantizer: Quantizer, share: float) -> float:
     """What the quantized copy's weights take on the disk, without scales; ``share`` of the body is quantized."""
     whole = weight_bytes(model, model.dtype)
-    if isinstance(quantizer, Uniform) or quantizer.bits >= 16:
+    if quantizer.simulated:
         return whole
     body = sum(each.parameter.numel() for each in body_weights(model))
-    return whole - share * body * (model.dtype.itemsize - quantizer.bits / 8)
+    return whole - share * body * (model.dtype.itemsize - quantizer.stored_bits / 8)
 
 
 def _windows(data: MuseDataModule, tokenizer: Any) -> Mapping[str, Tensor]:

@@ -11,10 +11,9 @@ import torch
 
 from quail_lightning.comparison.source import WeightSource
 from quail_lightning.errors import InputError
+from quail_lightning.quantization.protocol import Bounds
 
 PIECE = 2**18  # values; half a megabyte of bfloat16 stays in a core's cache between reading and looking
-
-Bounds = tuple[float, float]
 
 
 class Ranges(NamedTuple):

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quail_lightning.comparison.bounds import Bounds
 from quail_lightning.comparison.formats import Format, piece_length
 from quail_lightning.comparison.parameters import Role
 from quail_lightning.comparison.result import GridKey, Scope, SharedStep
 from quail_lightning.functional.affine_grid import Grid, GridKind, fit_grid
 from quail_lightning.functional.bucket_codes import LANES, VALUES, bits_of, codes, every_value, packed
+from quail_lightning.quantization.protocol import Bounds
 
 PIECE = 2**17  # values; shorter ones wait longer for Python than they gain from a core's cache
 

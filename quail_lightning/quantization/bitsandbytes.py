@@ -18,6 +18,7 @@ from quail_lightning.models.sharded import whole
 from quail_lightning.models.sharded_loading import restore_buffers
 from quail_lightning.quantization.body import copy_unconverted, refuse_broken
 from quail_lightning.quantization.body_weights import dense_names
+from quail_lightning.quantization.buckets import CodeBuckets
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 CPU_ROWS = 32  # of a 4-bit weight, packed together
@@ -61,6 +62,17 @@ class BitsAndBytes:
         self.outlier_threshold = outlier_threshold
 
     needs_calibration = False
+    simulated = False
+    backend = "bitsandbytes"
+
+    def buckets(self) -> CodeBuckets | None:
+        """See ``HasBuckets``; those of int8 depend on the activations as well."""
+        return None if self.format == "int8" else CodeBuckets(self.format)
+
+    @property
+    def stored_bits(self) -> int:
+        """As ``bits``."""
+        return self.bits
 
     @property
     def bits(self) -> int:

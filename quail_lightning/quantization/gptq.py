@@ -38,6 +38,12 @@ class Gptq:
     """
 
     needs_calibration = True
+    simulated = False
+
+    @property
+    def stored_bits(self) -> int:
+        """Of the widest layers."""
+        return self.format.widest
 
     def __init__(
         self,

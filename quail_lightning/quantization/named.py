@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,6 +13,17 @@ from quail_lightning.configuration.files import find_config, shipped_names
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.familiar_names import suggestion
 from quail_lightning.quantization.protocol import Quantizer
+
+PROMISED = (
+    "bits",
+    "granularity",
+    "needs_calibration",
+    "simulated",
+    "stored_bits",
+    "backend",
+    "targets",
+    "quantize",
+)
 
 
 def available_precisions() -> list[str]:
@@ -61,17 +73,25 @@ def _built(path: Path) -> Quantizer:
             f"{path} does not describe a quantizer: {problem}",
             allowed="class_path of a quantizer, and init_args that its constructor takes",
         ) from problem
-    return quantizer_class(**arguments.as_dict())
+    found = quantizer_class(**arguments.as_dict())
+    if not isinstance(found, Quantizer):
+        lacking = [name for name in PROMISED if not _has(found, name)]
+        raise InputError(
+            f"{described['class_path']} of {path} is no quantizer: it lacks {', '.join(lacking)}",
+            allowed=f"a class with {', '.join(PROMISED)} (quail_lightning.quantization.protocol)",
+        )
+    return found
 
 
-def _named_class(described: object, path: Path) -> type[Quantizer]:
+def _has(found: object, name: str) -> bool:
+    return getattr(found, name, None) is not None
+
+
+def _named_class(described: object, path: Path) -> type[Any]:
     if not isinstance(described, dict) or "class_path" not in described:
         raise TypeError("it has no class_path")
     if unknown := described.keys() - {"class_path", "init_args"}:
         raise TypeError(f"it holds {', '.join(map(str, sorted(unknown)))} beside class_path and init_args")
     from quail_lightning.configuration.import_gate import class_in
 
-    found = class_in(path, described["class_path"])
-    if not hasattr(found, "quantize") or not hasattr(found, "targets"):
-        raise TypeError(f"{described['class_path']!r} is no class with a quantize method and a targets method")
-    return found
+    return class_in(path, described["class_path"])

@@ -44,6 +44,11 @@ class PackedFormat:
             raise InputError("group_size must be at least 1, or null for one scale a row", given=self.group_size)
 
     @property
+    def widest(self) -> int:
+        """Bits of the widest layers."""
+        return max(self.bits, *(self.layer_bits or {}).values(), 0)
+
+    @property
     def granularity(self) -> str:
         """``group128``, or ``channel``."""
         return "channel" if self.group_size is None else f"group{self.group_size}"

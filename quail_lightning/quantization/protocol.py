@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -16,6 +17,11 @@ else:
     PreTrainedModel = nn.Module
 
 
+Bounds = tuple[float, float]
+"""Smallest and largest value."""
+
+
+@runtime_checkable
 class Quantizer(Protocol):
     """Makes the model as it will be deployed, to be evaluated in place of the 16-bit one.
 
@@ -37,6 +43,18 @@ class Quantizer(Protocol):
     @property
     def needs_calibration(self) -> bool:
         """Whether ``quantize`` must be given calibration tokens."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the copy holds dequantized weights in the model's own dtype, at full size."""
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits that a quantized weight takes in the copy, without its share of the scales; 16 where simulated."""
+
+    @property
+    def backend(self) -> str:
+        """The package that makes the copy."""
 
     def targets(self, model: PreTrainedModel) -> list[str]:
         """Names of the parameters that ``quantize`` quantizes.
@@ -81,6 +99,47 @@ class QuantizesShards(Protocol):
         Raises:
             InputError: see ``Quantizer.quantize``.
         """
+
+
+class Fitted(Protocol):
+    """A format fitted to a weight: a ``Grid``, a ``ScaledCode``."""
+
+    def index(self, weight: Tensor) -> Tensor:
+        """The bucket of every weight."""
+
+    def value(self, index: Tensor) -> Tensor:
+        """The weight that each bucket stands for."""
+
+    def width(self, index: Tensor) -> Tensor:
+        """Δ of each weight's own bucket."""
+
+
+class Buckets(Protocol):
+    """The levels of a quantizer, where they follow from the weights alone: what ``quail analyze`` compares by."""
+
+    def unit(self, inputs: int) -> int:
+        """Pieces of a weight [outputs, inputs] must be a multiple of so many values long."""
+
+    def misfits(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Weights that the quantizer would refuse, each with its reason in brackets."""
+
+    def fit(self, weight: Tensor, inputs: int, of_tensor: Bounds, of_model: Bounds) -> Fitted:
+        """Fit to a piece of a weight.
+
+        Args:
+            weight: [n] float32.
+            inputs: length of a row.
+            of_tensor: smallest and largest value of the whole tensor.
+            of_model: of all quantized weights.
+        """
+
+
+@runtime_checkable
+class HasBuckets(Protocol):
+    """A quantizer whose levels may follow from the weights alone."""
+
+    def buckets(self) -> Buckets | None:
+        """Its levels; None where they depend on more in this setting."""
 
 
 def quantized_copy(

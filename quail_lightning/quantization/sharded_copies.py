@@ -9,8 +9,6 @@ from quail_lightning.errors import InputError
 from quail_lightning.quantization.architecture import WORTH_SAYING
 from quail_lightning.quantization.body_weights import quantized_share
 from quail_lightning.quantization.protocol import PreTrainedModel, Quantizer, QuantizesShards
-from quail_lightning.quantization.uniform import Uniform
-from quail_lightning.quantization.unquantized import Unquantized
 
 
 def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
@@ -45,14 +43,13 @@ def widest_copy(quantizers: Iterable[Quantizer], model: PreTrainedModel) -> int:
         quantizers: that ``check_quantizers`` let pass.
         model: may be on the meta device.
     """
-    return max(
-        (_bits_in_memory(quantizer, model) for quantizer in quantizers if not isinstance(quantizer, Unquantized)),
-        default=0,
-    )
+    return max((_bits_in_memory(quantizer, model) for quantizer in quantizers), default=0)
 
 
 def _bits_in_memory(quantizer: Quantizer, model: PreTrainedModel) -> int:
-    if isinstance(quantizer, Uniform) or quantizer.needs_calibration:
+    if quantizer.simulated or quantizer.needs_calibration:
         return 16
-    share = quantized_share(model, quantizer.targets(model))
-    return ceil(share * quantizer.bits + (1 - share) * 16) if share < WORTH_SAYING else quantizer.bits
+    if not (targets := quantizer.targets(model)):
+        return 0  # the 16-bit copy itself
+    bits, share = quantizer.stored_bits, quantized_share(model, targets)
+    return ceil(share * bits + (1 - share) * 16) if share < WORTH_SAYING else bits

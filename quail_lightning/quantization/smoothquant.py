@@ -30,6 +30,9 @@ class SmoothQuant:
     bits = 8
     granularity = "channel"
     needs_calibration = True
+    simulated = False
+    stored_bits = 8
+    backend = "llmcompressor"
 
     def __init__(self, smoothing_strength: float = 0.5) -> None:
         if not 0 <= smoothing_strength <= 1:

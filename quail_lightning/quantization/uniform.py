@@ -14,6 +14,7 @@ from quail_lightning.models.sharded import own_rows, share, whole
 from quail_lightning.models.sharded_loading import cast_shards
 from quail_lightning.quantization.body import refuse_broken, refuse_indivisible
 from quail_lightning.quantization.body_weights import BodyWeight, Layout, body_weights, matrices, matrix_names
+from quail_lightning.quantization.buckets import GridBuckets
 from quail_lightning.quantization.layer_bits import bits_of_layers
 from quail_lightning.quantization.protocol import PreTrainedModel
 
@@ -70,6 +71,13 @@ class Uniform:
         self.layer_bits = layer_bits
 
     needs_calibration = False
+    simulated = True
+    stored_bits = 16
+    backend = "torch"
+
+    def buckets(self) -> GridBuckets | None:
+        """See ``HasBuckets``; none of mixed precision."""
+        return None if self.layer_bits else GridBuckets(self.bits, self.granularity, self.group_size, self.grid)
 
     def targets(self, model: PreTrainedModel) -> list[str]:
         """See ``Quantizer.targets``: linear and Conv1D layers, and every expert of a stack on grids of its own."""

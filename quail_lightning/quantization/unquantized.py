@@ -19,6 +19,9 @@ class Unquantized:
     bits = 16
     granularity = "none"
     needs_calibration = False
+    simulated = False
+    stored_bits = 16
+    backend = "torch"
 
     def targets(self, model: PreTrainedModel) -> list[str]:
         """See ``Quantizer.targets``: none."""

@@ -25,7 +25,6 @@ SHIPPED = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / 
 TOKENS = torch.arange(24).reshape(2, 12)
 CALIBRATION = torch.arange(96).reshape(4, 24) % 64
 RESCALING = ("awq", "smoothquant")  # move a factor of each channel into the norm before a linear layer
-NOT_PACKED = ("bf16", "fp16", "uniform")
 # The calibrated formats differ in nothing but numbers from the two that are tried in float32 as well.
 FLOAT32_TOO = [name for name in SHIPPED if not load_quantizer(name).needs_calibration] + ["awq4", "gptq4"]
 CASES = [(name, "bfloat16") for name in SHIPPED] + [(name, "float32") for name in FLOAT32_TOO]
@@ -156,13 +155,22 @@ def test_only_the_linear_layers_of_the_body_are_quantized(case: Case) -> None:
 
 def test_packed_weights_and_scales_take_their_bits(case: Case) -> None:
     at_16_bits = sum(2 * linear.weight.numel() for _, linear in quantized_linears(case.model))
-    if case.is_one_of(NOT_PACKED):
+    if case.quantizer.simulated or case.quantizer.stored_bits == 16:
         assert case.packed_bytes == at_16_bits * case.model.dtype.itemsize / 2
         return
     share = case.packed_bytes / at_16_bits
     # Width 128: q and o hold 128² weights, k and v half of it, gate, up and down twice: down is 2 of 9 parts.
     bits = 4 + 4 * 2 / 9 if case.name == "gptq-mixed" else case.quantizer.bits
     assert bits / 16 < share < 1.2 * bits / 16
+    assert bits <= case.quantizer.stored_bits <= 8
+
+
+def test_what_is_simulated_keeps_the_model_s_dtype_and_has_the_grid_s_levels_alone(case: Case) -> None:
+    weights = [getattr(linear, "weight", None) for _, linear in quantized_linears(case.copy)]
+    kept = all(weight is not None and weight.dtype == case.model.dtype for weight in weights)
+    assert kept == (case.quantizer.simulated or not case.quantizer.targets(case.model))
+    assert isinstance(case.quantizer, Quantizer)
+    assert case.quantizer.backend in {"torch", "bitsandbytes", "llmcompressor"}
 
 
 def test_tied_weights_stay_tied_and_untied_ones_apart(case: Case) -> None:

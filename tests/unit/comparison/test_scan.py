@@ -275,7 +275,7 @@ def test_formats_without_a_fixed_grid_are_refused():
 def test_a_group_size_that_does_not_divide_is_refused_before_reading():
     model = llama()
     used = formats({"uniform4-group128": Uniform(4, "group", 128)})
-    with pytest.raises(InputError, match=r"group_size of uniform4-group128 .*q_proj.weight \(192\)"):
+    with pytest.raises(InputError, match=r"uniform4-group128 does not fit .*q_proj.weight \(192 inputs"):
         compare(ModelWeights(model), ModelWeights(model), parameter_roles(model), Questions(formats=used))
 
 

@@ -72,7 +72,10 @@ def test_a_name_known_from_elsewhere_is_answered_with_what_is_here(name, meant) 
         ("class_path: quail_lightning.quantization.Unifrom", "Unifrom' is no class"),
         ("class_path: quail_lighting.quantization.Uniform", "No module named 'quail_lighting'"),
         ("class_path: Uniform", "'Uniform' is no class"),
-        ("class_path: torch.nn.Linear\ninit_args: {in_features: 1, out_features: 1}", "quantize method"),
+        (
+            "class_path: torch.nn.Linear\ninit_args: {in_features: 1, out_features: 1}",
+            "no quantizer: it lacks bits",
+        ),
         ("init_args: {bits: 4}", "no class_path"),
         ("- 4", "no class_path"),
         ("", "no class_path"),
