@@ -20,6 +20,7 @@ SOON, LATE = 5.0, 30.0  # seconds between two of them
 FORMS = (
     " {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left{postfix}",
     " {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left{postfix}",
+    " {n_fmt}/{total_fmt} {rate_fmt} <{remaining}{postfix}",
     " {n_fmt}/{total_fmt} {rate_fmt}{postfix}",
 )
 """What a progress bar shows after its name, the fullest first."""
@@ -57,11 +58,14 @@ class Bar(tqdm):  # type: ignore[misc]  # the library has no annotations
         self._told_at, self._told = time.monotonic(), 0.0  # of the last line in a log: when, and share of the way
         if not self._drawn:
             options |= {"leave": False, "ncols": WIDTH}
+        self._shown_at = time.time()
         super().__init__(*args, **{"leave": False, "dynamic_ncols": self._drawn} | options)
 
     def __str__(self) -> str:
         shown, text = dict(self.format_dict), ""
         width, name = shown["ncols"] or WIDTH, shown["prefix"].rstrip(": ")
+        if not self.total and not self.n:
+            return str(disp_trim(name, width))  # how much there is to do is not known yet
         for form in FORMS if self._drawn else FORMS[1:]:
             text = str(self.format_meter(**shown | {"prefix": "", "bar_format": form, "ncols": None}))
             if disp_len(name) + disp_len(text) <= width:
@@ -70,11 +74,21 @@ class Bar(tqdm):  # type: ignore[misc]  # the library has no annotations
             name = name[1:]
         return str(disp_trim(f"…{name}{text}", width))
 
+    def show(self, what: str, done: int, total: int) -> None:
+        """Tell how far something is; what is named otherwise than before begins now."""
+        if self.disable:
+            return
+        if what != self.format_dict["prefix"]:
+            self.set_description_str(what, refresh=False)
+            self.total, self.start_t = total, self._shown_at
+        self._shown_at, self.n = time.time(), done
+        self.refresh()
+
     def set_postfix(self, ordered_dict: Any = None, refresh: bool | None = True, **more: Any) -> None:
         """Numbers with their names, to two digits behind the point."""
         values = dict(ordered_dict or {}) | more
         self.set_postfix_str(
-            "  ".join(f"{name} {float(value):.2f}" for name, value in values.items()), bool(refresh)
+            " ".join(f"{name} {float(value):.2f}" for name, value in values.items()), bool(refresh)
         )
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
 
 from quail_lightning.terminal import Bar
 
@@ -33,9 +34,6 @@ class TrainingBar(TQDMProgressBar):
         """What the module logs for the bar; not the run's number."""
         return dict(trainer.progress_bar_metrics)
 
-    def init_train_tqdm(self) -> Any:
-        return self._bar(leave=True)
-
     def init_sanity_tqdm(self) -> Any:
         return self._bar()
 
@@ -46,28 +44,28 @@ class TrainingBar(TQDMProgressBar):
         return self._bar()
 
     def _bar(self, **options: Any) -> Bar:
-        return Bar(disable=self.is_disabled, file=sys.stdout, smoothing=0, unit="step", **options)
+        return Bar(disable=self.is_disabled, file=sys.stdout, smoothing=0, **options)
 
-    def on_train_start(self, *_: Any) -> None:
-        """Each epoch opens a bar of its own."""
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self.train_progress_bar = self._of_epoch(trainer)  # an epoch that is gone on with does not start
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        super().on_train_epoch_start(trainer)
-        of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        self.train_progress_bar.set_description_str(f"epoch {trainer.current_epoch + 1}{of} ", refresh=False)
+        if self.train_progress_bar.disable:  # closed with the epoch before
+            self.train_progress_bar = self._of_epoch(trainer)
 
-    def on_train_end(self, *_: Any) -> None:
-        if self._train_progress_bar is not None:
-            self._train_progress_bar.close()
+    def _of_epoch(self, trainer: Trainer) -> Bar:
+        of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        name = f"epoch {trainer.current_epoch + 1}{of}"
+        return self._bar(desc=name, total=convert_inf(self.total_train_batches), leave=True)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        self.val_progress_bar.set_description_str("validation ", refresh=False)
+        self.val_progress_bar.set_description_str("validation", refresh=False)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        self.test_progress_bar.set_description_str("windows ", refresh=False)
+        self.test_progress_bar.set_description_str("windows", refresh=False)

@@ -308,9 +308,7 @@ class QuantizedEvaluation(Callback):
         bar = Bar(desc=name, disable=not trainer.is_global_zero)
 
         def show(what: str, done: int, total: int) -> None:
-            bar.set_description(f"{name} · {what}", refresh=False)
-            bar.total, bar.n = total, done
-            bar.refresh()
+            bar.show(f"{name} · {what}", done, total)
 
         evaluator = Evaluator(self._precisions(), self._calibration_tokens)
         found = evaluator.evaluate(lambda dtype: make(), asked, show)

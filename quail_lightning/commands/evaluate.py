@@ -220,9 +220,7 @@ def evaluate(
         for model, at in plan.precisions.items():
 
             def show(what: str, done: int, total: int, model: str = model) -> None:
-                bar.set_description(f"{model} · {what}", refresh=False)
-                bar.total, bar.n = total, done
-                bar.refresh()
+                bar.show(f"{model} · {what}", done, total)
 
             found[model] = evaluation.evaluate(model, read[model], at, show)
     figures = {

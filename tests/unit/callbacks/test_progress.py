@@ -8,6 +8,7 @@ import struct
 import sys
 import termios
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,10 +93,33 @@ def test_the_training_bar_tells_epoch_step_rate_and_losses_within_80_columns(mon
         train(screen.file, monkeypatch)
     rows = [row for row in screen.rows if row.startswith("epoch")]
     assert max(map(len, screen.rows)) <= 80
-    wanted = r"epoch 2/2 120/120 \d+\.\d+step/s.*, forget NLL 12\.35  hinge 0\.12  retain NLL 0\.71"
+    wanted = r"epoch 2/2 120/120 \d+\.\d+it/s.*, forget NLL 12\.35 hinge 0\.12 retain NLL 0\.71"
     assert re.search(wanted, rows[-1]), rows[-1]
     assert any(row.startswith("epoch 1/2 120/120") for row in rows)
     assert not any("v_num" in row for row in rows)
+
+
+def test_a_typical_step_of_a_large_model_leaves_room_for_the_time_left():
+    with Terminal() as screen, Bar(desc="epoch 3/10", total=204, file=screen.file, initial=1) as bar:
+        bar.n, bar.start_t = 121, bar.start_t - 300
+        bar.set_postfix(SHOWN | {"forget NLL": 4.63})
+    assert screen.rows[-1] == "epoch 3/10 121/204  2.50s/it <03:27, forget NLL 4.63 hinge 0.12 retain NLL 0.71"
+
+
+def test_the_evaluations_bar_tells_the_rate_of_what_it_names():
+    with Terminal() as screen, Bar(desc="target", file=screen.file) as bar:
+        bar.show("target · nf4 · verbmem_forget", 1, 2)
+        bar.start_t -= 1000  # so long ago did this measure begin
+        bar._shown_at -= 10  # and so long ago did it end
+        bar.show("target · nf4 · nll_forget", 20, 40)
+    assert screen.rows[0] == "target"
+    assert re.search(r"nll_forget  50%.* 20/40  [12]\.\d\dit/s, 00:\d\d left", screen.rows[-1]), screen.rows
+
+
+def test_a_bar_of_another_rank_is_told_in_vain():
+    bar = Bar(desc="target", disable=True)
+    bar.show("target · nf4", 1, 2)
+    bar.close()
 
 
 class Log:
@@ -158,3 +182,16 @@ def test_a_named_step_above_a_bar_leaves_a_log_clean(monkeypatch):
     with Bar(total=10):
         terminal._write_line("loading it ...")
     assert log.text == "loading it ...\n"
+
+
+def test_an_epoch_that_is_gone_on_with_has_its_bar(monkeypatch):
+    (bar,) = progress_bars({})
+    trainer = SimpleNamespace(max_epochs=3, max_steps=-1, current_epoch=1, num_training_batches=4)
+    monkeypatch.setattr(bar, "_trainer", trainer)
+    bar.on_train_start(trainer)  # Lightning starts no epoch inside which a checkpoint lies
+    assert (bar.train_progress_bar.desc, bar.train_progress_bar.total) == ("epoch 2/3", 4)
+    bar.train_progress_bar.close()
+    trainer.current_epoch = 2
+    bar.on_train_epoch_start(trainer)
+    assert bar.train_progress_bar.desc == "epoch 3/3"
+    bar.train_progress_bar.close()

@@ -204,3 +204,18 @@ def test_terms_that_read_no_target_ask_for_nothing():
 def test_a_layer_is_checked_even_where_the_target_is_not_read():
     with pytest.raises(InputError, match="no such decoder layer"):
         request((Misdirection(4),), torch.zeros(2, 5), 4)
+
+
+def test_what_two_terms_ask_of_each_token_is_computed_once(tiny_llama, batch):
+    """So the NLL that is logged beside gradient ascent costs no second look at the logits."""
+    looked = []
+
+    def likelihood(logits, labels, reference):
+        looked.append(len(labels))
+        return log_softmax(logits, -1).gather(-1, labels[:, None]).squeeze(-1)
+
+    ascent, descent = GradientAscent(), GradientDescent()
+    ascent.needs = descent.needs = Needs(tokens=(likelihood,))
+    found = losses(tiny_llama(), {"forget": ascent, "forget_nll": descent}, batch)
+    assert sum(looked) == batch.labels[:, 1:].numel()
+    assert found["forget_nll"].item() == pytest.approx(-found["forget"].item())
