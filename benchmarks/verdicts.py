@@ -1,0 +1,108 @@
+"""What the verdict says of runs whose outcome is known beforehand: one command, one table.
+
+    python benchmarks/verdicts.py [--only PATTERN]
+
+Quickstarts that forget, a run in which nothing happens, one whose steps are too small to count, one that learns
+the text instead, a model that is destroyed, and a 4-bit folder as it is deployed. Everything is made below --out;
+what is finished is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from quail_lightning.run.results import read_verdicts
+
+CHECKPOINTS = "checkpoints/quickstart"
+FIT = ("fit", "--config", "quickstart.yaml")
+LAST = ("--evaluation.every_n_epochs=1000",)  # only after the last
+RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "quail": ("QUAIL, the quickstart", FIT),
+    "ga": ("GA alone", (*FIT, "--config", "method/ga.yaml")),
+    "sure": (
+        "GA_GDR + SURE with a 7B model's settings: nothing happens",
+        (*FIT, "--config", "method/ga_gdr.yaml", "--config", "method/sure.yaml"),
+    ),
+    "still": ("QUAIL, learning rate 1e-12 (0 is refused)", (*FIT, "--model.learning_rate=1e-12")),
+    "learned": (
+        "gradient descent on the forget set: the text is learned",
+        (
+            *FIT,
+            "--model.forget.class_path=quail_lightning.objectives.GradientDescent",
+            "--model.hinge=null",
+            "--model.learning_rate=1e-4",
+        ),
+    ),
+    "destroyed": ("GA, learning rate 1e-2", (*FIT, "--config", "method/ga.yaml", "--model.learning_rate=1e-2")),
+    "twitter": ("Twitter, the second quickstart", ("fit", "--config", "quickstart_twitter.yaml")),
+}
+"""Folder → what it is, and its command but for the evaluation's turn and the folder."""
+DEPLOYED = "nf4"
+FIELDS = ("known", "forgotten", "survives", "over_forgotten", "utility")
+
+
+def main() -> None:
+    options = _options()
+    for name, command in _commands(options.out).items():
+        if fnmatch(name, options.only) and not (options.out / name / "results.json").is_file():
+            _run(name, command, options.out)
+    print("\n".join(table(options.out)))
+
+
+def _commands(out: Path) -> dict[str, list[list[str]]]:
+    """Folder → its commands."""
+    found = {}
+    for name, (_, command) in RUNS.items():
+        place = [
+            f"--trainer.logger.init_args.save_dir={out.parent}",
+            f"--trainer.logger.init_args.name={out.name}",
+        ]
+        found[name] = [[*command, *LAST, *place, f"--trainer.logger.init_args.version={name}"]]
+    model, folder = out / "quail/model", out / "nf4-model"
+    data = ["--benchmark", "muse-news", "--corpus", f"{CHECKPOINTS}/corpus", "--attacks", "reported"]
+    evaluate = ["evaluate", f"{CHECKPOINTS}/target", str(model), str(folder), *data]
+    evaluate += ["--retrained", f"{CHECKPOINTS}/retrained", "--out", str(out / DEPLOYED)]
+    return found | {DEPLOYED: [["quantize", str(model), "--to", "nf4", "--out", str(folder)], evaluate]}
+
+
+def _run(name: str, commands: list[list[str]], out: Path) -> None:
+    print(f"started: {name}", file=sys.stderr, flush=True)
+    log = out / "output" / f"{name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        for command in commands:
+            full = [sys.executable, "-m", "quail_lightning", *command]
+            finished = subprocess.run(full, stdout=output, stderr=subprocess.STDOUT, env=os.environ, check=False)
+            if finished.returncode:
+                raise SystemExit(f"{name} failed, see {log}")
+
+
+def table(out: Path) -> Iterator[str]:
+    """The verdicts of the runs below a folder in Markdown, a line at a time; a run that is missing is left out."""
+    yield f"| run | precision | {' | '.join(field.replace('_', '-') for field in FIELDS)} | in words |"
+    yield "|" + "---|" * (len(FIELDS) + 3)
+    said = {name: what for name, (what, _) in RUNS.items()} | {DEPLOYED: "QUAIL, its nf4 folder as deployed"}
+    for name, what in said.items():
+        if not (out / name / "results.json").is_file():
+            continue
+        for precision, found in read_verdicts(out / name).items():
+            answers = " | ".join(found.get(field, "") for field in FIELDS)
+            yield f"| {what} | {precision} | {answers} | {found['text']} |"
+            what = ""
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("logs/verdicts"), help="where everything is made")
+    parser.add_argument("--only", default="*", help="pattern of the folders' names, such as 'q*'")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
