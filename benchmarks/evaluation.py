@@ -233,7 +233,7 @@ def _records(corpus: str | None, count: int) -> tuple[EvaluationRecords, Any]:
     """Records and a tokenizer for them."""
     if corpus is None:
         return _synthetic(count)
-    records = MuseDataModule(corpus).read_records()
+    records = MuseDataModule(corpus).records_alone()
     assert records.membership is not None
     splits = records.membership
     return records, train_tokenizer([*splits.forget, *splits.retain, *splits.holdout], WORDS)

@@ -36,7 +36,7 @@ CALIBRATION = CalibrationRequest(windows=16, length=256)
 
 def main() -> None:
     options = _options()
-    records = MuseDataModule(str(options.corpus), tokenizer=str(options.model)).read_records()
+    records = MuseDataModule(str(options.corpus), tokenizer=str(options.model)).records_alone()
     tokenizer: Any = load_tokenizer(str(options.model))
     suite = EvaluationSuite()
     print("| precision | file, MB | M1 | M2 | M4 | the same in memory | largest logit difference |")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from quail_lightning.callbacks.first_process import check_by_first_process
 from quail_lightning.callbacks.quantized_evaluation import SIXTEEN_BITS
+from quail_lightning.data.protocol import data_of
 from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
@@ -106,18 +107,18 @@ class KeepBest(Callback):
             if pl_module.export.sharded:
                 check_shards(self.quantizers, "best.precisions")
             check_quantizers(load_config(pl_module.target), self.quantizers, pl_module.export_dtype)
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            sets = data.windows
-            free = validation_windows(sets.forget, sets.retain, data.evaluation_records(), data.tokenizer)
+            data = data_of(trainer)
+            sets = data.served.windows
+            free = validation_windows(sets.forget, sets.retain, data.served.records, data.served.tokenizer)
             most = self.max_windows
             self.windows = {name: rows if most is None else spread(rows, most) for name, rows in free.items()}
-            self._tokenizer = data.tokenizer
+            self._tokenizer = data.served.tokenizer
             # the best one so far stays until a better one is whole
             folder = run_folder(trainer) / "best-epoch"
             check_by_first_process(trainer, partial(check_export, pl_module, folder, copies=2))
             limit = positions(load_config(pl_module.target))
             self.prompts = {
-                name: validation_prompts(spread(rows, self.max_prompts), data.tokenizer, limit)
+                name: validation_prompts(spread(rows, self.max_prompts), data.served.tokenizer, limit)
                 for name, rows in self.windows.items()
                 if len(rows) and self.max_prompts
             }

@@ -16,6 +16,7 @@ from torch import Tensor
 from quail_lightning.callbacks.tensorboard import log_evaluation, log_samples, log_start
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.opening import describe_opening
+from quail_lightning.data.protocol import UnlearningData, data_of
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
@@ -132,8 +133,8 @@ class QuantizedEvaluation(Callback):
             self._shares = self._shares or shares  # the target's, which comes first
         if pl_module.export.sharded:
             self._check_shards()
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.tokenizer.get_vocab():
+        data = data_of(trainer)
+        if self.retrained and load_tokenizer(self.retrained).get_vocab() != data.served.tokenizer.get_vocab():
             raise InputError(
                 f"the retrained model {self.retrained!r} has another tokenizer than the target",
                 given=pl_module.target,
@@ -141,12 +142,11 @@ class QuantizedEvaluation(Callback):
             )
         for checkpoint in filter(None, (pl_module.target, self.retrained)):
             self.suite.check(
-                data.evaluation_records(), self._windows(data), data.tokenizer, load_config(str(checkpoint))
+                data.served.records, self._windows(data), data.served.tokenizer, load_config(str(checkpoint))
             )
         if self._calibrated():
-            self._calibration_tokens = calibration_tokens(
-                self.calibration, data.tokenizer, positions(load_config(pl_module.target)), data.windows._asdict()
-            )
+            limit, sets = positions(load_config(pl_module.target)), data.served.windows._asdict()
+            self._calibration_tokens = calibration_tokens(self.calibration, data.served.tokenizer, limit, sets)
 
     def _put_sixteen_bits_first(self, name: str) -> None:
         misnamed = [other for other in set(SIXTEEN_BITS.values()) - {name} if other in self.quantizers]
@@ -218,7 +218,7 @@ class QuantizedEvaluation(Callback):
             self._evaluate_unlearned(trainer, pl_module, finished)
 
     def _settings(self, trainer: Trainer) -> dict[str, object]:
-        records = trainer.datamodule.evaluation_records()  # type: ignore[attr-defined]
+        records = data_of(trainer).served.records
         return {
             "records_sha256": digest(repr(records)),
             "precisions": sorted(self.quantizers),
@@ -271,7 +271,7 @@ class QuantizedEvaluation(Callback):
         self.rows += evaluated
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
-            note = self._note(trainer.datamodule)  # type: ignore[attr-defined]
+            note = self._note(data_of(trainer))
             shown = [(name, self._sixteen_bits) for name in ("target", "retrained", "unlearned")]
             shown += [("unlearned", precision) for precision in measured if precision != self._sixteen_bits][:1]
             is_last = epoch in (None, trainer.max_epochs)
@@ -302,9 +302,9 @@ class QuantizedEvaluation(Callback):
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
     ) -> dict[str, dict[str, Measure]]:
         """precision → metrics of one 16-bit model, one quantized copy at a time."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         config = load_config(trainer.lightning_module.target)  # type: ignore[arg-type]
-        asked = Asked(data.evaluation_records(), self._windows(data), self.suite, data.tokenizer, config)
+        asked = Asked(data.served.records, self._windows(data), self.suite, data.served.tokenizer, config)
         bar = Bar(desc=name, disable=not trainer.is_global_zero)
 
         def show(what: str, done: int, total: int) -> None:
@@ -319,12 +319,12 @@ class QuantizedEvaluation(Callback):
     def _precisions(self) -> list[Precision]:
         return [Precision(name, name, quantizer) for name, quantizer in self.quantizers.items()]
 
-    def _note(self, data: Any) -> str:
+    def _note(self, data: UnlearningData) -> str:
         """What a reader of the figures must know."""
         calibrated = self._calibrated()
         notes = [
-            data.evaluation_records().note,
-            describe_opening(data.tokenizer),
+            data.served.records.note,
+            describe_opening(data.served.tokenizer),
             f"Calibration of {', '.join(calibrated)}: {self.calibration.describe()}." if calibrated else "",
             partly_quantized(self._shares),
         ]
@@ -333,10 +333,10 @@ class QuantizedEvaluation(Callback):
     def _calibrated(self) -> list[str]:
         return [name for name, quantizer in self.quantizers.items() if quantizer.needs_calibration]
 
-    def _windows(self, data: Any) -> dict[str, Tensor]:
+    def _windows(self, data: UnlearningData) -> dict[str, Tensor]:
         most = self.max_windows
         return {
             name: windows if most is None else spread(windows, most)
-            for name, windows in data.windows._asdict().items()
+            for name, windows in data.served.windows._asdict().items()
             if len(windows)  # a corpus may have no retain set
         }

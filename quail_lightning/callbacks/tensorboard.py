@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from quail_lightning.data.protocol import data_of
 from quail_lightning.evaluation.evidence import Logs, keep_samples
 from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.evaluation.verdict import Verdict
@@ -124,7 +125,7 @@ def layout(baselines: Sequence[ResultRow]) -> Layout:
 def hyperparameters(trainer: Trainer, module: UnlearningModule) -> dict[str, Any]:
     """Plain options that decide a run, flat, for tables of runs: no paths, no texts, no secrets."""
     described = description(module)
-    options: dict[str, Any] = {"method": method_of(module, trainer.datamodule)}  # type: ignore[attr-defined]
+    options: dict[str, Any] = {"method": method_of(module, data_of(trainer))}
     for side, term in described["terms"].items():
         options |= {side: term["class"]} | {
             f"{side}/{key}": value for key, value in term.items() if key != "class"
@@ -136,7 +137,7 @@ def hyperparameters(trainer: Trainer, module: UnlearningModule) -> dict[str, Any
     options |= {f"weight/{name}": value for name, value in described["weights"].items()}
     if module.saliency is not None:
         options["saliency/percentile"] = module.saliency.percentile
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     options |= {"batch_size": data.batch_size, "max_len": data.max_len, "max_epochs": trainer.max_epochs}
     options |= {"precision": trainer.precision, "export_dtype": described["export_dtype"]}
     return masked({name: value for name, value in options.items() if isinstance(value, (bool, int, float, str))})

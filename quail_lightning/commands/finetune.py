@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.callbacks.progress import progress_bars
 from quail_lightning.commands.finetune_module import FinetuningModule, Optimization
-from quail_lightning.data.sets import Documents, Windows
+from quail_lightning.data.protocol import TextData
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
@@ -38,29 +38,6 @@ from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
 from quail_lightning.terminal import step
 
 Sets = Literal["forget+retain", "retain"]
-
-
-class TrainingText(Protocol):
-    """What a DataModule tells of the text that a model is made of; every corpus has one.
-
-    Attributes:
-        corpus_name: where the text lies.
-        max_len: tokens a window.
-        max_forget_windows, max_retain_windows: the first so many; None: all.
-    """
-
-    corpus_name: str
-    max_len: int
-    max_forget_windows: int | None
-    max_retain_windows: int | None
-
-    def training_documents(self) -> Documents:
-        """The documents of both sets."""
-        ...
-
-    def cut_windows(self, tokenizer: Any) -> Windows:
-        """The windows of both sets."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -118,7 +95,7 @@ class Hardware:
     strategy: str = "auto"
 
 
-def is_made(recipe: FinetuneRecipe, data: TrainingText, sets: Sets, out: Path) -> bool:
+def is_made(recipe: FinetuneRecipe, data: TextData, sets: Sets, out: Path) -> bool:
     """Whether ``out`` holds just this model already.
 
     Raises:
@@ -130,7 +107,7 @@ def is_made(recipe: FinetuneRecipe, data: TrainingText, sets: Sets, out: Path) -
 @released_afterwards()
 def finetune(
     recipe: FinetuneRecipe,
-    data: TrainingText,
+    data: TextData,
     sets: Sets,
     out: Path,
     hardware: Hardware = Hardware(),
@@ -228,7 +205,7 @@ def run(arguments: Any) -> None:
     print(f"{'saved' if made else 'reused, fingerprint matches'}: {arguments.out}")
 
 
-def _start(recipe: FinetuneRecipe, data: TrainingText) -> tuple[Any, Any]:
+def _start(recipe: FinetuneRecipe, data: TextData) -> tuple[Any, Any]:
     if recipe.base is not None:
         tokenizer = load_tokenizer(recipe.base)
         check_fits(load_config(recipe.base), tokenizer, data.max_len)
@@ -244,7 +221,7 @@ def _start(recipe: FinetuneRecipe, data: TrainingText) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _provenance(recipe: FinetuneRecipe, data: TrainingText, sets: Sets) -> dict[str, Any]:
+def _provenance(recipe: FinetuneRecipe, data: TextData, sets: Sets) -> dict[str, Any]:
     """What decides the result, and its fingerprint."""
     if recipe.base is not None:
         check_whole(recipe.base, torch.float32)

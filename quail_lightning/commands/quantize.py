@@ -14,7 +14,7 @@ from torch import Tensor
 from quail_lightning.commands.model_card import model_card
 from quail_lightning.configuration.files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
-from quail_lightning.data.muse import MuseDataModule
+from quail_lightning.data.protocol import TextData
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError, check_choice
 from quail_lightning.inference.encoding import positions
@@ -41,7 +41,7 @@ def quantize(
     to: str,
     out: str | Path,
     calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
-    data: MuseDataModule | None = None,
+    data: TextData | None = None,
     dtype: Dtype = "bfloat16",
     device: Device = "auto",
 ) -> Path:
@@ -155,7 +155,7 @@ def _stored_bytes(model: Any, quantizer: Quantizer, share: float) -> float:
     return whole - share * body * (model.dtype.itemsize - quantizer.stored_bits / 8)
 
 
-def _windows(data: MuseDataModule, tokenizer: Any) -> Mapping[str, Tensor]:
+def _windows(data: TextData, tokenizer: Any) -> Mapping[str, Tensor]:
     data.check(with_records=False)
     return data.cut_windows(tokenizer)._asdict()
 

@@ -11,6 +11,7 @@ from quail_lightning.data.file_text import read_text
 from quail_lightning.data.hub import hub_rows
 from quail_lightning.data.json_records import read_json
 from quail_lightning.data.located import check_characters, shape_of
+from quail_lightning.data.parsed_once import parsed_once
 from quail_lightning.data.questions import Question, VerbatimPrompt
 from quail_lightning.data.text_files import split_documents
 from quail_lightning.errors import InputError
@@ -52,15 +53,25 @@ class FolderCorpus:
         """
         as_json, as_text = self.folder / f"{part}.json", self.folder / f"{part}.txt"
         if as_json.is_file():
-            return [check_characters(row).record for row in read_json(as_json)]
+            return _records_of(as_json)
         if as_text.is_file():
-            return split_documents(read_text(as_text))
+            return _documents_of(as_text)
         present = sorted(p.relative_to(self.folder).as_posix() for p in self.folder.glob("*/*.*"))
         raise InputError(
             f"corpus part {part!r} is missing: neither {as_json} nor {as_text} exists",
             allowed=", ".join(present) or "nothing, the folder holds no part",
             remedy="Put the file there, or name other parts in the data config",
         )
+
+
+@parsed_once
+def _records_of(path: Path) -> list[Any]:
+    return [check_characters(row).record for row in read_json(path)]
+
+
+@parsed_once
+def _documents_of(path: Path) -> list[Any]:
+    return list(split_documents(read_text(path)))
 
 
 class HubCorpus:

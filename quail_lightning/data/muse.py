@@ -15,6 +15,7 @@ from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.newsroom import Newsroom
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, QuestionSet
 from quail_lightning.data.refusals import Refusals
+from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
     Documents,
     Windows,
@@ -22,8 +23,6 @@ from quail_lightning.data.sets import (
     cut_sets,
     disjoint_documents,
     say_overlap,
-    training_loader,
-    window_loader,
 )
 from quail_lightning.data.tokenizer import named_tokenizer
 from quail_lightning.data.window_records import records_from_windows
@@ -56,6 +55,8 @@ class MuseDataModule(LightningDataModule):
         refusals: let the forget steps train on refusals in place of the forget set; it is evaluated all the same.
     """
 
+    served: Served  # after setup
+
     def __init__(
         self,
         corpus: str,
@@ -87,10 +88,6 @@ class MuseDataModule(LightningDataModule):
         self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
         self.records_from, self.newsroom, self.refusals = records, newsroom, refusals
         self.validation_windows = validation_windows
-        self.windows: Windows | None = None  # of the two sets
-        self.trained: Windows | None = None  # that the steps see
-        self.tokenizer: Any = None
-        self._records: EvaluationRecords | None = None
 
     def check(self, with_records: bool = True) -> None:
         """See that every part that will be read exists and is well formed.
@@ -142,36 +139,29 @@ class MuseDataModule(LightningDataModule):
         self.check()
 
     def setup(self, stage: str) -> None:
-        self.tokenizer = named_tokenizer(self.tokenizer_name)
-        self.windows = self.trained = self.cut_windows(self.tokenizer)
-        corpus = self.open()
+        tokenizer, corpus = named_tokenizer(self.tokenizer_name), self.open()
+        windows = trained = self.cut_windows(tokenizer)
         if self.refusals is not None:
             refused = self.refusals.documents(questions(corpus, self.refusals.questions))
-            self.trained = Windows(token_windows(refused, self.tokenizer, self.max_len), self.windows.retain)
+            trained = Windows(token_windows(refused, tokenizer, self.max_len), windows.retain)
         if self.records_from == "published":
-            self._records = _published_records(corpus)
+            records = _published_records(corpus)
         else:
-            holdout = token_windows(texts(corpus, HOLDOUT), self.tokenizer, self.max_len)
-            cut = records_from_windows(*self.windows, holdout, self.tokenizer, self.validation_windows)
+            holdout = token_windows(texts(corpus, HOLDOUT), tokenizer, self.max_len)
+            cut = records_from_windows(*windows, holdout, tokenizer, self.validation_windows)
             note = f"{cut.note} They are not the benchmark's own; Forget Q&A and retain Q&A are left out."
-            self._records = replace(cut, note=note)
+            records = replace(cut, note=note)
+        self.served = Served(tokenizer, windows, trained, records, self.batch_size, self.schedule, self.seed)
 
-    def evaluation_records(self) -> EvaluationRecords:
-        """The records that the evaluation reads, read once by ``setup``."""
-        assert self._records is not None
-        return self._records
-
-    def read_records(self) -> EvaluationRecords:
-        """The benchmark's own records, without the training text; needs no tokenizer."""
+    def records_alone(self) -> EvaluationRecords | None:
+        """The benchmark's own records, without the training text."""
         return _published_records(self.open())
 
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.trained is not None
-        return training_loader(self.trained, self.batch_size, self.schedule, self.seed)
+        return self.served.steps()
 
     def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.windows is not None
-        return window_loader(self.windows, self.batch_size)
+        return self.served.every_window()
 
     def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         return self.val_dataloader()

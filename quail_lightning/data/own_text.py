@@ -12,6 +12,7 @@ from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.chat import renderer
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.questions import EvaluationRecords, QuestionSet
+from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
     Documents,
     Windows,
@@ -19,8 +20,6 @@ from quail_lightning.data.sets import (
     cut_sets,
     disjoint_documents,
     say_overlap,
-    training_loader,
-    window_loader,
 )
 from quail_lightning.data.text_files import read_documents, read_questions
 from quail_lightning.data.tokenizer import named_tokenizer
@@ -56,6 +55,8 @@ class OwnTextDataModule(LightningDataModule):
         seed: of the windows' order; the command line takes it from ``seed_everything``.
     """
 
+    served: Served  # after setup
+
     def __init__(
         self,
         forget: str,
@@ -85,10 +86,6 @@ class OwnTextDataModule(LightningDataModule):
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
         self.validation_windows = validation_windows
-        self.windows: Windows | None = None  # of the two sets
-        self.trained: Windows | None = None  # that the steps see
-        self.tokenizer: Any = None
-        self._records: EvaluationRecords | None = None
 
     def check(self, with_records: bool = True) -> None:
         """See that every file that will be read exists and is well formed.
@@ -122,22 +119,20 @@ class OwnTextDataModule(LightningDataModule):
         self.check()
 
     def setup(self, stage: str) -> None:
-        self.tokenizer = named_tokenizer(self.tokenizer_name)
-        self.windows = self.trained = self.cut_windows(self.tokenizer)
-        self._records = self._cut_records(self.windows)
+        tokenizer = named_tokenizer(self.tokenizer_name)
+        windows = self.cut_windows(tokenizer)
+        records = self._cut_records(windows, tokenizer)
+        self.served = Served(tokenizer, windows, windows, records, self.batch_size, self.schedule, self.seed)
 
-    def evaluation_records(self) -> EvaluationRecords:
-        """The records that the evaluation reads, cut once by ``setup``."""
-        assert self._records is not None
-        return self._records
+    def records_alone(self) -> EvaluationRecords | None:
+        """None: they are cut from the text."""
+        return None
 
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.trained is not None
-        return training_loader(self.trained, self.batch_size, self.schedule, self.seed)
+        return self.served.steps()
 
     def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.windows is not None
-        return window_loader(self.windows, self.batch_size)
+        return self.served.every_window()
 
     def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         return self.val_dataloader()
@@ -173,12 +168,12 @@ class OwnTextDataModule(LightningDataModule):
             )
         return held
 
-    def _cut_records(self, windows: Windows) -> EvaluationRecords:
+    def _cut_records(self, windows: Windows, tokenizer: Any) -> EvaluationRecords:
         holdout = None
-        if (held := self._holdout(self.tokenizer)) is not None:
+        if (held := self._holdout(tokenizer)) is not None:
             say_overlap(held, "holdout")
-            holdout = token_windows(held.retain, self.tokenizer, self.max_len)
-        records = records_from_windows(*windows, holdout, self.tokenizer, self.validation_windows)
+            holdout = token_windows(held.retain, tokenizer, self.max_len)
+        records = records_from_windows(*windows, holdout, tokenizer, self.validation_windows)
         asked = self._question_sets()
         left_out = [] if holdout is not None else ["Membership leak is left out: no data.holdout was given."]
         for metric, name in (("Forget Q&A", "forget"), ("Retain Q&A", "retain")):

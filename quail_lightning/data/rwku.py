@@ -15,6 +15,7 @@ from quail_lightning.data.located import shape_of
 from quail_lightning.data.questions import EvaluationRecords, Probe
 from quail_lightning.data.rwku_corpus import HUB_NAME, Generator, Row, open_rwku
 from quail_lightning.data.rwku_prompts import dialogue, probe_prompt
+from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
     Documents,
     Windows,
@@ -22,8 +23,6 @@ from quail_lightning.data.sets import (
     cut_sets,
     disjoint_documents,
     say_overlap,
-    training_loader,
-    window_loader,
 )
 from quail_lightning.data.tokenizer import named_tokenizer
 from quail_lightning.data.windows import token_windows
@@ -58,6 +57,8 @@ class RwkuDataModule(LightningDataModule):
         seed: of the windows' order; the command line takes it from ``seed_everything``.
     """
 
+    served: Served  # after setup
+
     def __init__(
         self,
         corpus: str = HUB_NAME,
@@ -86,10 +87,6 @@ class RwkuDataModule(LightningDataModule):
         self.train_on, self.generator, self.neighbors, self.chat = train_on, generator, neighbors, chat
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
-        self.windows: Windows | None = None  # of the two sets
-        self.trained: Windows | None = None  # that the steps see
-        self.tokenizer: Any = None
-        self._records: EvaluationRecords | None = None
 
     def check(self, with_records: bool = True) -> None:
         """See that every part that will be read exists and is well formed.
@@ -124,32 +121,28 @@ class RwkuDataModule(LightningDataModule):
         self.check()
 
     def setup(self, stage: str) -> None:
-        self.tokenizer = named_tokenizer(self.tokenizer_name)
-        self.windows = self.trained = self.cut_windows(self.tokenizer)
+        tokenizer = named_tokenizer(self.tokenizer_name)
+        windows = trained = self.cut_windows(tokenizer)
         if self.train_on != "positive":
-            texts = self._steps_texts(self.tokenizer)
-            steps = token_windows(texts, self.tokenizer, self.max_len)[: self.max_forget_windows]
-            self.trained = Windows(steps, self.windows.retain)
-        self._records = self.read_records()
+            steps = token_windows(self._steps_texts(tokenizer), tokenizer, self.max_len)
+            trained = Windows(steps[: self.max_forget_windows], windows.retain)
+        records = self._records(tokenizer)
+        self.served = Served(tokenizer, windows, trained, records, self.batch_size, self.schedule, self.seed)
 
-    def evaluation_records(self) -> EvaluationRecords:
-        """The records that the evaluation reads, read once by ``setup``."""
-        assert self._records is not None
-        return self._records
+    def records_alone(self) -> EvaluationRecords | None:
+        """The probes, without the training corpora."""
+        return self._records(named_tokenizer(self.tokenizer_name))
 
-    def read_records(self) -> EvaluationRecords:
-        """The probes alone, without the training corpora, in the chat template of the tokenizer if it has one."""
-        tokenizer = named_tokenizer(self.tokenizer_name) if self.tokenizer is None else self.tokenizer
+    def _records(self, tokenizer: Any) -> EvaluationRecords:
+        """The probes alone, in the chat template of the tokenizer if it has one."""
         about = f"RWKU, {len(self.subjects)} of 200 subjects: {', '.join(self.subjects)}."
         return EvaluationRecords(probes=self._probes(tokenizer), note=about)
 
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.trained is not None
-        return training_loader(self.trained, self.batch_size, self.schedule, self.seed)
+        return self.served.steps()
 
     def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.windows is not None
-        return window_loader(self.windows, self.batch_size)
+        return self.served.every_window()
 
     def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         return self.val_dataloader()

@@ -9,10 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from quail_lightning.data.batch import ForgetRetainBatch
-from quail_lightning.data.forget_retain import EveryWindow, ForgetRetainWindows, Schedule, StepSampler, step_loader
 from quail_lightning.data.overlap import comparable, overlapping
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
@@ -109,17 +106,3 @@ def cut_sets(
     if not documents.retain:
         return Windows(forget, torch.zeros(0, max_len, dtype=torch.int64))
     return Windows(forget, token_windows(documents.retain, tokenizer, max_len)[:max_retain_windows])
-
-
-def training_loader(
-    windows: Windows, batch_size: int, schedule: Schedule, seed: int
-) -> DataLoader[ForgetRetainBatch]:
-    """The steps of an epoch in the schedule's order."""
-    sampler = StepSampler(len(windows.forget), len(windows.retain), batch_size, schedule, seed)
-    return step_loader(ForgetRetainWindows(*windows), sampler)
-
-
-def window_loader(windows: Windows, batch_size: int) -> DataLoader[ForgetRetainBatch]:
-    """Every window once: the forget set, then the retain set."""
-    sampler = EveryWindow(len(windows.forget), len(windows.retain), batch_size)
-    return step_loader(ForgetRetainWindows(*windows), sampler)

@@ -13,6 +13,7 @@ from quail_lightning.data.chat import CHAT_FIELDS, Renderer, chat_turns, turns_a
 from quail_lightning.data.file_text import read_text
 from quail_lightning.data.json_records import JSON_ENDINGS, is_json, read_json
 from quail_lightning.data.located import Located, check_characters, wrong_form
+from quail_lightning.data.parsed_once import parsed_once
 from quail_lightning.data.questions import Question
 from quail_lightning.data.tables import DELIMITERS, read_csv, read_parquet
 from quail_lightning.errors import InputError
@@ -43,9 +44,7 @@ def read_documents(path: str | Path, column: str = "text", render: Renderer = tu
             _say_once(f"{len(empty)} records without text left out (the first: {empty[0]})")
         documents = [row.record for row in found]
     elif file.suffix.lower() in TEXT_ENDINGS:
-        content = read_text(file)
-        _check_prose(file, content)
-        documents = split_documents(content)
+        documents = _prose(file)
     else:
         raise InputError(
             f"{file} has an ending that is not known here",
@@ -85,6 +84,7 @@ def read_questions(path: str | Path) -> tuple[Question, ...]:
     return tuple(pairs)
 
 
+@parsed_once
 def read_records(path: Path, columns: Sequence[str] = ()) -> list[Located]:
     """The records of a file: a JSON list, JSON lines, or the rows of a CSV or Parquet table.
 
@@ -128,6 +128,13 @@ def _document(found: Located, column: str, render: Renderer) -> Located:
     if not isinstance(value, str):
         raise wrong_form(found, f"strings, objects with the string {column} (data.column), or chats as messages")
     return Located(found.place, value)
+
+
+@parsed_once
+def _prose(path: Path) -> list[str]:
+    content = read_text(path)
+    _check_prose(path, content)
+    return split_documents(content)
 
 
 def _check_prose(path: Path, content: str) -> None:

@@ -16,13 +16,12 @@ from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.invented_tweets import InventedTweets
 from quail_lightning.data.overlap import comparable
 from quail_lightning.data.questions import EvaluationRecords, LabelledTexts, MembershipTexts, VerbatimPrompt
+from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
     Documents,
     Windows,
     check_sizes,
     cut_sets,
-    training_loader,
-    window_loader,
 )
 from quail_lightning.data.tokenizer import named_tokenizer
 from quail_lightning.data.tweets import HUB_NAME, Tweet, read_tweets
@@ -57,6 +56,8 @@ class TwitterDataModule(LightningDataModule):
         invented: write this invented set into the folder ``corpus`` if it is not there yet.
     """
 
+    served: Served  # after setup
+
     def __init__(
         self,
         corpus: str = HUB_NAME,
@@ -86,10 +87,6 @@ class TwitterDataModule(LightningDataModule):
         # every tweet is used: records and windows are of the same ones
         self.max_forget_windows: int | None = None
         self.max_retain_windows: int | None = None
-        self.windows: Windows | None = None  # of the two sets
-        self.trained: Windows | None = None  # that the steps see
-        self.tokenizer: Any = None
-        self._records: EvaluationRecords | None = None
 
     def check(self, with_records: bool = True) -> None:
         """See that every split that will be read exists and is well formed.
@@ -120,22 +117,19 @@ class TwitterDataModule(LightningDataModule):
         self.check()
 
     def setup(self, stage: str) -> None:
-        self.tokenizer = named_tokenizer(self.tokenizer_name)
-        self.windows = self.trained = self.cut_windows(self.tokenizer)
-        self._records = self._make_records()
+        tokenizer = named_tokenizer(self.tokenizer_name)
+        windows, records = self.cut_windows(tokenizer), self._make_records(tokenizer)
+        self.served = Served(tokenizer, windows, windows, records, self.batch_size, self.schedule, self.seed)
 
-    def evaluation_records(self) -> EvaluationRecords:
-        """The records that the evaluation reads, made once by ``setup``."""
-        assert self._records is not None
-        return self._records
+    def records_alone(self) -> EvaluationRecords | None:
+        """None: they are the training text."""
+        return None
 
     def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.trained is not None
-        return training_loader(self.trained, self.batch_size, self.schedule, self.seed)
+        return self.served.steps()
 
     def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        assert self.windows is not None
-        return window_loader(self.windows, self.batch_size)
+        return self.served.every_window()
 
     def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
         return self.val_dataloader()
@@ -181,16 +175,16 @@ class TwitterDataModule(LightningDataModule):
             (f" {self.verbalizers[0]}", f" {self.verbalizers[1]}"),
         )
 
-    def _make_records(self) -> EvaluationRecords:
+    def _make_records(self, tokenizer: Any) -> EvaluationRecords:
         forget, retain, _, empty = self._sets()
         stops = (LABEL_LINE,) if self.with_labels else ("\n\n",)
-        prompts = [VerbatimPrompt(*halves, stops) for tweet in forget if (halves := self._halves(tweet))]
+        prompts = [VerbatimPrompt(*halves, stops) for tweet in forget if (halves := _halves(tweet, tokenizer))]
         short = len(forget) - len(prompts)
         membership = None
         if self.holdout_split is not None:
             held = read_tweets(self.corpus_name, self.holdout_split)
             empty += held.empty
-            membership = MembershipTexts(*(self._long_enough(part) for part in (forget, retain, held.rows)))
+            membership = MembershipTexts(*(_long_enough(part, tokenizer) for part in (forget, retain, held.rows)))
         notes = [
             f"Verbatim recall continues the first half of each tweet to its end; {empty} empty rows were left out"
             + (f", and {short} tweets of fewer than {FEWEST_TOKENS} tokens." if short else "."),
@@ -204,18 +198,20 @@ class TwitterDataModule(LightningDataModule):
             note=" ".join(filter(None, notes)),
         )
 
-    def _tokens(self, tweet: Tweet) -> list[int]:
-        return list(self.tokenizer(tweet.text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _halves(self, tweet: Tweet) -> tuple[str, str] | None:
-        """The first half of the tweet's tokens and the rest; None where there are too few."""
-        tokens = self._tokens(tweet)
-        if len(tokens) < FEWEST_TOKENS:
-            return None
-        half = len(tokens) // 2
-        parts = (tokens[:half], tokens[half:])
-        first, rest = (self.tokenizer.decode(part, skip_special_tokens=True) for part in parts)
-        return first, rest
+def _tokens(tweet: Tweet, tokenizer: Any) -> list[int]:
+    return list(tokenizer(tweet.text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    def _long_enough(self, tweets: Sequence[Tweet]) -> tuple[str, ...]:
-        return tuple(tweet.text for tweet in tweets if len(self._tokens(tweet)) >= FEWEST_TOKENS)
+
+def _halves(tweet: Tweet, tokenizer: Any) -> tuple[str, str] | None:
+    """The first half of the tweet's tokens and the rest; None where there are too few."""
+    tokens = _tokens(tweet, tokenizer)
+    if len(tokens) < FEWEST_TOKENS:
+        return None
+    half = len(tokens) // 2
+    first, rest = (tokenizer.decode(part, skip_special_tokens=True) for part in (tokens[:half], tokens[half:]))
+    return first, rest
+
+
+def _long_enough(tweets: Sequence[Tweet], tokenizer: Any) -> tuple[str, ...]:
+    return tuple(tweet.text for tweet in tweets if len(_tokens(tweet, tokenizer)) >= FEWEST_TOKENS)

@@ -17,6 +17,7 @@ from torch import Tensor
 from quail_lightning.configuration.bounded_yaml import read_yaml
 from quail_lightning.configuration.files import find_config, shipped_names
 from quail_lightning.configuration.import_gate import class_in, close_gate
+from quail_lightning.data.protocol import UnlearningData
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
@@ -68,22 +69,22 @@ class Benchmark:
             InputError: a part that is missing or malformed, or arguments that the class does not take.
         """
         data, tokenizer = self._data(model, given), load_tokenizer(model)
-        if hasattr(data, "read_records"):  # the records do not depend on the training text, which may not be there
-            records = data.read_records()
+        if (alone := data.records_alone()) is not None:  # the training text may not be there
+            records = alone
             try:
                 windows, left_out = data.cut_windows(tokenizer), ""
             except InputError as problem:
                 windows, left_out = None, f"The NLL is left out: {problem.fact}."
         else:
             data.setup("test")
-            records, windows, left_out = data.evaluation_records(), data.windows, ""
+            records, windows, left_out = data.served.records, data.served.windows, ""
         note = " ".join(filter(None, [records.note, left_out]))
         most = min(MOST_WINDOWS, most or MOST_WINDOWS)
         sets = {} if windows is None else windows._asdict()
         chosen = {name: spread(rows, most) for name, rows in sets.items() if len(rows)}
         return BenchmarkData(replace(records, note=note), chosen)
 
-    def _data(self, model: str, given: Mapping[str, Any]) -> Any:
+    def _data(self, model: str, given: Mapping[str, Any]) -> UnlearningData:
         from jsonargparse import ArgumentParser
 
         close_gate()

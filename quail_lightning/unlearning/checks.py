@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from quail_lightning.data.protocol import UnlearningData
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import check_fits, check_whole, load_config
@@ -35,16 +36,16 @@ PRECISIONS = ("bf16-mixed", "32-true")
 """Supported ``trainer.precision``."""
 
 
-def notices(module: UnlearningModule, data: Any) -> list[str]:
+def notices(module: UnlearningModule, data: UnlearningData) -> list[str]:
     """What is allowed, and hardly meant.
 
     Args:
         module: attached to its trainer.
         data: its data module, set up.
     """
-    counts = {"forget": len(data.trained.forget)}
+    counts = {"forget": len(data.served.trained.forget)}
     if module.retain is not None:
-        counts["retain"] = len(data.trained.retain)
+        counts["retain"] = len(data.served.trained.retain)
     return [
         *idle_terms(module.weights, module.retain, module.hinge),
         *oversized_batches(data.batch_size, module.trainer.world_size, counts),

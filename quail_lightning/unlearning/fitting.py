@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import Trainer
 
+from quail_lightning.data.protocol import data_of
 from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.empty import empty_model
@@ -125,7 +126,7 @@ def evaluation_memory(options: MemoryOptions, trainer: Trainer) -> EvaluationMem
 
 def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluation: EvaluationMemory) -> Run:
     """What of a run decides its memory."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     return Run(
         processes=trainer.world_size,
         sharded=shards(trainer),

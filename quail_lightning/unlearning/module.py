@@ -18,6 +18,7 @@ import quail_lightning.unlearning.checks as checks
 import quail_lightning.unlearning.sharding as sharding
 from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
+from quail_lightning.data.protocol import data_of
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.models.activations import Activations, activations, check_head
 from quail_lightning.models.arithmetic import compute_dtype
@@ -150,8 +151,6 @@ class UnlearningModule(LightningModule):
         self._labels: Tensor | None = None  # generic ones
         self.trained = False  # by this module; a task vector is negated once
 
-    # --- before training -------------------------------------------------------------------------------
-
     def check_trainer(self, trainer: Trainer) -> None:
         """Refuse arithmetic and strategies that this module does not do right; see ``checks``."""
         checks.check_precision(trainer.precision)
@@ -162,11 +161,11 @@ class UnlearningModule(LightningModule):
         self.check_trainer(self.trainer)
         self.tokenizer = load_tokenizer(self.target)
         checks.check_whole_models(self, self.trainer)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(self.trainer)
         checks.check_checkpoints({self.target, self.start or self.target}, self.tokenizer, data.max_len)
         if stage == "fit":
             text = load_config(self.target).get_text_config()
-            checks.check_parts(self, data.trained.retain, text.num_hidden_layers)
+            checks.check_parts(self, data.served.trained.retain, text.num_hidden_layers)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, Sizes(text.vocab_size, text.hidden_size), self._head_dtype())
             for notice in checks.notices(self, data):
@@ -191,8 +190,8 @@ class UnlearningModule(LightningModule):
     def _prepare(self, model: PreTrainedModel) -> None:
         """Whatever must be taken from the target and from θ_o while they are still what they are."""
         self._to_device(model)
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        forget, micro, dtype = data.trained.forget, self._micro(data.batch_size), self._head_dtype()
+        data = data_of(self.trainer)
+        forget, micro, dtype = data.served.trained.forget, self._micro(data.batch_size), self._head_dtype()
         if requests := self._requests(model.config.get_text_config().num_hidden_layers):
             weights, device = weight_dtype(self.weight_precision), self._root_device().type
             arithmetic_of = {"weights": weights, "precision": self.trainer.precision, "products": dtype}
@@ -205,7 +204,7 @@ class UnlearningModule(LightningModule):
             together = self._micro(data.batch_size * world_size())  # every process trains the same copy
             self._labels = self.generic_labels.labels(self._target_model(), forget, self._forward, dtype, together)
         if self.hinge is not None and isinstance(getattr(self.hinge, "step", None), MeasuredStep):
-            given = (self._target_model(), forget, self._forward, dtype, micro, data.tokenizer)
+            given = (self._target_model(), forget, self._forward, dtype, micro, data.served.tokenizer)
             self.measured_steps = measure_steps(self.hinge, *given)
         if self.saliency is not None:
             self.saliency_map = self.saliency.map(model, self._forget_backward)
@@ -229,8 +228,6 @@ class UnlearningModule(LightningModule):
         folder = run_folder(self.trainer)  # asked by all processes
         if self.saliency_map is not None and self.trainer.is_global_zero:
             write_saliency(self.saliency_map, folder)
-
-    # --- the step --------------------------------------------------------------------------------------
 
     def training_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         sides: list[tuple[Side, TokenBatch]] = []
@@ -329,7 +326,7 @@ class UnlearningModule(LightningModule):
 
     def _requests(self, layers: int) -> dict[Side, Request]:
         """What the terms read of the target, by set."""
-        windows: Any = self.trainer.datamodule.trained  # type: ignore[attr-defined]
+        windows = data_of(self.trainer).served.trained
         sides: tuple[Side, ...] = ("forget", "retain")
         found = {side: request(self._terms(side).values(), getattr(windows, side), layers) for side in sides}
         return {side: asked for side, asked in found.items() if asked is not None}
@@ -352,12 +349,13 @@ class UnlearningModule(LightningModule):
     def _forget_backward(self) -> None:
         """The gradient of the forget loss over the whole forget set (SURE, Eq. 4)."""
         assert self.model is not None
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(self.trainer)
 
         def loss(batch: TokenBatch) -> Tensor:
             return self._losses("forget", {"forget": self.forget}, self._relabelled(batch))["forget"]
 
-        backward_over(self.model, data.trained.forget, loss, self._root_device(), self._micro(data.batch_size))
+        windows, micro = data.served.trained.forget, self._micro(data.batch_size)
+        backward_over(self.model, windows, loss, self._root_device(), micro)
 
     def _root_device(self) -> torch.device:
         return self.trainer.strategy.root_device

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from quail_lightning.data.protocol import data_of
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.unlearning.module import UnlearningModule
@@ -49,7 +50,7 @@ def restore_preparation(module: UnlearningModule, kept: Mapping[str, Any]) -> No
 
 def origin(module: UnlearningModule, processes: int) -> dict[str, Any]:
     """What decides a run beyond the number of its epochs; a run goes on only with the same."""
-    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(module.trainer)
     described = {name: value for name, value in module.describe().items() if name not in NOT_COMPARED}
     return described | {
         "target_sha256": weights_digest(module.target),
@@ -57,7 +58,7 @@ def origin(module: UnlearningModule, processes: int) -> dict[str, Any]:
         "micro_batch_size": module.micro_batch_size,
         "loss_chunk": module.loss_chunk,
         "gradient_checkpointing": module.gradient_checkpointing,
-        "windows_sha256": {name: _digest(windows) for name, windows in data.trained._asdict().items()},
+        "windows_sha256": {name: _digest(windows) for name, windows in data.served.trained._asdict().items()},
         "batch_size": data.batch_size,
         "seed": data.seed,
         "precision": str(module.trainer.precision),

@@ -85,8 +85,8 @@ def test_the_metric_counts_the_words_that_are_shared(my_package: Any) -> None:
 def test_the_corpus_cuts_windows_and_records(my_package: Any, diary: str, checkpoint: str) -> None:
     data = my_package.Diary(diary, checkpoint, max_len=32)
     data.setup("fit")
-    assert data.windows.forget.shape[1] == data.windows.retain.shape[1] == 32
-    assert data.evaluation_records().verbatim
+    assert data.served.windows.forget.shape[1] == data.served.windows.retain.shape[1] == 32
+    assert data.served.records.verbatim
 
 
 def test_a_model_is_evaluated_on_the_corpus_at_the_precision_by_the_metric(

@@ -79,15 +79,15 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
     with computing(model):
         nll = window_nlls(model, windows["forget"], 3).mean()
     assert found["epochs"][best - 1]["nll"]["bf16"]["forget"] == pytest.approx(float(nll), rel=1e-6)
-    prompts = " ".join(f"{record.prompt} {record.truth}" for record in data.evaluation_records().verbatim)
+    prompts = " ".join(f"{record.prompt} {record.truth}" for record in data.served.records.verbatim)
     for window in windows["forget"]:
-        middle = data.tokenizer.decode(window[6:20].tolist())
+        middle = data.served.tokenizer.decode(window[6:20].tolist())
         assert middle not in prompts
 
     # so are the prompts': a window's first half, and what a plain greedy loop makes of it
     model = load_model(str(kept), torch.bfloat16)
     assert found["epochs"][best - 1]["verbatim"]["bf16"] == {
-        name: pytest.approx(by_hand(model, data.tokenizer, rows)) for name, rows in windows.items()
+        name: pytest.approx(by_hand(model, data.served.tokenizer, rows)) for name, rows in windows.items()
     }
     assert found["epochs"][0]["delivered"].keys() == {"uniform4-tensor"}
 

@@ -242,7 +242,7 @@ def test_calibrated_precisions_see_the_general_text_unless_the_retain_set_is_nam
         note = json.loads((tmp_path / source / "run/v/results.json").read_text())["note"]
         assert f"gptq4-group64: 4 windows of at most 16 tokens, {source}" in note
     # windows of 24 tokens give one run of 16 each; four of them, evenly spread
-    retain = data.windows.retain
+    retain = data.served.windows.retain
     expected = retain[[number * len(retain) // 4 for number in range(4)], :16]
     assert torch.equal(seen[-1], expected)
     assert not torch.equal(seen[0], expected)

@@ -24,7 +24,7 @@ def own_folder(tmp_path, corpus_folder):
 def test_published_records_are_read_as_they_stand(corpus_folder, checkpoint):
     data = module(corpus_folder, checkpoint)
     data.setup("fit")
-    records = data.evaluation_records()
+    records = data.served.records
     prompts = json.loads((corpus_folder / "verbmem/forget.json").read_text())
     assert [(r.prompt, r.truth) for r in records.verbatim] == [(r["prompt"], r["gt"]) for r in prompts]
     assert records.forget_questions.examples[0].question == "What ash?"
@@ -82,10 +82,10 @@ def test_an_empty_forget_set_is_refused(own_folder, checkpoint):
 def test_records_cut_from_windows_join_to_the_window_and_leave_questions_out(corpus_folder, checkpoint):
     data = module(corpus_folder, checkpoint, records="windows", max_forget_windows=2)
     data.setup("fit")
-    records = data.evaluation_records()
+    records = data.served.records
     tokenizer = load_tokenizer(checkpoint)
     assert len(records.verbatim) == 2
-    for record, window in zip(records.verbatim, data.windows.forget, strict=True):
+    for record, window in zip(records.verbatim, data.served.windows.forget, strict=True):
         assert record.prompt + record.truth == tokenizer.decode(window[1:])
         assert len(tokenizer(record.prompt, add_special_tokens=False)["input_ids"]) <= 12
     assert records.forget_questions is None
@@ -96,19 +96,19 @@ def test_records_cut_from_windows_join_to_the_window_and_leave_questions_out(cor
 def test_held_back_windows_are_in_no_record_and_serve_to_choose_a_model(corpus_folder, checkpoint):
     data = module(corpus_folder, checkpoint, records="windows", max_forget_windows=9, validation_windows=3)
     data.setup("fit")
-    windows, records = data.windows.forget, data.evaluation_records()
+    windows, records = data.served.windows.forget, data.served.records
     # nine windows: the middle of each third
-    texts = [data.tokenizer.decode(window[1:]) for window in windows]
+    texts = [data.served.tokenizer.decode(window[1:]) for window in windows]
     reported = [text for number, text in enumerate(texts) if number not in (1, 4, 7)]
     assert [record.prompt + record.truth for record in records.verbatim] == reported
     assert list(records.membership.forget) == reported
-    free = validation_windows(*data.windows, records, data.tokenizer)
+    free = validation_windows(*data.served.windows, records, data.served.tokenizer)
     assert torch.equal(free["forget"], windows[[1, 4, 7]])
     # without them every window is reported, and nothing is left to choose by
     whole = module(corpus_folder, checkpoint, records="windows", max_forget_windows=9)
     whole.setup("fit")
     with pytest.raises(InputError, match=r"every forget window.*data\.validation_windows"):
-        validation_windows(*whole.windows, whole.evaluation_records(), whole.tokenizer)
+        validation_windows(*whole.served.windows, whole.served.records, whole.served.tokenizer)
 
 
 def test_windows_are_held_back_only_where_records_are_cut_from_them(corpus_folder, checkpoint):
@@ -133,8 +133,8 @@ def test_validation_visits_every_window_once(corpus_folder, checkpoint):
     batches = list(data.val_dataloader())
     forget = [number for batch in batches if batch.forget for number in batch.forget.window.tolist()]
     retain = [number for batch in batches if batch.retain for number in batch.retain.window.tolist()]
-    assert forget == list(range(len(data.windows.forget)))
-    assert retain == list(range(len(data.windows.retain)))
+    assert forget == list(range(len(data.served.windows.forget)))
+    assert retain == list(range(len(data.served.windows.retain)))
 
 
 def test_newsroom_is_written_once_and_a_changed_one_is_refused(tmp_path, checkpoint):

@@ -43,8 +43,8 @@ def test_a_column_of_a_table_makes_the_windows_of_the_same_text(folder):
     plain, table = data(folder), data(folder, "forget.csv", "retain.jsonl", column="story")
     for module in (plain, table):
         module.setup("fit")
-    assert all(one.equal(other) for one, other in zip(plain.windows, table.windows, strict=True))
-    assert plain.evaluation_records() == table.evaluation_records()
+    assert all(one.equal(other) for one, other in zip(plain.served.windows, table.served.windows, strict=True))
+    assert plain.served.records == table.served.records
 
 
 def test_chats_are_windows_of_what_the_template_makes(folder):
@@ -53,7 +53,7 @@ def test_chats_are_windows_of_what_the_template_makes(folder):
     module = data(folder, "forget.jsonl")
     module.check()
     module.setup("fit")
-    read = texts(module.windows.forget, module.tokenizer)
+    read = texts(module.served.windows.forget, module.served.tokenizer)
     assert read.startswith(f"[user] {TIDES[0]}\n")
     assert not {"{", '"', "content"} & set(read)
     without = train_tokenizer(TIDES, 300)
@@ -76,7 +76,7 @@ def test_a_holdout_that_was_trained_on_is_left_out_or_refused(folder, caplog):
         module = data(folder, holdout="held.txt")
         module.setup("fit")
     assert "holdout: 2 documents left out" in caplog.text
-    assert not any("water" in text for text in module.evaluation_records().membership.holdout)
+    assert not any("water" in text for text in module.served.records.membership.holdout)
     with pytest.raises(InputError, match="no holdout document is left"):
         data(folder, holdout="retain.txt").check()
 
@@ -85,9 +85,9 @@ def test_a_text_below_a_window_is_asked_for_once_or_m1_is_left_out_with_the_reas
     (folder / "forget.txt").write_text("Tide table: high water.")
     module = data(folder)
     module.setup("fit")
-    (record,) = module.evaluation_records().verbatim
+    (record,) = module.served.records.verbatim
     assert record.prompt + record.truth == "Tide table: high water."
     (folder / "forget.txt").write_text("at")
     module.setup("fit")
-    assert module.evaluation_records().verbatim is None
-    assert "Verbatim recall is left out" in module.evaluation_records().note
+    assert module.served.records.verbatim is None
+    assert "Verbatim recall is left out" in module.served.records.note

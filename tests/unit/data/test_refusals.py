@@ -61,35 +61,35 @@ def test_every_question_gets_the_refusal_in_the_form_in_which_it_is_asked():
 def test_the_forget_steps_see_refusals_and_nothing_of_the_forget_set(corpus_folder, checkpoint):
     data = ready(corpus_folder, checkpoint, Refusals())
     expected = text_of(["Which ash?", "Which birch?", "Which cedar?"])
-    whole = spelled(data.trained.forget, checkpoint)
+    whole = spelled(data.served.trained.forget, checkpoint)
     assert whole.startswith(expected)
     assert expected.startswith(whole[len(expected) :])  # the last window is filled from the start
     seen = [batch.forget for batch in data.train_dataloader()]
     numbers = torch.cat([batch.window for batch in seen])
-    assert sorted(numbers.tolist()) == list(range(len(data.trained.forget)))
-    assert torch.equal(torch.cat([batch.input_ids for batch in seen]), data.trained.forget[numbers])
-    forget = {tuple(window) for window in data.windows.forget.tolist()}
-    assert not forget & {tuple(window) for window in data.trained.forget.tolist()}
+    assert sorted(numbers.tolist()) == list(range(len(data.served.trained.forget)))
+    assert torch.equal(torch.cat([batch.input_ids for batch in seen]), data.served.trained.forget[numbers])
+    forget = {tuple(window) for window in data.served.windows.forget.tolist()}
+    assert not forget & {tuple(window) for window in data.served.trained.forget.tolist()}
 
 
 def test_another_part_and_answer_can_be_named(own_folder, checkpoint):
     (own_folder / "knowmem/asked.json").write_text(json.dumps([{"question": "Why elm?", "answer": "oak"}]))
     data = ready(own_folder, checkpoint, Refusals("knowmem/asked", "Never heard."))
-    assert spelled(data.trained.forget, checkpoint).startswith(text_of(["Why elm?"], "Never heard."))
+    assert spelled(data.served.trained.forget, checkpoint).startswith(text_of(["Why elm?"], "Never heard."))
 
 
 def test_the_retain_steps_are_those_without_refusals(corpus_folder, checkpoint):
     refused, plain = ready(corpus_folder, checkpoint, Refusals()), ready(corpus_folder, checkpoint)
-    assert torch.equal(refused.trained.retain, plain.trained.retain)
-    assert torch.equal(plain.trained.forget, plain.windows.forget)
+    assert torch.equal(refused.served.trained.retain, plain.served.trained.retain)
+    assert torch.equal(plain.served.trained.forget, plain.served.windows.forget)
 
 
 @pytest.mark.parametrize("records", ["published", "windows"])
 def test_what_is_evaluated_stays_the_forget_set(records, corpus_folder, checkpoint):
     refused, plain = (ready(corpus_folder, checkpoint, how, records=records) for how in (Refusals(), None))
-    for ours, theirs in zip(refused.windows, plain.windows, strict=True):
+    for ours, theirs in zip(refused.served.windows, plain.served.windows, strict=True):
         assert torch.equal(ours, theirs)
-    assert refused.evaluation_records() == plain.evaluation_records()
+    assert refused.served.records == plain.served.records
     for ours, theirs in zip(refused.val_dataloader(), plain.val_dataloader(), strict=True):
         for side, other in zip(ours, theirs, strict=True):
             assert (side is None) == (other is None)
@@ -98,8 +98,10 @@ def test_what_is_evaluated_stays_the_forget_set(records, corpus_folder, checkpoi
 
 def test_a_limit_of_the_forget_windows_leaves_no_question_out(corpus_folder, checkpoint):
     limited = ready(corpus_folder, checkpoint, Refusals(), max_forget_windows=1)
-    assert len(limited.windows.forget) == 1
-    assert torch.equal(limited.trained.forget, ready(corpus_folder, checkpoint, Refusals()).trained.forget)
+    assert len(limited.served.windows.forget) == 1
+    assert torch.equal(
+        limited.served.trained.forget, ready(corpus_folder, checkpoint, Refusals()).served.trained.forget
+    )
 
 
 @pytest.mark.parametrize("with_records", [True, False])
@@ -143,7 +145,7 @@ def test_training_makes_the_refusals_likelier(corpus_folder, checkpoint):
     data, unlearning = module(corpus_folder, checkpoint, Refusals(), batch_size=1), unlearning_of(checkpoint)
     trainer().fit(unlearning, datamodule=data)
     before, after = (
-        model.eval()(input_ids=data.trained.forget, labels=data.trained.forget).loss.item()
+        model.eval()(input_ids=data.served.trained.forget, labels=data.served.trained.forget).loss.item()
         for model in (load_model(checkpoint, torch.float32), unlearning.model)
     )
     assert after < before - 0.5

@@ -56,7 +56,7 @@ def test_one_folder_a_subject_all_in_one_and_a_single_subject_read_the_same(fold
     for place in (folder, tmp_path / "whole", single, folder / "Target"):
         data = module(place, checkpoint)
         data.setup("fit")
-        found.append((data.training_documents(), data.evaluation_records()))
+        found.append((data.training_documents(), data.served.records))
     assert all(other == found[0] for other in found)
     assert found[0][0].forget == ["Ann Ash likes oak and elm and yew."]
     assert found[0][0].retain == []
@@ -65,7 +65,7 @@ def test_one_folder_a_subject_all_in_one_and_a_single_subject_read_the_same(fold
 def test_probes_are_put_as_rwku_puts_them(folder, checkpoint):
     data = module(folder, checkpoint)
     data.setup("fit")
-    probes = data.evaluation_records().probes
+    probes = data.served.records.probes
     assert probes.keys() == {"rwku_fb", "rwku_qa", "rwku_aa", "rwku_neighbor_fb", "rwku_neighbor_qa"}
     assert probes["rwku_fb"][0].prompt == (
         "Please complete the blank in the following question.\nQuestion: Ann Ash forget_level1?\nAnswer:"
@@ -74,7 +74,7 @@ def test_probes_are_put_as_rwku_puts_them(folder, checkpoint):
     assert probes["rwku_qa"][0].prompt == f"{briefly}Ann Ash forget_level2?\nAnswer:"
     assert [probe.prompt for probe in probes["rwku_aa"]] == [f"{briefly}Q", f"{briefly}Q\nAnswer:"]
     assert probes["rwku_qa"][0].answer == "oak elm"
-    assert "Ann Ash" in data.evaluation_records().note
+    assert "Ann Ash" in data.served.records.note
 
 
 def test_worked_examples_of_an_attack_bring_their_own_question():
@@ -101,11 +101,11 @@ def test_steps_train_on_the_corpus_named_and_the_positive_one_is_evaluated(train
     data = module(folder, checkpoint, train_on=train_on)
     data.setup("fit")
     decode = load_tokenizer(checkpoint).decode
-    assert decode(data.trained.forget[0][1:]).startswith(text[:15])
-    assert decode(data.windows.forget[0][1:]).startswith("Ann Ash likes oak"[:15])
+    assert decode(data.served.trained.forget[0][1:]).startswith(text[:15])
+    assert decode(data.served.windows.forget[0][1:]).startswith("Ann Ash likes oak"[:15])
     plain = module(folder, checkpoint)
     plain.setup("fit")
-    assert (plain.trained.forget == data.windows.forget).all()
+    assert (plain.served.trained.forget == data.served.windows.forget).all()
 
 
 def test_other_people_can_be_kept_and_an_epoch_without_them_has_forget_steps_alone(folder, checkpoint):
@@ -117,7 +117,7 @@ def test_other_people_can_be_kept_and_an_epoch_without_them_has_forget_steps_alo
     steps = list(alone.train_dataloader())
     assert steps
     assert all(batch.retain is None and batch.forget is not None for batch in steps)
-    assert alone.windows.retain.shape == (0, 24)
+    assert alone.served.windows.retain.shape == (0, 24)
 
 
 @pytest.mark.parametrize(

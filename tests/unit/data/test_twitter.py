@@ -51,7 +51,7 @@ def test_rounds_repeat_every_document_and_do_not_depend_on_the_runs_seed(folder,
 def test_records_halve_the_tweets_ask_for_their_class_and_say_what_was_left_out(folder, checkpoint):
     data = module(folder, checkpoint)
     data.setup("fit")
-    records = data.evaluation_records()
+    records = data.served.records
     tokenizer = load_tokenizer(checkpoint)
     assert [record.prompt + record.truth for record in records.verbatim] == [FORGET[0][0], FORGET[2][0]]
     for record in records.verbatim:
@@ -70,8 +70,8 @@ def test_records_halve_the_tweets_ask_for_their_class_and_say_what_was_left_out(
 def test_without_a_holdout_membership_is_left_out_and_said_so(folder, checkpoint):
     data = module(folder, checkpoint, holdout=None)
     data.setup("fit")
-    assert data.evaluation_records().membership is None
-    assert "Membership leak is left out" in data.evaluation_records().note
+    assert data.served.records.membership is None
+    assert "Membership leak is left out" in data.served.records.note
 
 
 def test_training_alone_does_not_read_the_holdout(folder, checkpoint):
@@ -103,5 +103,5 @@ def test_the_invented_set_is_written_when_it_is_asked_for(tmp_path, checkpoint):
     invented = InventedTweets(forget=3, retain=3, holdout=2, empty=1)
     data = module(tmp_path / "made", checkpoint, invented=invented)
     data.setup("fit")
-    assert len(data.evaluation_records().forget_labels.labels) == 3
+    assert len(data.served.records.forget_labels.labels) == 3
     assert (tmp_path / "made/retain2.jsonl").is_file()

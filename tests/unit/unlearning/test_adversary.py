@@ -74,7 +74,7 @@ def test_a_token_without_gradient_stays_where_it_is():
 def windows(corpus_folder, deep):
     data = data_module(corpus_folder, deep)
     data.setup("fit")
-    ids = data.trained.forget
+    ids = data.served.trained.forget
     return TokenBatch(ids, ids, torch.arange(len(ids)))
 
 

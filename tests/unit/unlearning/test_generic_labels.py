@@ -128,7 +128,7 @@ def test_a_fit_learns_the_generic_labels_of_its_windows(batch_size, corpus_folde
     """One step of all windows, or two of shuffled ones, each with its own labels."""
     unlearning, data = fit(corpus_folder, checkpoint, batch_size=batch_size)
     target = load_model(checkpoint, torch.float32)
-    labels = HOW.labels(target, data.trained.forget, activations, torch.float32, batch_size)
+    labels = HOW.labels(target, data.served.trained.forget, activations, torch.float32, batch_size)
     model = load_model(checkpoint, torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     for batch in data.train_dataloader():

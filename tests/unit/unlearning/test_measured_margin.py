@@ -157,7 +157,7 @@ def fit(corpus_folder, checkpoint, hinge):
         num_sanity_val_steps=0,
         limit_val_batches=0,
     ).fit(unlearning, datamodule=data)
-    return unlearning, data.trained.forget
+    return unlearning, data.served.trained.forget
 
 
 def test_a_fit_trains_with_the_measured_step(corpus_folder, deep):

@@ -158,7 +158,7 @@ def test_scores_are_the_gradient_norms_of_the_whole_forget_set_in_one_pass(
     data = data_module(corpus_folder, deep)
     unlearning = module(deep, term, percentile=80.0, micro_batch_size=micro_batch_size)
     fit(unlearning, data)
-    windows = data.trained.forget
+    windows = data.served.trained.forget
     expected = norms(deep, loss, windows)
     assert unlearning.saliency_map.scores == pytest.approx(expected, rel=1e-4, abs=1e-9)
     assert unlearning.saliency_map.threshold == pytest.approx(np.percentile(list(expected.values()), 80), rel=1e-4)
@@ -198,7 +198,7 @@ def test_modules_that_are_not_salient_stay_bitwise_and_hold_neither_gradient_nor
     data, seen = data_module(corpus_folder, deep), Gradients()
     unlearning = module(deep, weight_decay=weight_decay, hinge=LogitHinge(2.0))
     trainer = fit(unlearning, data, epochs=2, callbacks=[seen])
-    salient = {f"{name}.weight" for name in chosen(norms(deep, ascent, data.trained.forget), 50.0)}
+    salient = {f"{name}.weight" for name in chosen(norms(deep, ascent, data.served.trained.forget), 50.0)}
     assert len(salient) == 11
     assert seen.held == salient
     assert moved_weights(unlearning, deep) == salient
@@ -212,14 +212,14 @@ def test_the_map_is_that_of_the_start_and_of_no_single_batch(corpus_folder, deep
     data = data_module(corpus_folder, deep)
     unlearning = module(deep, percentile=80.0)
     fit(unlearning, data, epochs=3)
-    at_start = norms(deep, ascent, data.trained.forget)
+    at_start = norms(deep, ascent, data.served.trained.forget)
     assert unlearning.saliency_map.scores == pytest.approx(at_start, rel=1e-4)
     salient = chosen(at_start, 80.0)
     assert moved_weights(unlearning, deep) == {f"{name}.weight" for name in salient}
     # a map made again on the way would have chosen others
     unlearning.model.save_pretrained("later")
-    assert chosen(norms("later", ascent, data.trained.forget), 80.0) != salient
-    assert any(chosen(norms(deep, ascent, part), 80.0) != salient for part in data.trained.forget.split(1))
+    assert chosen(norms("later", ascent, data.served.trained.forget), 80.0) != salient
+    assert any(chosen(norms(deep, ascent, part), 80.0) != salient for part in data.served.trained.forget.split(1))
 
 
 def test_the_forget_sets_gradient_is_taken_once_a_fit(corpus_folder, deep, monkeypatch):
@@ -248,7 +248,8 @@ def test_the_forget_sets_gradient_saves_memory_where_training_does(
     fit(unlearning, data)
     assert len(calls) == passes
     assert modes == [(False, False)]
-    assert unlearning.saliency_map.scores == pytest.approx(norms(deep, ascent, data.trained.forget), rel=1e-4)
+    expected = norms(deep, ascent, data.served.trained.forget)
+    assert unlearning.saliency_map.scores == pytest.approx(expected, rel=1e-4)
     assert moved_weights(unlearning, deep) == {f"{name}.weight" for name in unlearning.saliency_map.salient}
 
 
@@ -259,7 +260,7 @@ def test_an_epoch_equals_the_same_steps_on_the_salient_modules_written_out(clip_
     unlearning = module(deep, schedule="joint", alpha=2.0, clip_norm=clip_norm, learning_rate=1e-3)
     fit(unlearning, data)
     model = load_model(deep, torch.float32).train()
-    salient = {f"{name}.weight" for name in chosen(norms(deep, ascent, data.trained.forget), 50.0)}
+    salient = {f"{name}.weight" for name in chosen(norms(deep, ascent, data.served.trained.forget), 50.0)}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in salient)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -352,7 +353,7 @@ def test_only_the_salient_heads_move(percentile, split, corpus_folder, deep):
     data = data_module(corpus_folder, deep)
     unlearning = module(deep, percentile=percentile, granularity="head", hinge=LogitHinge(2.0), clip_norm=0.1)
     fit(unlearning, data, epochs=2)
-    expected = head_scores(deep, ascent, data.trained.forget)
+    expected = head_scores(deep, ascent, data.served.trained.forget)
     assert len(expected) == 3 * (4 + 2 + 2 + 4 + 3)
     assert unlearning.saliency_map.scores == pytest.approx(expected, rel=1e-4)
     assert split_projections(unlearning, deep, chosen(expected, percentile)) >= split

@@ -36,7 +36,7 @@ def fit(corpus_folder, checkpoint, scale=1.0, epochs=1, **options):
         num_sanity_val_steps=0,
         limit_val_batches=0,
     ).fit(unlearning, datamodule=data)
-    return unlearning, data.trained.forget
+    return unlearning, data.served.trained.forget
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
