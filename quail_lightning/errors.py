@@ -57,12 +57,12 @@ def check_choice(name: str, given: object, allowed: Iterable[object]) -> None:
 
 def add_hint(error: BaseException, hint: str) -> None:
     """Let the command line say how to go on, where an interruption or a failed write ends a command."""
-    error._quail_hint = hint  # type: ignore[attr-defined]
+    error.quail_hint = hint  # type: ignore[attr-defined]
 
 
 def hint_of(error: BaseException) -> str:
     """What ``add_hint`` added; empty for none."""
-    return getattr(error, "_quail_hint", "")
+    return getattr(error, "quail_hint", "")
 
 
 def sentences(*parts: str | None) -> str:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from quail_lightning.callbacks.progress_of_fit import trained_steps
 from quail_lightning.comparison import (
     CastWeights,
     Comparison,
@@ -98,7 +99,7 @@ class BucketOverlap(Callback):
             if exported is None or not trainer.is_global_zero:
                 return
             found = self._compare(pl_module, exported)
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = trained_steps(trainer)
         for logger in loggers:
             logger.log_metrics(self._scalars(found), step=step)
             logger.experiment.add_figure("analysis/layers", overlap_by_layer(found, self.questions), step)

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from quail_lightning.callbacks.first_process import check_by_first_process
+from quail_lightning.callbacks.progress_of_fit import is_epoch_over
 from quail_lightning.callbacks.quantized_evaluation import SIXTEEN_BITS
 from quail_lightning.data.protocol import data_of
 from quail_lightning.data.validation_windows import validation_windows
@@ -138,7 +139,7 @@ class KeepBest(Callback):
         self._take_up(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+        if is_epoch_over(trainer):
             self._consider(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from quail_lightning.callbacks.progress_of_fit import is_epoch_over
 from quail_lightning.callbacks.tensorboard import log_evaluation, log_samples, log_start
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.opening import describe_opening
@@ -210,7 +211,7 @@ class QuantizedEvaluation(Callback):
         evaluated = [row for row in self.rows if row.epoch == finished]
         if evaluated:
             self._evaluated_epoch = finished
-            if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # what this step logged was purged
+            if is_epoch_over(trainer):  # what this step logged was purged
                 verdicts = self._verdicts({row.precision: dict(row.metrics) for row in evaluated})
                 log_evaluation(trainer, pl_module, evaluated, self._baselines(), verdicts)
         is_due = finished % self.every_n_epochs == 0 or finished == trainer.max_epochs

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from quail_lightning.callbacks.progress_of_fit import trained_steps
 from quail_lightning.data.protocol import data_of
 from quail_lightning.evaluation.evidence import Logs, keep_samples
 from quail_lightning.evaluation.metrics import label_of, labels
@@ -72,8 +73,7 @@ def log_evaluation(
         baselines: rows of target and retrained model.
         verdicts: precision → what the figures say.
     """
-    # the batches trained on, by which Lightning's own curves are drawn; it has no public name
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    step = trained_steps(trainer)
     curves, lines = _scalars(unlearned), _baseline_scalars(baselines, unlearned[0].precision)
     options = hyperparameters(trainer, module)
     for logger in trainer.loggers:
@@ -98,7 +98,7 @@ def log_samples(trainer: Trainer, logs: Logs, folder: Path) -> None:
         folder: of the run.
     """
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
-        keep_samples(folder, logs, trainer.fit_loop.epoch_loop._batches_that_stepped)
+        keep_samples(folder, logs, trained_steps(trainer))
 
 
 def layout(baselines: Sequence[ResultRow]) -> Layout:

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from quail_lightning.callbacks.first_process import check_by_first_process
 from quail_lightning.callbacks.order import run_first
+from quail_lightning.callbacks.progress_of_fit import is_epoch_over, is_training_over
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.masking import masked
@@ -168,11 +169,11 @@ class TrainingCheckpoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+        if is_epoch_over(trainer):
             return  # the epoch's own checkpoint: from one written here Lightning would skip the end of the epoch
         told = self._is_any_told_to_stop(trainer)
         is_due = self.every_n_steps and _trained_batches(trainer) % self.every_n_steps == 0
-        if told or is_due or trainer.fit_loop.epoch_loop._is_training_done:
+        if told or is_due or is_training_over(trainer):
             self._save(trainer, _to_be_logged(trainer))
             self._saved_inside = _trained_batches(trainer)
         self._in_step = False
@@ -212,7 +213,7 @@ class TrainingCheckpoint(Callback):
                     "step": step,
                     "finished_epochs": _finished_epochs(trainer),
                     "optimizer_steps": trainer.global_step,
-                    "inside_epoch": not trainer.fit_loop.epoch_loop._num_ready_batches_reached(),
+                    "inside_epoch": not is_epoch_over(trainer),
                     "written": datetime.now(UTC).isoformat(timespec="seconds"),
                     "reference_fingerprint": getattr(trainer.lightning_module.reference, "fingerprint", None),
                     "origin": self._origin,

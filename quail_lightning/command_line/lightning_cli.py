@@ -144,6 +144,7 @@ class QuailCLI(LightningCLI):
             raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        # private: only here are all callbacks known
         return super()._instantiate_trainer(config, progress_bars(config) + callbacks)
 
     def before_fit(self) -> None:
@@ -175,7 +176,7 @@ class QuailCLI(LightningCLI):
         self._folder: Path | None = None
         try:
             with explained_refusals(self.config[subcommand].trainer):
-                super()._run_subcommand(subcommand)
+                super()._run_subcommand(subcommand)  # private: no hook is called when a run fails
         except BaseException as error:
             if self._folder is not None and self.trainer.is_global_zero:
                 if isinstance(error, InputError) or subcommand != "fit":

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any
 
 import yaml
+
+# private: the places where jsonargparse imports what a config names; it has no switch
 from jsonargparse import Namespace, _actions, _loaders_dumpers, _typehints, _util, set_loader, set_parsing_settings
 
 from quail_lightning.configuration.allowed_code import code_refused, is_code_allowed

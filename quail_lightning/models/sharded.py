@@ -121,6 +121,7 @@ def own_rows(parameter: Tensor) -> slice:
     """Rows of a weight that this process holds; none of a weight with fewer rows than there are processes."""
     if not isinstance(parameter, DTensor):
         return slice(0, len(parameter))
+    # private: DTensor tells a shard's place nowhere else
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     shape, offset = compute_local_shape_and_global_offset(

@@ -110,6 +110,7 @@ def restore_buffers(model: PreTrainedModel, device: torch.device) -> None:
         with torch.device("cpu"):
             made: dict[str, Tensor] = dict(type(module)(module.config).named_buffers(recurse=False))
         for buffer in own:
+            # private: register_buffer would forget whether it is persistent
             module._buffers[buffer] = made[buffer].to(device)
 
 

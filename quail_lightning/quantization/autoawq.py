@@ -63,7 +63,7 @@ def quantize_with_autoawq(model: PreTrainedModel, calibration: Tensor, group_siz
     kind, known = check_autoawq(model, group_size)
     linears = quantized_linears(model)
     refuse_non_finite(linears)
-    from awq.models._config import AwqConfig
+    from awq.models._config import AwqConfig  # private: the package is archived
 
     settings = {"zero_point": True, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
     with isolate_rng(), transient_bars(), warnings.catch_warnings():

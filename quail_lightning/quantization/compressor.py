@@ -87,7 +87,7 @@ def compress(
         cast_weights(working, compute_dtype(model.dtype, model.device))
         # oneshot reads the config of the folder that the model names; what it names now may be gone, or the hub
         model.config.save_pretrained(folder)
-        working.config._name_or_path = folder
+        working.config._name_or_path = folder  # private: the library's own way to name it
         rows: Any = DataLoader([{"input_ids": row} for row in tokens.cpu()], batch_size=1)  # type: ignore[arg-type]
         settings: dict[str, Any] = {"dataset": rows, "processor": object()}  # None: it looks for a tokenizer
         try:

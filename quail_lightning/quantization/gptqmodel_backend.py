@@ -197,7 +197,7 @@ def _undisturbed() -> Iterator[None]:
         from gptqmodel import DEVICE_THREAD_POOL
         from gptqmodel.looper.loop_processor import LoopProcessor
         from gptqmodel.utils.pause_resume import PauseResumeController
-        from gptqmodel.utils.threadx import _DeviceWorker
+        from gptqmodel.utils.threadx import _DeviceWorker  # private: threads that outlive the work
 
         try:
             with (

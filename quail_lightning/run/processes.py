@@ -78,7 +78,7 @@ def end_together(status: int) -> None:
     """
     if not _grouped():
         return
-    atexit._run_exitfuncs()  # temporary folders, logs: all that ends otherwise ends here
+    atexit._run_exitfuncs()  # private: temporary folders, logs; os._exit leaves them out
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

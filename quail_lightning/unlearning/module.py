@@ -148,7 +148,7 @@ class UnlearningModule(LightningModule):
         self.saliency_map: SaliencyMap | None = None
         self.measured_steps: dict[str, float] = {}
         self._masks: dict[Tensor, Tensor] = {}
-        self._labels: Tensor | None = None  # generic ones
+        self.generic_targets: Tensor | None = None  # generic ones
         self.trained = False  # by this module; a task vector is negated once
 
     def check_trainer(self, trainer: Trainer) -> None:
@@ -202,7 +202,8 @@ class UnlearningModule(LightningModule):
             sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
         if self.generic_labels is not None:
             together = self._micro(data.batch_size * world_size())  # every process trains the same copy
-            self._labels = self.generic_labels.labels(self._target_model(), forget, self._forward, dtype, together)
+            target = self._target_model()
+            self.generic_targets = self.generic_labels.labels(target, forget, self._forward, dtype, together)
         if self.hinge is not None and isinstance(getattr(self.hinge, "step", None), MeasuredStep):
             given = (self._target_model(), forget, self._forward, dtype, micro, data.served.tokenizer)
             self.measured_steps = measure_steps(self.hinge, *given)
@@ -300,9 +301,9 @@ class UnlearningModule(LightningModule):
         return {name: term for name, term in both.items() if term is not None}
 
     def _relabelled(self, batch: TokenBatch) -> TokenBatch:
-        if self._labels is None:
+        if self.generic_targets is None:
             return batch
-        return batch._replace(labels=self._labels[batch.window.cpu()].to(batch.labels.device))
+        return batch._replace(labels=self.generic_targets[batch.window.cpu()].to(batch.labels.device))
 
     def _micro(self, batch_size: int) -> int:
         return min(batch_size, self.micro_batch_size or batch_size)

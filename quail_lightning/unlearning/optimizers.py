@@ -108,7 +108,7 @@ def adamw(
         bases = (OffloadedAdamW,)
     elif _needs_torchao(weight_precision, states):
         with _quiet_import():
-            from torchao.optim import AdamW8bit, _AdamW
+            from torchao.optim import AdamW8bit, _AdamW  # private: the one with float moments
         bases = (_OnFloat32Moments, _AdamW if states == "full" else AdamW8bit)
         options["bf16_stochastic_round"] = weight_precision == "bf16-stochastic"
     given = list(parameters)
@@ -136,6 +136,7 @@ class _OnFloat32Moments(torch.optim.Optimizer):
 
     def _new_buffer(self, p: Tensor, signed: bool) -> Tensor:
         """Moments take their dtype from what they are made for."""
+        # private: torchao makes its moments here, and takes no dtype
         buffer: Tensor = super()._new_buffer(p.float(), signed)  # type: ignore[misc]
         return buffer
 

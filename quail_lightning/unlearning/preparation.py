@@ -22,7 +22,7 @@ def preparation(module: UnlearningModule) -> dict[str, Any]:
     found = module.saliency_map
     return {
         "saliency": None if found is None else {"scores": found.scores, "threshold": found.threshold},
-        "labels": module._labels,
+        "labels": module.generic_targets,
         "measured_steps": module.measured_steps,
         "hinge": _measured(module),
     }
@@ -42,7 +42,7 @@ def restore_preparation(module: UnlearningModule, kept: Mapping[str, Any]) -> No
                 remedy="Resume with the same target and data, on the same kind of hardware",
             )
         module.saliency_map = old
-    module._labels = kept["labels"]
+    module.generic_targets = kept["labels"]
     module.measured_steps = dict(kept["measured_steps"])
     for name, value in kept["hinge"].items():
         setattr(module.hinge, name, value)

@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, FileSystemWriter, Metadata
-from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint._nested_dict import set_element  # private: the planner's own
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.filesystem import _StorageInfo  # private: what torch's metadata consists of
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -43,7 +43,7 @@ def write_without_pickles(strategy: ModelParallelStrategy) -> None:
     Raises:
         InputError: it is to write the whole model into one file.
     """
-    if not strategy._save_distributed_checkpoint:
+    if not strategy._save_distributed_checkpoint:  # private: a constructor argument without a public name
         raise InputError(
             "training checkpoints of sharded models are written in shards",
             given="save_distributed_checkpoint: false",
