@@ -52,7 +52,14 @@ def main() -> None:
     for name, command in _commands(options.out).items():
         if fnmatch(name, options.only) and not (options.out / name / "results.json").is_file():
             _run(name, command, options.out)
-    print("\n".join(table(options.out)))
+    print("\n".join([*table(options.out), "", *_listed(options.out)]))
+
+
+def _listed(out: Path) -> Iterator[str]:
+    """The commands in Markdown, a line each."""
+    for commands in _commands(out).values():
+        for command in commands:
+            yield f"- `python -m quail_lightning {' '.join(command)}`"
 
 
 def _commands(out: Path) -> dict[str, list[list[str]]]:

@@ -57,6 +57,8 @@ class _Part(NamedTuple):
     metric: str
     answer: Answer
     said: str
+    highest: float = 0.0  # share that may have come back, by the interval
+    value: float = 0.0  # share that came back
 
 
 def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = False) -> Verdict:
@@ -145,12 +147,17 @@ def _survives(unlearned: Metrics, metrics: Sequence[str]) -> list[_Part]:
         if metric == "nll_forget":
             kept = unlearned.get("kept_forgetting")
             if isinstance(kept, Estimate):
-                found.append(_Part(metric, _graded(kept, NOTHING), _percent(metric, _complement(kept))))
+                found.append(_returned(metric, _complement(kept)))
             continue
         back = unlearned.get(f"recovery_{metric}_capped", unlearned.get(f"recovery_{metric}"))
         if isinstance(back, Estimate):
-            found.append(_Part(metric, _graded(_complement(back), NOTHING), _percent(metric, back)))
+            found.append(_returned(metric, back))
     return found
+
+
+def _returned(metric: str, back: Estimate) -> _Part:
+    answer = _graded(_complement(back), NOTHING)
+    return _Part(metric, answer, _percent(metric, back), back.high, back.value)
 
 
 def _over_forgotten(models: Models) -> list[_Part]:
@@ -275,6 +282,9 @@ def _said_survives(sixteen_bits: bool, answer: Answer, parts: Sequence[_Part]) -
     if answer == "unknown":
         return ["whether it survives cannot be told"]
     words = {"yes": "survives", "in part": "CAME BACK IN PART", "no": "CAME BACK"}
+    if answer == "in part" and all(part.value <= 1 - ENOUGH for part in parts):
+        most = max(part.highest for part in parts)
+        words[answer] = f"survives, but up to {round(100 * min(most, 1))} % may have come back: intervals are wide"
     return [f"{words[answer]} (came back: {', '.join(part.said for part in parts)})"]
 
 

@@ -9,7 +9,7 @@ from quail_lightning.evaluation.conclusions import conclude
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.metrics import labels
 from quail_lightning.evaluation.repetition import repetition
-from quail_lightning.evaluation.verdict import Verdict
+from quail_lightning.evaluation.verdict import Models, Verdict, verdict
 from quail_lightning.run.results import Estimate, Measure, Undefined
 
 JITTER = np.random.default_rng(0).normal(0, 0.05, 60)
@@ -140,6 +140,18 @@ def test_at_16_bits_what_is_gone_is_gone() -> None:
     found = conclude(unlearned, {"bf16": TARGET}, {"bf16": RETRAINED}, "bf16")["bf16"]
     assert answers(found) == ("yes", "yes", "yes", "no", "yes")
     assert "came back" not in found.text
+
+
+def test_what_may_have_come_back_by_its_interval_alone_is_not_said_to_have() -> None:
+    wide = Estimate(0.02, 40, -0.1, 0.3)
+    unlearned = {"bf16": dict(GOOD), "nf4": dict(GOOD)}
+    conclude(unlearned, {"bf16": TARGET, "nf4": TARGET_Q}, {"bf16": RETRAINED, "nf4": RETRAINED}, "bf16")
+    at_format = {**unlearned["nf4"], "recovery_verbmem_forget_capped": wide}
+    found = verdict(Models(TARGET, RETRAINED, GOOD), Models(TARGET_Q, RETRAINED, at_format))
+    assert found.survives == "in part"
+    assert "survives, but up to 30 % may have come back: intervals are wide" in found.text
+    much = {**at_format, "recovery_verbmem_forget_capped": Estimate(0.5, 40, 0.4, 0.6)}
+    assert "CAME BACK IN PART" in verdict(Models(TARGET, RETRAINED, GOOD), Models(TARGET_Q, RETRAINED, much)).text
 
 
 def test_conclusions_add_the_survival_measures_to_the_rows() -> None:
