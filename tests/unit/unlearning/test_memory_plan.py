@@ -174,6 +174,6 @@ def test_sizes_of_a_model_on_the_meta_device(checkpoint):
 
     found = Sizes.of(empty_model(load_config(checkpoint), torch.float32))
     model = load_model(checkpoint, torch.float32)
-    assert found.parameters == found.served.trained == sum(weight.numel() for weight in model.parameters())
+    assert found.parameters == found.trained == sum(weight.numel() for weight in model.parameters())
     assert found.largest_layer == sum(weight.numel() for weight in model.model.layers[0].parameters())
     assert (found.layers, found.width, found.vocabulary) == (1, 64, 300)
