@@ -25,7 +25,7 @@ from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.checkpoint import load_config, weights_digest
 from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
 from quail_lightning.objectives import GradientDescent, MeasuredStep, Term, term_weights
-from quail_lightning.objectives.weighting import Weighting
+from quail_lightning.objectives.weighting import StepWeights, Weighting, step_weights
 from quail_lightning.reference import (
     Arithmetic,
     CachedStates,
@@ -59,9 +59,7 @@ if TYPE_CHECKING:
 class UnlearningModule(LightningModule):
     """L = w_f · L_forget + w_r · L_retain + γ · L_hinge on a causal language model.
 
-    One AdamW serves every step. With separate forget and retain steps (``alternate``, ``epoch``) its normalization
-    makes a step's size nearly independent of the loss's weight: there α shifts the balance far less than under
-    ``joint``, where both gradients are summed before the optimizer sees them.
+    One AdamW serves every step. Separate forget and retain steps are weighted after clipping, see ``step_weights``.
 
     Args:
         target: checkpoint that knows the forget set, a folder or a hub name; what the terms compare with.
@@ -259,7 +257,7 @@ class UnlearningModule(LightningModule):
         optimizer: Any = self.optimizers()
         losses, made = dict[str, Tensor](), list[Pass]()
         processes = current_processes()
-        most = self.micro_batch_size
+        weights, most = self._step_weights([side for side, _ in sides]), self.micro_batch_size
         scale = processes.world_size if sharded else 1  # FSDP2 takes the mean over the ranks
         divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
         with sharding.unsynchronized(self.trainer):
@@ -267,7 +265,7 @@ class UnlearningModule(LightningModule):
                 defer_gradients(self.model, self.defer_gradient_sync and number < len(divided))
                 terms = self._terms(side)
                 values = self._losses(side, {**terms, f"{side}_nll": GradientDescent()}, part)
-                weighted = sum(getattr(self.weights, name) * values[name] for name in terms)
+                weighted = sum(getattr(weights.losses, name) * values[name] for name in terms)
                 self.manual_backward(scale * share * weighted)
                 made.append(Pass(side, part.window, {name: values[name].detach() for name in terms}))
                 for name, value in values.items():
@@ -283,9 +281,17 @@ class UnlearningModule(LightningModule):
         if self.clip_norm is not None:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
         check_gradient(norm, norm_name, self.trainer)
+        for parameter in trained if weights.gradient != 1 else ():
+            assert parameter.grad is not None
+            parameter.grad.mul_(weights.gradient)
         optimizer.step()
         optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
         return losses | {norm_name: norm}
+
+    def _step_weights(self, sides: list[Side]) -> StepWeights:
+        if len(sides) > 1 or self.retain is None or self.schedule == "joint":
+            return StepWeights(self.weights, 1.0)
+        return step_weights(self.weights, sides[0])
 
     def _losses(self, side: Side, terms: Mapping[str, Term], batch: TokenBatch) -> dict[str, Tensor]:
         assert self.model is not None

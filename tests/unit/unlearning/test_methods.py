@@ -178,11 +178,15 @@ def by_hand(checkpoint, data, schedule, losses, epochs=1, clip_norm=1.0, alpha=2
             reference = outputs(target, ids)
         return alpha * retain(outputs(model, ids), reference, ids)
 
-    def step(loss):
+    def step(loss, weight=None):
         optimizer.zero_grad()
-        loss.backward()
+        (loss / (weight or 1)).backward()
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        if weight is not None:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= weight / ((1 + alpha) / 2)
         optimizer.step()
 
     loader = data.train_dataloader()
@@ -191,14 +195,14 @@ def by_hand(checkpoint, data, schedule, losses, epochs=1, clip_norm=1.0, alpha=2
         for batch in loader:
             sides = []
             if batch.forget is not None:
-                sides.append(lambda batch=batch: forget_loss(batch.forget.input_ids))
+                sides.append((1.0, lambda batch=batch: forget_loss(batch.forget.input_ids)))
             if batch.retain is not None and retain is not None:
-                sides.append(lambda batch=batch: retain_loss(batch.retain.input_ids))
+                sides.append((alpha, lambda batch=batch: retain_loss(batch.retain.input_ids)))
             if schedule == "joint":
-                step(sum(side() for side in sides))
+                step(sum(side() for _, side in sides))
             else:
-                for side in sides:
-                    step(side())
+                for weight, side in sides:
+                    step(side(), weight if retain is not None else None)
     return dict(model.named_parameters())
 
 

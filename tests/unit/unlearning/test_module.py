@@ -77,11 +77,14 @@ def by_hand(checkpoint, data, schedule, weights, hinge_step=None, clip=1.0, reta
     def retain_loss(ids):
         return -retain_weight * log_likelihood(model(input_ids=ids).logits, ids)
 
-    def step(loss):
+    def step(loss, weight=None):
         optimizer.zero_grad()
-        loss.backward()
+        (loss / (weight or 1)).backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if weight is not None:
+            for parameter in model.parameters():
+                parameter.grad *= weight / ((forget_weight + retain_weight) / 2)
         optimizer.step()
 
     for batch in data.train_dataloader():
@@ -89,9 +92,9 @@ def by_hand(checkpoint, data, schedule, weights, hinge_step=None, clip=1.0, reta
             step(forget_loss(batch.forget.input_ids) + retain_loss(batch.retain.input_ids))
         else:
             if batch.forget is not None:
-                step(forget_loss(batch.forget.input_ids))
+                step(forget_loss(batch.forget.input_ids), forget_weight if retain_steps else None)
             if batch.retain is not None and retain_steps:
-                step(retain_loss(batch.retain.input_ids))
+                step(retain_loss(batch.retain.input_ids), retain_weight)
     return dict(model.named_parameters())
 
 
