@@ -78,7 +78,7 @@ def test_figures_validation_and_models_are_those_of_one_device(
     expected, _ = fit(tmp_path / "one", corpus_folder, checkpoint, "auto", task_vector, **options)
     planned = []
     monkeypatch.setattr(fitting, "device_capacity", lambda trainer: 80)
-    monkeypatch.setattr(fitting, "check_memory", lambda sizes, run, capacity: planned.append(run.evaluating))
+    monkeypatch.setattr(fitting, "check_memory", lambda _, run, most: planned.append(run.evaluation_memory))
     monkeypatch.setattr(UnlearningModule, "export_model", lambda _: pytest.fail("the whole 16-bit copy was made"))
     found, module = fit(
         tmp_path / "shards",
