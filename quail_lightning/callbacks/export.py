@@ -17,6 +17,7 @@ from quail_lightning.run.folder import run_folder
 from quail_lightning.run.training_state import last_checkpoint
 from quail_lightning.storage.durable import write_failure
 from quail_lightning.unlearning.checks import check_export
+from quail_lightning.unlearning.provenance import description
 
 
 class ExportModel(Callback):
@@ -64,7 +65,7 @@ class ExportModel(Callback):
         model = pl_module.export.saved_copy(pl_module.model)  # gathered by all processes
         if model is None or not trainer.is_global_zero:
             return
-        provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch}
+        provenance = description(pl_module) | {"finished_epochs": trainer.current_epoch}
         card = unlearned_card(out.name, out.parent, provenance)
         save_or_rescue(model, pl_module.tokenizer, out, provenance, card)
         rank_zero_info(f"unlearned model: {out}")
@@ -81,9 +82,9 @@ class ExportModel(Callback):
         if out.exists() or last_checkpoint(folder) is not None:
             return
         model = pl_module.export.saved_copy(pl_module.model)
-        provenance = pl_module.describe() | {"finished_epochs": trainer.current_epoch, "cut_short": str(exception)}
+        ended = {"finished_epochs": trainer.current_epoch, "cut_short": str(exception)}
         try:
-            save_or_rescue(model, pl_module.tokenizer, out, provenance)
+            save_or_rescue(model, pl_module.tokenizer, out, description(pl_module) | ended)
             told = f"The model as it was then lies in {out}"
         except RunError as error:
             told = f"Of the model as it was then: {error}"

@@ -39,6 +39,7 @@ from quail_lightning.run.folder import run_folder
 from quail_lightning.run.masking import masked
 from quail_lightning.storage.vouched import read_vouched, write_vouched
 from quail_lightning.unlearning.checks import check_export
+from quail_lightning.unlearning.provenance import description
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -204,7 +205,7 @@ class KeepBest(Callback):
         out = folder / f"best-epoch-{epoch}"
         if model is not None:
             shutil.rmtree(out, ignore_errors=True)  # of a run that was killed after this epoch
-            described = pl_module.describe() | {"finished_epochs": epoch, "shortfall": score}
+            described = description(pl_module) | {"finished_epochs": epoch, "shortfall": score}
             save_or_rescue(model, pl_module.tokenizer, out, described)
             for other in folder.glob("best-epoch-*"):
                 if other != out:

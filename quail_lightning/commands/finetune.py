@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from quail_lightning.callbacks.progress import progress_bars
 from quail_lightning.commands.finetune_module import FinetuningModule, Optimization
 from quail_lightning.data.protocol import TextData
+from quail_lightning.data.text_digests import TEXTS, text_digests
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
@@ -225,20 +226,21 @@ def _provenance(recipe: FinetuneRecipe, data: TextData, sets: Sets) -> dict[str,
     """What decides the result, and its fingerprint."""
     if recipe.base is not None:
         check_whole(recipe.base, torch.float32)
-    documents = data.training_documents()
+    texts = text_digests(data)
     described = {
         "made_by": "quail finetune",
         "sets": sets,
         "recipe": asdict(recipe),
         "base_sha256": {} if recipe.base is None else weights_digest(recipe.base),
         "corpus": data.corpus_name,
-        "documents_sha256": {name: _digest(getattr(documents, name)) for name in ("forget", "retain")},
+        TEXTS: texts,
         "max_len": data.max_len,
         "max_forget_windows": data.max_forget_windows,
         "max_retain_windows": data.max_retain_windows,
     }
-    # where the corpus lies does not decide what the model becomes; its text does
+    # where the corpus lies does not decide what the model becomes; its text does, the holdout aside
     deciding = {name: value for name, value in described.items() if name != "corpus"}
+    deciding[TEXTS] = {name: texts[name] for name in ("forget", "retain")}
     return described | {"fingerprint": _digest(deciding)}
 
 

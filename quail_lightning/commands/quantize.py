@@ -18,7 +18,13 @@ from quail_lightning.data.protocol import TextData
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError, check_choice
 from quail_lightning.inference.encoding import positions
-from quail_lightning.models.checkpoint import check_whole, load_config, load_model, read_provenance
+from quail_lightning.models.checkpoint import (
+    check_whole,
+    load_config,
+    load_model,
+    read_provenance,
+    weights_digest,
+)
 from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.saving import try_saving, weight_bytes
@@ -57,8 +63,8 @@ def quantize(
         device: where to quantize; ``auto`` takes a GPU where there is one.
 
     Returns:
-        The folder. Its ``provenance.json`` says under ``quantized`` how it was made, which share of the body's
-        weights is quantized, and whether the grid is simulated.
+        The folder. Its ``provenance.json`` is the model's, and says under ``quantized`` how it was made, of which
+        weights, which share of the body's is quantized, and whether the grid is simulated.
 
     Raises:
         InputError: ``out`` exists, no such precision, a package is missing, the model is quantized already, or
@@ -97,6 +103,7 @@ def quantize(
     made = {
         "precision": to,
         "of": model,
+        "of_sha256": weights_digest(model),
         "dtype": dtype,
         "quantizer": find_config(f"quantizer/{to}.yaml").read_text("utf-8"),
         "calibration": asdict(calibration) if quantizer.needs_calibration else None,

@@ -129,6 +129,10 @@ class MuseDataModule(LightningDataModule):
         """The documents of both sets, whatever the steps train on."""
         return self.documents(self.open())
 
+    def holdout_documents(self) -> list[str]:
+        """The holdout, which training alone does not read."""
+        return texts(self.open(), HOLDOUT)
+
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
         documents = self.training_documents()

@@ -109,6 +109,11 @@ class OwnTextDataModule(LightningDataModule):
         """
         return self._sets(None)
 
+    def holdout_documents(self) -> list[str] | None:
+        """The documents of the holdout file that stand in neither other file; None where none was given."""
+        held = self._holdout(None)
+        return None if held is None else held.retain
+
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
         documents = self._sets(tokenizer)

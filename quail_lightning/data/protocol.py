@@ -42,6 +42,13 @@ class TextData(Protocol):
     def training_documents(self) -> Documents:
         """The documents of both sets; no retain document also stands in the forget set."""
 
+    def holdout_documents(self) -> list[str] | None:
+        """Documents of a like text that no model was trained on, for the provenance; None where there are none.
+
+        Raises:
+            InputError: they cannot be read; training alone does without.
+        """
+
     def cut_windows(self, tokenizer: Any) -> Windows:
         """Their windows under a tokenizer, [n, max_len] each."""
 
@@ -71,7 +78,10 @@ class UnlearningData(TextData, Protocol):
         """The records, where they need neither ``setup`` nor the training text; else None."""
 
 
-PROMISED = ("corpus_name", "max_len", "batch_size", "seed", "served", "check", "training_documents", "cut_windows")
+PROMISED = (
+    *("corpus_name", "max_len", "batch_size", "seed", "served"),
+    *("check", "training_documents", "holdout_documents", "cut_windows"),
+)
 
 
 def data_of(trainer: Trainer) -> UnlearningData:

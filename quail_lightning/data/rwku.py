@@ -110,6 +110,9 @@ class RwkuDataModule(LightningDataModule):
             [self._texts("positive", self.retain_subjects)] if self.retain_subjects else [],
         )
 
+    def holdout_documents(self) -> None:
+        """RWKU has no holdout."""
+
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
         limits = (self.max_forget_windows, self.max_retain_windows)

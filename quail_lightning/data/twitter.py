@@ -106,6 +106,12 @@ class TwitterDataModule(LightningDataModule):
         forget, retain, dropped, _ = self._sets()
         return Documents(self._documents(forget), self._documents(retain), dropped)
 
+    def holdout_documents(self) -> list[str] | None:
+        """The holdout's tweets, without labels; None where no split was named."""
+        if self.holdout_split is None:
+            return None
+        return [tweet.text for tweet in read_tweets(self.corpus_name, self.holdout_split).rows]
+
     def cut_windows(self, tokenizer: Any) -> Windows:
         """The windows of both sets under ``tokenizer``."""
         documents = self.training_documents()

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.data.text_digests import TEXTS
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.run.results import Measure, ResultRow, Undefined, read_results, read_verdicts
@@ -37,8 +38,9 @@ def described_method(provenance: Mapping[str, Any]) -> str:
     """How a model was made, as a Markdown list."""
     if not provenance:
         return "Unknown: the checkpoint has no provenance.json."
+    made_from = _described_sources(provenance)
     if "terms" not in provenance:
-        return f"Made by `{provenance.get('made_by', 'unknown')}`; see provenance.json."
+        return f"Made by `{provenance.get('made_by', 'unknown')}`; see provenance.json.{made_from}"
     lines = [f"- {name}: `{json.dumps(term, default=str)}`" for name, term in provenance["terms"].items()]
     settings = {
         name: provenance.get(name) for name in ("weights", "schedule", "learning_rate", "weight_precision")
@@ -47,7 +49,19 @@ def described_method(provenance: Mapping[str, Any]) -> str:
         f"- {name}: `{json.dumps(value, default=str)}`" for name, value in settings.items() if value is not None
     ]
     lines.append(f"- epochs: {provenance.get('finished_epochs', 'unknown')}")
-    return "Unlearned by `quail fit`; all settings in provenance.json.\n\n" + "\n".join(lines)
+    return "Unlearned by `quail fit`; all settings in provenance.json.\n\n" + "\n".join(lines) + made_from
+
+
+def _described_sources(provenance: Mapping[str, Any]) -> str:
+    """The digests of texts and target, shortened; nothing where none was noted."""
+    named: dict[str, str | None] = {f"{name} text": value for name, value in provenance.get(TEXTS, {}).items()}
+    weights = provenance.get("target_sha256", {})
+    named |= {f"target's {name}": value for name, value in list(weights.items())[:1]}
+    if not named:
+        return ""
+    shown = [f"{name} {f'`{value[:12]}`' if value else 'none'}" for name, value in named.items()]
+    rest = f" and {len(weights) - 1} further files" if len(weights) > 1 else ""
+    return f"\n\nMade from (SHA-256, whole in provenance.json): {', '.join(shown)}{rest}."
 
 
 def described_results(folder: Path | None, precisions: Collection[str] | None = None) -> str:

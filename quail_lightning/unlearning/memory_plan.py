@@ -95,7 +95,7 @@ class Run:
         reference_head: a frozen copy of the head is held.
         whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
         loss_chunk: as in the module.
-        evaluating: the evaluation after an epoch.
+        evaluation_memory: of the evaluation after an epoch.
     """
 
     processes: int

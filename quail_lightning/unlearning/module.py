@@ -46,7 +46,7 @@ from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses
 from quail_lightning.unlearning.losses import SHOWN, request, term_losses
 from quail_lightning.unlearning.measured_margin import measure_steps
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
-from quail_lightning.unlearning.provenance import description
+from quail_lightning.unlearning.provenance import sources
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table, write_saliency
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
@@ -145,6 +145,7 @@ class UnlearningModule(LightningModule):
         self.tokenizer: Any = None
         self.saliency_map: SaliencyMap | None = None
         self.measured_steps: dict[str, float] = {}
+        self.sources: dict[str, Any] = {}  # digests, on the process that saves
         self._masks: dict[Tensor, Tensor] = {}
         self.generic_targets: Tensor | None = None  # generic ones
         self.trained = False  # by this module; a task vector is negated once
@@ -166,6 +167,8 @@ class UnlearningModule(LightningModule):
             checks.check_parts(self, data.served.trained.retain, text.num_hidden_layers)
             if requests := self._requests(text.num_hidden_layers):
                 self.reference.check(requests, Sizes(text.vocab_size, text.hidden_size), self._head_dtype())
+            if self.trainer.is_global_zero:  # now: files may change while training
+                self.sources = sources(self.target, self.start, data)
             for notice in checks.notices(self, data):
                 rank_zero_info(notice)
             reads_logits = any("logits" in request.frozen for request in requests.values())
@@ -399,7 +402,3 @@ class UnlearningModule(LightningModule):
         assert self.model is not None
         vector = self.task_vector if self.trained else None
         return exported_copy(self.model, self.export_dtype, partial(self._load, self.target), vector)
-
-    def describe(self) -> dict[str, Any]:
-        """What made this model, for the provenance beside the saved weights."""
-        return description(self)

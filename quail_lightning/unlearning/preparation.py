@@ -9,12 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from quail_lightning.data.protocol import data_of
+from quail_lightning.data.text_digests import TEXTS
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.unlearning.module import UnlearningModule
+from quail_lightning.unlearning.provenance import description
 from quail_lightning.unlearning.saliency import SaliencyMap
 
-NOT_COMPARED = ("made_by", "versions", "measured_steps", "salient_modules")
+# windows are compared in place of texts; a run that goes on starts from its checkpoint
+NOT_COMPARED = ("made_by", "versions", "measured_steps", "salient_modules", TEXTS, "start_sha256")
 
 
 def preparation(module: UnlearningModule) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def restore_preparation(module: UnlearningModule, kept: Mapping[str, Any]) -> No
 def origin(module: UnlearningModule, processes: int) -> dict[str, Any]:
     """What decides a run beyond the number of its epochs; a run goes on only with the same."""
     data = data_of(module.trainer)
-    described = {name: value for name, value in module.describe().items() if name not in NOT_COMPARED}
+    described = {name: value for name, value in description(module).items() if name not in NOT_COMPARED}
     return described | {
         "target_sha256": weights_digest(module.target),
         "reference": type(module.reference).__qualname__,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from quail_lightning.data.protocol import TextData
+from quail_lightning.data.text_digests import TEXTS, text_digests
+from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.objectives import Term
 
 if TYPE_CHECKING:
@@ -13,8 +16,21 @@ if TYPE_CHECKING:
 RECORDED_PACKAGES = ("quail-lightning", "torch", "transformers", "lightning")
 
 
+def sources(target: str, start: str | None, data: TextData) -> dict[str, Any]:
+    """Digests of what a model is made from: the target's weights, those of another start, and the texts.
+
+    Raises:
+        InputError: a weight file is missing or not what was saved, or a text cannot be read.
+    """
+    return {
+        "target_sha256": weights_digest(target),
+        "start_sha256": None if start in (None, target) else weights_digest(start),
+        TEXTS: text_digests(data),
+    }
+
+
 def description(module: UnlearningModule) -> dict[str, Any]:
-    """What made a module's model, for the provenance beside the saved weights."""
+    """What made a module's model, for the provenance beside the saved weights; ``sources`` once it is fitted."""
     terms = {"forget": module.forget, "retain": module.retain, "hinge": module.hinge}
     plain = (
         "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
@@ -29,6 +45,7 @@ def description(module: UnlearningModule) -> dict[str, Any]:
         "salient_modules": None if module.saliency_map is None else module.saliency_map.salient,
         "export_dtype": str(module.export_dtype),
         "versions": package_versions(),
+        **module.sources,
     }
 
 

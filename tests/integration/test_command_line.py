@@ -21,7 +21,7 @@ from quail_lightning.configuration.files import find_config, shipped_names
 from quail_lightning.data import Newsroom
 from quail_lightning.errors import InputError
 from quail_lightning.models.arithmetic import arithmetic_name, training_precision
-from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.models.checkpoint import read_provenance, weights_digest
 from quail_lightning.run.results import read_results
 
 SMALL = [
@@ -382,7 +382,11 @@ def test_a_full_disk_ends_with_a_line_and_the_model_so_far_is_kept(quickstart, c
     said = capsys.readouterr().err
     assert "error: results.json: No space left on device. Make room" in said
     assert "The model as it was then lies in logs/quickstart/full/model" in said
-    assert "No space left" in read_provenance(Path("logs/quickstart/full/model"))["cut_short"]
+    rescued = read_provenance(Path("logs/quickstart/full/model"))
+    assert "No space left" in rescued["cut_short"]
+    for name in ("target", "retrained"):  # made of the same texts
+        assert read_provenance(Path("checkpoints/quickstart") / name)["texts_sha256"] == rescued["texts_sha256"]
+    assert rescued["target_sha256"] == weights_digest("checkpoints/quickstart/target")
 
 
 def test_what_is_allowed_and_hardly_meant_gets_a_notice(quickstart, monkeypatch):

@@ -8,11 +8,12 @@ from lightning.pytorch import Callback, Trainer
 
 from quail_lightning.callbacks import KeepBest, TrainingCheckpoint
 from quail_lightning.data import MuseDataModule
+from quail_lightning.data.text_digests import text_digests
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.rouge import rougeL_f1
 from quail_lightning.inference.generation import generate
 from quail_lightning.inference.likelihood import window_nlls
-from quail_lightning.models.checkpoint import load_model, read_provenance
+from quail_lightning.models.checkpoint import load_model, read_provenance, weights_digest
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.quantization import Unquantized, computing
 from quail_lightning.run.training_state import last_checkpoint
@@ -74,6 +75,8 @@ def test_the_best_epoch_is_kept_also_by_a_resumed_run(tmp_path, corpus_folder, c
     (kept,) = tmp_path.glob("best-epoch-*")
     assert kept.name == f"best-epoch-{best}"
     assert read_provenance(kept)["finished_epochs"] == best
+    assert read_provenance(kept)["texts_sha256"] == text_digests(data)
+    assert read_provenance(kept)["target_sha256"] == weights_digest(checkpoint)
     # the figures are those of the model that was kept, on windows without a reported prompt
     model = load_model(str(kept), torch.bfloat16)
     with computing(model):

@@ -14,11 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from quail_lightning.callbacks import ExportModel, QuantizedEvaluation
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.calibration import CalibrationRequest
+from quail_lightning.data.text_digests import text_digests
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, privleak_measure
 from quail_lightning.evaluation.benchmark_log import read_log
 from quail_lightning.evaluation.rescoring import score_log
-from quail_lightning.models.checkpoint import load_model, read_provenance, save_model
+from quail_lightning.models.checkpoint import load_model, read_provenance, save_model, weights_digest
 from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.quantization import Gptq
@@ -131,6 +132,18 @@ def test_what_is_saved_is_what_was_evaluated(finished):
     ids = torch.arange(3, 20)[None]
     assert torch.equal(saved(input_ids=ids).logits, evaluated(input_ids=ids).logits)
     assert read_provenance(folder / "model")["finished_epochs"] == 2
+
+
+def test_the_model_s_provenance_and_card_say_what_it_was_made_from(finished, corpus_folder, checkpoint):
+    found = read_provenance(finished[0] / "model")
+    texts = text_digests(MuseDataModule(str(corpus_folder)))
+    assert found["texts_sha256"] == texts
+    assert all(texts.values())
+    assert found["target_sha256"] == weights_digest(checkpoint)
+    assert found["start_sha256"] is None
+    card = (finished[0] / "model/README.md").read_text()
+    for digest in (*texts.values(), found["target_sha256"]["model.safetensors"]):
+        assert f"`{digest[:12]}`" in card
 
 
 def test_the_model_has_a_card_with_all_rows_and_the_verdict_and_no_text(finished, corpus_folder):

@@ -16,6 +16,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.models import sharded
+from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.unlearning import UnlearningModule, fitting
 from quail_lightning.unlearning.memory_plan import EvaluationMemory
@@ -77,9 +78,7 @@ def test_figures_validation_and_models_are_those_of_one_device(
     expected, _ = fit(tmp_path / "one", corpus_folder, checkpoint, "auto", task_vector, **options)
     planned = []
     monkeypatch.setattr(fitting, "device_capacity", lambda trainer: 80)
-    monkeypatch.setattr(
-        fitting, "check_memory", lambda sizes, run, capacity: planned.append(run.evaluation_memory)
-    )
+    monkeypatch.setattr(fitting, "check_memory", lambda _, run, most: planned.append(run.evaluation_memory))
     monkeypatch.setattr(UnlearningModule, "export_model", lambda _: pytest.fail("the whole 16-bit copy was made"))
     found, module = fit(
         tmp_path / "shards",
@@ -104,6 +103,7 @@ def test_figures_validation_and_models_are_those_of_one_device(
             assert torch.equal(shards[name], weight), name
         texts = [(folder / model / "config.json").read_text() for folder in (expected, found)]
         assert texts[0] == texts[1]
+        assert all(read_provenance(found / model)["texts_sha256"].values())
 
 
 def refused(tmp_path, corpus_folder, checkpoint, strategy, monkeypatch, **options):

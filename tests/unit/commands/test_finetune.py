@@ -14,6 +14,7 @@ import torch
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, TinyModel, finetune
 from quail_lightning.commands.finetune_module import Optimization
 from quail_lightning.data import MuseDataModule
+from quail_lightning.data.text_digests import text_digests
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model, read_provenance
 from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
@@ -94,8 +95,17 @@ def test_another_recipe_or_seed_is_not_taken_for_the_finished_one(data, made):
 def test_changed_documents_are_noticed(tmp_path, corpus_folder, made):
     other = shutil.copytree(corpus_folder, tmp_path / "other")
     (other / "raw/forget.json").write_text(json.dumps(["something else entirely, and long enough for a window"]))
-    with pytest.raises(InputError, match="documents_sha256"):
+    with pytest.raises(InputError, match="texts_sha256"):
         finetune(RECIPE, MuseDataModule(str(other), max_len=32), "forget+retain", made, QUIET)
+
+
+def test_the_holdout_is_noted_and_decides_nothing(tmp_path, corpus_folder, made):
+    other = shutil.copytree(corpus_folder, tmp_path / "other")
+    (other / "privleak/holdout.json").write_text(json.dumps(["quite another holdout"]))
+    noted = read_provenance(made)["texts_sha256"]
+    assert noted == text_digests(MuseDataModule(str(corpus_folder)))
+    assert noted["holdout"] != text_digests(MuseDataModule(str(other)))["holdout"]
+    assert finetune(RECIPE, MuseDataModule(str(other), max_len=32), "forget+retain", made, QUIET) is False
 
 
 def test_a_folder_of_unknown_origin_is_refused(tmp_path, data):

@@ -17,7 +17,7 @@ from quail_lightning.commands.quantize import quantize
 from quail_lightning.configuration.files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.errors import InputError
-from quail_lightning.models.checkpoint import load_model
+from quail_lightning.models.checkpoint import load_model, read_provenance
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.run.results import Estimate, ResultRow, write_results
 
@@ -95,6 +95,19 @@ def test_tokenizer_card_and_provenance_stand_beside_the_weights(checkpoint: str)
     assert provenance["made_by"] == "tests"
     assert provenance["quantized"]["precision"] == "gptq4-group64"
     assert provenance["quantized"]["calibration"]["source"] == "general"
+
+
+def test_a_quantized_folder_says_what_its_source_was_made_from(checkpoint: str) -> None:
+    shutil.copytree(checkpoint, "model")
+    made_from = {"target_sha256": {"model.safetensors": "0123" * 16}}
+    made_from["texts_sha256"] = {"forget": "4567" * 16, "retain": "89ab" * 16, "holdout": None}
+    source = read_provenance(Path("model")) | made_from
+    Path("model/provenance.json").write_text(json.dumps(source))
+    provenance = read_provenance(quantize("model", "uniform4-tensor", "out"))
+    assert provenance["quantized"]["of_sha256"] == source["weights_sha256"] != provenance["weights_sha256"]
+    assert {name: provenance[name] for name in made_from} == made_from
+    card = Path("out/README.md").read_text()
+    assert "forget text `456745674567`, retain text `89ab89ab89ab`, holdout text none, target's" in card
 
 
 def test_the_card_shows_the_last_epoch_of_the_run_that_made_the_model(checkpoint: str) -> None:

@@ -64,6 +64,7 @@ def test_a_file_is_parsed_once_from_the_check_to_the_records(kind, tmp_path, che
     data.check()
     data.prepare_data()
     data.training_documents()
+    data.holdout_documents()
     data.setup("fit")
     read = {path: count for path, count in opens.items() if path.startswith((str(tmp_path), str(corpus_folder)))}
     assert not read, "parsed by the first check"
@@ -80,7 +81,9 @@ def test_a_file_that_was_written_anew_is_parsed_anew(tmp_path, checkpoint, opens
 
 
 def test_rwku_keeps_the_protocol_too():
-    assert {"check", "training_documents", "cut_windows", "records_alone", "setup"} <= set(dir(RwkuDataModule))
+    assert {"check", "training_documents", "holdout_documents", "cut_windows", "records_alone", "setup"} <= set(
+        dir(RwkuDataModule)
+    )
 
 
 def test_a_stranger_s_data_is_refused_by_what_it_lacks(checkpoint):

@@ -23,6 +23,7 @@ from quail_lightning.quantization import Gptq, load_quantizer
 from quail_lightning.reference import LiveReference
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.measured_margin import measure_steps
+from quail_lightning.unlearning.provenance import description
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -166,7 +167,7 @@ def test_a_fit_trains_with_the_measured_step(corpus_folder, deep):
     error = (read(quantized(model, "uniform4-tensor"), windows)[0] - read(model, windows)[0]).abs()
     step = unlearning.measured_steps["logits"]
     assert step / 2 == pytest.approx(error.flatten().quantile(0.9).item(), rel=0.01)
-    assert unlearning.describe()["measured_steps"] == {"logits": step}
+    assert description(unlearning)["measured_steps"] == {"logits": step}
     same, other = (fit(corpus_folder, deep, LogitHinge(given))[0] for given in (step, step / 3))
     for name, value in unlearning.model.named_parameters():
         assert torch.equal(value, same.model.get_parameter(name)), name

@@ -22,6 +22,7 @@ from quail_lightning.objectives import (
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning import module as module_file
 from quail_lightning.unlearning.optimizers import weight_dtype
+from quail_lightning.unlearning.provenance import description
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table
 
 HEADS, KEY_VALUE_HEADS, HEAD_WIDTH = 4, 2, 16
@@ -396,7 +397,7 @@ def test_the_map_is_written_into_the_run_folder(tmp_path, corpus_folder, deep):
     saved = json.loads((tmp_path / "run/saliency.json").read_text())
     found = unlearning.saliency_map
     assert saved == {"threshold": found.threshold, "scores": found.scores}
-    assert unlearning.describe()["salient_modules"] == found.salient
+    assert description(unlearning)["salient_modules"] == found.salient
 
 
 def test_the_table_stars_the_salient_modules():
