@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 class UnlearningModule(LightningModule):
     """L = w_f · L_forget + w_r · L_retain + γ · L_hinge on a causal language model.
 
-    One AdamW serves every step. Separate forget and retain steps are weighted after clipping, see ``step_weights``.
+    One AdamW serves every step; separate forget and retain steps are weighted after clipping (``step_weights``).
 
     Args:
         target: checkpoint that knows the forget set, a folder or a hub name; what the terms compare with.
@@ -277,16 +277,12 @@ class UnlearningModule(LightningModule):
         sharding.sum_gradients(trained, sharded)
         sum_over_processes(list(losses.values()))
         check_losses([losses[name] for name in self.weights._fields if name in losses], made, self.trainer)
-        for parameter, mask in self._masks.items():
-            assert parameter.grad is not None
-            parameter.grad.mul_(mask)
+        sharding.multiply_gradients(self._masks)
         norm = sharding.gradient_norm(trained)
         if self.clip_norm is not None:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
         check_gradient(norm, norm_name, self.trainer)
-        for parameter in trained if weights.gradient != 1 else ():
-            assert parameter.grad is not None
-            parameter.grad.mul_(weights.gradient)
+        sharding.multiply_gradients(dict.fromkeys(trained, weights.gradient) if weights.gradient != 1 else {})
         optimizer.step()
         optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
         return losses | {norm_name: norm}

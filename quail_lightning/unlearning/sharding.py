@@ -65,6 +65,13 @@ def sum_gradients(parameters: Iterable[nn.Parameter], sharded: bool) -> None:
         sum_over_processes([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
+def multiply_gradients(factors: Mapping[Any, Tensor | float]) -> None:
+    """Multiply each gradient by its own factor, in place."""
+    for parameter, factor in factors.items():
+        assert parameter.grad is not None
+        parameter.grad.mul_(factor)
+
+
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """L2 norm of all gradients together, over all shards."""
     return whole(get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]))
