@@ -99,13 +99,18 @@ def check_numbers(
 
 
 def idle_terms(weights: Weights, retain: Term | None, hinge: Term | None) -> list[str]:
-    """A sentence for each term of the loss that is there and has no weight."""
+    """A sentence for each term of the loss that has no weight, and for each weight that has no term."""
     told = {
         "forget": (weights.forget, "model.alpha 0 under weighting convex gives the forget term no weight"),
         "retain": (weights.retain if retain is not None else 1.0, "model.alpha gives the retain term no weight"),
         "hinge": (weights.hinge if hinge is not None else 1.0, "model.gamma 0 gives the hinge no weight"),
     }
-    return [f"{said}: it is computed and changes nothing." for weight, said in told.values() if weight == 0]
+    found = [f"{said}: it is computed and changes nothing." for weight, said in told.values() if weight == 0]
+    if retain is None and weights.retain not in (0, 1):
+        found.append("model.alpha changes nothing: there is no retain term to weigh against.")
+    if hinge is None and weights.hinge not in (0, 1):
+        found.append("model.gamma changes nothing: there is no hinge.")
+    return found
 
 
 def oversized_batches(batch_size: int, processes: int, counts: Mapping[str, int]) -> list[str]:

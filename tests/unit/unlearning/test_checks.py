@@ -49,6 +49,13 @@ def test_a_term_without_weight_gets_a_notice():
     assert "forget" in idle_terms(term_weights("convex", 0, 1), retain, None)[0]
 
 
+def test_a_weight_that_has_no_term_gets_a_notice():
+    assert idle_terms(term_weights("additive", 1, 1), None, None) == []
+    first, second = idle_terms(term_weights("additive", 5, 8), None, None)
+    assert first.startswith("model.alpha changes nothing: there is no retain term")
+    assert second.startswith("model.gamma changes nothing: there is no hinge")
+
+
 def test_a_batch_larger_than_a_set_gets_a_notice():
     assert oversized_batches(4, 1, {"forget": 4, "retain": 9}) == []
     (said,) = oversized_batches(4, 2, {"forget": 5, "retain": 9})
