@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, holds_log, read_log
 from quail_lightning.evaluation.finished import FinishedMetrics
-from quail_lightning.evaluation.metrics import METRICS, Asked, Metric
+from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject
 from quail_lightning.inference.shares import shared_among
 from quail_lightning.models.release import release_memory
 from quail_lightning.quantization import Quantizer, computing, load_quantizer, quantized_copy
@@ -190,11 +190,10 @@ class _Kept:
     def run(self, metrics: Sequence[Metric], copy: PreTrainedModel, progress: Progress) -> None:
         """Measure, and keep each metric where anything is kept, as soon as it is there."""
         asked = self._asked
+        given = (asked.records, asked.windows, asked.suite, asked.tokenizer, copy.config)
+        subject = Subject(*given, copy, progress, self._log)
         for metric in metrics:
-            measures = asked.suite.evaluate(
-                copy, asked.tokenizer, asked.records, asked.windows, None, progress, self._log, [metric]
-            )
-            self._keep(metric, measures)
+            self._keep(metric, metric.run(subject))
 
     def evaluated(self) -> Evaluated:
         """All of it, in the metrics' order."""

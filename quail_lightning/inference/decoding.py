@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quail_lightning.inference.growing_cache import GrowingCache
+from quail_lightning.inference.preallocated_cache import PreallocatedCache
 from quail_lightning.inference.sampling import Sampling, draw
 from quail_lightning.models.sharded import inside
 
@@ -47,16 +47,16 @@ class Prefix:
     """The tokens that all prompts begin with, and what the model made of them."""
 
     tokens: list[int]
-    cache: GrowingCache
+    cache: PreallocatedCache
 
 
 def prefix_cache(model: PreTrainedModel, tokens: list[int]) -> Prefix | None:
     """Run the shared prefix once; None where there is none."""
     if not tokens:
         return None
-    from quail_lightning.inference.growing_cache import plain_layers
+    from quail_lightning.inference.preallocated_cache import plain_layers
 
-    cache = GrowingCache(plain_layers(model), len(tokens))
+    cache = PreallocatedCache(plain_layers(model), len(tokens))
     ids = torch.tensor([tokens], device=model.device)
     _last_logits(model, input_ids=ids, past_key_values=cache)
     return Prefix(tokens, cache)
@@ -97,9 +97,10 @@ def continuations(
         logits, cache = _read_alone(model, rows, how.layers, capacity)
         ids = ids[:, :0]
     else:
-        cache = (
-            GrowingCache(how.layers, capacity) if prefix is None else prefix.cache.expanded(len(rows), capacity)
-        )
+        if prefix is None:
+            cache = PreallocatedCache(how.layers, capacity)
+        else:
+            cache = prefix.cache.expanded(len(rows), capacity)
         logits = torch.empty(0)
 
     def step(start: int, end: int) -> Tensor:
@@ -147,18 +148,18 @@ def left_pad(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
 
 def _read_alone(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: int, capacity: int
-) -> tuple[Tensor, GrowingCache]:
+) -> tuple[Tensor, PreallocatedCache]:
     """Logits after each row, and their joint cache; the rows are read one by one.
 
     A processor is as busy with one long prompt as with many, and alone a prompt needs no padding and no mask.
     """
     caches, logits = [], []
     for row in rows:
-        cache = GrowingCache(layers, len(row))
+        cache = PreallocatedCache(layers, len(row))
         given = torch.tensor([list(row)], device=model.device)
         logits.append(_last_logits(model, input_ids=given, past_key_values=cache))
         caches.append(cache)
-    return torch.cat(logits), GrowingCache.joined(caches, capacity)
+    return torch.cat(logits), PreallocatedCache.joined(caches, capacity)
 
 
 def _one_row(

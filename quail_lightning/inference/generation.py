@@ -121,7 +121,7 @@ def _decoding(
     sampling: Sampling | None,
 ) -> Decoding:
     from quail_lightning.inference.decoding import Decoding
-    from quail_lightning.inference.growing_cache import plain_layers
+    from quail_lightning.inference.preallocated_cache import plain_layers
 
     own = model.generation_config
     eos = tokenizer.eos_token_id if own is None or own.eos_token_id is None else own.eos_token_id

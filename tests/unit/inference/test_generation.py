@@ -129,14 +129,14 @@ def test_models_with_another_kind_of_cache_go_row_by_row_to_the_same_text(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batched = generate(model, tokenizer, PROMPTS, 10, batch_size=5)
-    monkeypatch.setattr("quail_lightning.inference.growing_cache.plain_layers", lambda model: 0)
+    monkeypatch.setattr("quail_lightning.inference.preallocated_cache.plain_layers", lambda model: 0)
     assert generate(model, tokenizer, PROMPTS, 10, batch_size=5) == batched
 
 
 def test_a_sliding_window_is_not_taken_for_a_plain_cache() -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
-    from quail_lightning.inference.growing_cache import plain_layers
+    from quail_lightning.inference.preallocated_cache import plain_layers
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = MistralConfig(vocab_size=258, num_key_value_heads=1, sliding_window=8, **sizes)

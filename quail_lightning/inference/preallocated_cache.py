@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class _GrowingLayer(DynamicLayer):
+class _PreallocatedLayer(DynamicLayer):
     """transformers' own layer copies all keys and values at each token; this one writes into room kept for them.
 
     ``keys`` and ``values``: [rows, heads, tokens so far, head width], views of buffers with ``capacity`` tokens.
@@ -54,10 +54,10 @@ class _GrowingLayer(DynamicLayer):
         self.show(self.tokens)
 
 
-def _joined(alone: Sequence[_GrowingLayer], capacity: int) -> _GrowingLayer:
+def _joined(alone: Sequence[_PreallocatedLayer], capacity: int) -> _PreallocatedLayer:
     """One layer of several with one row each, padded on the left to the longest."""
     longest = max(single.tokens for single in alone)
-    layer = _GrowingLayer(capacity)
+    layer = _PreallocatedLayer(capacity)
     keys, values = alone[0].buffers
     layer.reserve(keys, values, len(alone))
     for row, single in enumerate(alone):
@@ -67,7 +67,7 @@ def _joined(alone: Sequence[_GrowingLayer], capacity: int) -> _GrowingLayer:
     return layer
 
 
-class GrowingCache(Cache):
+class PreallocatedCache(Cache):
     """What ``past_key_values`` takes, for models whose layers all attend to everything before.
 
     Args:
@@ -76,33 +76,33 @@ class GrowingCache(Cache):
     """
 
     def __init__(self, layers: int, capacity: int) -> None:
-        self.growing = [_GrowingLayer(capacity) for _ in range(layers)]
-        super().__init__(layers=[*self.growing])
+        self.own_layers = [_PreallocatedLayer(capacity) for _ in range(layers)]
+        super().__init__(layers=[*self.own_layers])
 
     @classmethod
-    def of(cls, layers: Sequence[_GrowingLayer]) -> GrowingCache:
+    def of(cls, layers: Sequence[_PreallocatedLayer]) -> PreallocatedCache:
         """A cache of these layers."""
         cache = cls(0, 0)
-        cache.growing = list(layers)
+        cache.own_layers = list(layers)
         cache.layers = [*layers]
         return cache
 
     @classmethod
-    def joined(cls, alone: Sequence[GrowingCache], capacity: int) -> GrowingCache:
+    def joined(cls, alone: Sequence[PreallocatedCache], capacity: int) -> PreallocatedCache:
         """One cache of several with one row each, padded on the left to the longest."""
-        return cls.of([_joined(own, capacity) for own in zip(*(cache.growing for cache in alone), strict=True)])
+        return cls.of([_joined(own, capacity) for own in zip(*(cache.own_layers for cache in alone), strict=True)])
 
-    def expanded(self, rows: int, capacity: int) -> GrowingCache:
+    def expanded(self, rows: int, capacity: int) -> PreallocatedCache:
         """A cache of ``rows`` rows that all start with this one's only row (the shared prefix)."""
         return self.joined([self] * rows, capacity)
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows only, in this order."""
-        for layer in self.growing:
+        for layer in self.own_layers:
             layer.keep(rows)
 
 
 def plain_layers(model: PreTrainedModel) -> int:
-    """How many layers a ``GrowingCache`` of the model has; 0 where some layer needs another kind of cache."""
+    """How many layers a ``PreallocatedCache`` of the model has; 0 where some layer needs another kind of cache."""
     layers = DynamicCache(config=model.config).layers
     return len(layers) if all(type(layer) is DynamicLayer for layer in layers) else 0
