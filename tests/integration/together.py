@@ -46,6 +46,7 @@ SCENARIOS = {
         "reference": CachedLogits,
     },
     "epoch, hinge on a live reference": {
+        "epochs": 5,  # of 5 steps; later the gradient shoots up, and rounding with it
         "hinge": lambda: LogitHinge(2.0),
         "schedule": "epoch",
         "reference": LiveReference,
@@ -82,7 +83,7 @@ class Curve(Callback):
 def fit(name, folder, corpus, checkpoint, strategy="auto", processes=1):
     """One scenario; its curve, its final weights (whole), what it exports."""
     settings = {"forget": GradientAscent, "retain": GradientDescent} | SCENARIOS[name]
-    precision = settings.pop("precision", "32-true")
+    precision, epochs = settings.pop("precision", "32-true"), settings.pop("epochs", EPOCHS)
     made = {key: value() if callable(value) else value for key, value in settings.items()}
     reference = made.pop("reference", None)
     seed_everything(0, verbose=False)
@@ -100,7 +101,7 @@ def fit(name, folder, corpus, checkpoint, strategy="auto", processes=1):
     )
     curve = Curve()
     trainer = Trainer(
-        max_epochs=EPOCHS,
+        max_epochs=epochs,
         accelerator="cpu",
         devices=processes,
         strategy=strategy,
@@ -112,7 +113,7 @@ def fit(name, folder, corpus, checkpoint, strategy="auto", processes=1):
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=1.0,
-        check_val_every_n_epoch=EPOCHS,
+        check_val_every_n_epoch=epochs,
         default_root_dir=folder,
     )
     trainer.fit(module, datamodule=data)
