@@ -55,6 +55,13 @@ def check_choice(name: str, given: object, allowed: Iterable[object]) -> None:
         raise InputError(f"{name} has no such value", given=given, allowed=", ".join(map(str, choices)))
 
 
+def lacks(value: object, protocol: type) -> list[str]:
+    """What an object lacks of a protocol's members, as they are declared there."""
+    classes = [vars(each) for each in reversed(protocol.__mro__)]
+    declared = [name for own in classes for name in (*own.get("__annotations__", ()), *own)]
+    return [name for name in dict.fromkeys(declared) if not name.startswith("_") and not hasattr(value, name)]
+
+
 def add_hint(error: BaseException, hint: str) -> None:
     """Let the command line say how to go on, where an interruption or a failed write ends a command."""
     error.quail_hint = hint  # type: ignore[attr-defined]

@@ -24,6 +24,13 @@ FORMS = (
     " {n_fmt}/{total_fmt} {rate_fmt}{postfix}",
 )
 """What a progress bar shows after its name, the fullest first."""
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
+"""Variables by which a job's processes are told apart before they have a process group."""
+
+
+def is_first_rank() -> bool:
+    """Whether this process, of which no process group knows yet, is the first one of its job."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def quiet_libraries() -> None:
@@ -136,7 +143,7 @@ def step(what: str) -> Iterator[None]:
     Args:
         what: is done inside, such as "loading checkpoints/target".
     """
-    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+    if not is_first_rank():
         yield  # the first process says it
         return
     ended = threading.Event()

@@ -124,8 +124,8 @@ def layout(baselines: Sequence[ResultRow]) -> Layout:
 
 def hyperparameters(trainer: Trainer, module: UnlearningModule) -> dict[str, Any]:
     """Plain options that decide a run, flat, for tables of runs: no paths, no texts, no secrets."""
-    described = description(module)
-    options: dict[str, Any] = {"method": method_of(module, data_of(trainer))}
+    described, data = description(module), data_of(trainer)
+    options: dict[str, Any] = {"method": method_of(module, data)}
     for side, term in described["terms"].items():
         options |= {side: term["class"]} | {
             f"{side}/{key}": value for key, value in term.items() if key != "class"
@@ -137,7 +137,6 @@ def hyperparameters(trainer: Trainer, module: UnlearningModule) -> dict[str, Any
     options |= {f"weight/{name}": value for name, value in described["weights"].items()}
     if module.saliency is not None:
         options["saliency/percentile"] = module.saliency.percentile
-    data = data_of(trainer)
     options |= {"batch_size": data.batch_size, "max_len": data.max_len, "max_epochs": trainer.max_epochs}
     options |= {"precision": trainer.precision, "export_dtype": described["export_dtype"]}
     return masked({name: value for name, value in options.items() if isinstance(value, (bool, int, float, str))})

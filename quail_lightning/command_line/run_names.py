@@ -15,10 +15,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from quail_lightning.configuration.import_gate import import_class
 from quail_lightning.run.folder import missing_folders
+from quail_lightning.terminal import is_first_rank
 from quail_lightning.unlearning.method_name import EXTRAS, method_name
 
 UNNAMED = "lightning_logs"  # what Lightning calls the runs of a logger without a name
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
 
 Options = MutableMapping[str, Any]
 
@@ -101,11 +101,6 @@ def described_method(verb: str, section: Any) -> str:
     options = [section.model, section.data.get("init_args") or {}]
     extras = {name: next((o.get(name) for o in options if o.get(name) is not None), None) for name in EXTRAS}
     return method_name(forget, retain, hinge, form=form, extras=extras)
-
-
-def is_first_rank() -> bool:
-    """Whether this process, of which no process group knows yet, is the first one of its job."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def _folder(options: Options) -> Path:

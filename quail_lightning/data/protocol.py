@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.data.served import Served
 from quail_lightning.data.sets import Documents, Windows
-from quail_lightning.errors import InputError
+from quail_lightning.errors import InputError, lacks
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -78,12 +78,6 @@ class UnlearningData(TextData, Protocol):
         """The records, where they need neither ``setup`` nor the training text; else None."""
 
 
-PROMISED = (
-    *("corpus_name", "max_len", "batch_size", "seed", "served"),
-    *("check", "training_documents", "holdout_documents", "cut_windows"),
-)
-
-
 def data_of(trainer: Trainer) -> UnlearningData:
     """The Trainer's DataModule, which is set up.
 
@@ -92,9 +86,8 @@ def data_of(trainer: Trainer) -> UnlearningData:
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it when it starts
     if not isinstance(data, UnlearningData):
-        lacking = [name for name in PROMISED if getattr(data, name, None) is None]
         raise InputError(
-            f"{type(data).__name__} is no data to unlearn with: it lacks {', '.join(lacking) or 'records_alone'}",
+            f"{type(data).__name__} is no data to unlearn with: it lacks {', '.join(lacks(data, UnlearningData))}",
             allowed="a DataModule that keeps quail_lightning.data.protocol.UnlearningData",
         )
     return data

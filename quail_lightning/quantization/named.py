@@ -10,20 +10,9 @@ import yaml
 
 from quail_lightning.configuration.bounded_yaml import read_yaml
 from quail_lightning.configuration.files import find_config, shipped_names
-from quail_lightning.errors import InputError
+from quail_lightning.errors import InputError, lacks
 from quail_lightning.quantization.familiar_names import suggestion
 from quail_lightning.quantization.protocol import Quantizer
-
-PROMISED = (
-    "bits",
-    "granularity",
-    "needs_calibration",
-    "simulated",
-    "stored_bits",
-    "backend",
-    "targets",
-    "quantize",
-)
 
 
 def available_precisions() -> list[str]:
@@ -74,17 +63,12 @@ def _built(path: Path) -> Quantizer:
             allowed="class_path of a quantizer, and init_args that its constructor takes",
         ) from problem
     found = quantizer_class(**arguments.as_dict())
-    if not isinstance(found, Quantizer):
-        lacking = [name for name in PROMISED if not _has(found, name)]
+    if lacking := lacks(found, Quantizer):
         raise InputError(
             f"{described['class_path']} of {path} is no quantizer: it lacks {', '.join(lacking)}",
-            allowed=f"a class with {', '.join(PROMISED)} (quail_lightning.quantization.protocol)",
+            allowed="a class that keeps quail_lightning.quantization.protocol.Quantizer",
         )
     return found
-
-
-def _has(found: object, name: str) -> bool:
-    return getattr(found, name, None) is not None
 
 
 def _named_class(described: object, path: Path) -> type[Any]:

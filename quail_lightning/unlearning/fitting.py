@@ -100,28 +100,37 @@ def state_bytes(options: MemoryOptions) -> float:
 def evaluation_memory(options: MemoryOptions, trainer: Trainer) -> EvaluationMemory:
     """How the model lies on the devices in the evaluations of all callbacks, in whatever order they stand.
 
-    It is sharded where a callback asks for that or, under FSDP2 on accelerators, where nothing is asked and a
-    whole 16-bit copy does not fit one.
-
     Args:
         options: of the module.
         trainer: whose data module is set up.
     """
+    return replace(_whole_evaluation(options, trainer), sharded=evaluates_shards(options, trainer))
+
+
+def evaluates_shards(options: MemoryOptions, trainer: Trainer) -> bool:
+    """Whether the evaluations of all callbacks are sharded.
+
+    They are where one asks for that or, under FSDP2 on accelerators, where nothing is asked and a whole 16-bit
+    copy does not fit one.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    asked = [callback.sharded for callback in callbacks if isinstance(callback, ChoosesShards)]
+    if not shards(trainer) or not asked:
+        return False
+    if asked != [None]:
+        return any(asked)
+    capacity = device_capacity(trainer)
+    if capacity is None:
+        return False
+    run = run_of(options, trainer, True, _whole_evaluation(options, trainer))
+    return not whole_evaluation_fits(sizes_of(options), run, capacity)
+
+
+def _whole_evaluation(options: MemoryOptions, trainer: Trainer) -> EvaluationMemory:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     makers = [callback for callback in callbacks if isinstance(callback, MakesCopies)]
     made = [quantizer for maker in makers for quantizer in maker.quantizers.values()]
-    bits = widest_copy(made, empty_model(load_config(options.target), options.export_dtype))
-    whole = EvaluationMemory(sharded=False, bits=bits)
-    asked = [callback.sharded for callback in callbacks if isinstance(callback, ChoosesShards)]
-    if not shards(trainer) or not asked:
-        return whole
-    if asked != [None]:
-        return replace(whole, sharded=any(asked))
-    capacity = device_capacity(trainer)
-    run = run_of(options, trainer, True, whole)
-    if capacity is None or whole_evaluation_fits(sizes_of(options), run, capacity):
-        return whole
-    return replace(whole, sharded=True)
+    return EvaluationMemory(bits=widest_copy(made, empty_model(load_config(options.target), options.export_dtype)))
 
 
 def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluation: EvaluationMemory) -> Run:

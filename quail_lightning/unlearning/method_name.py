@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quail_lightning.data.protocol import UnlearningData
     from quail_lightning.unlearning.module import UnlearningModule
 
 
@@ -39,7 +40,7 @@ def _short(term: type) -> str:
     return "" if term is type(None) else str(getattr(term, "short", term.__name__))
 
 
-def method_of(module: UnlearningModule, data: Any) -> str:
+def method_of(module: UnlearningModule, data: UnlearningData) -> str:
     """The name of what a module does on a corpus."""
     extras = {name: getattr(module, name, getattr(data, name, None)) for name in EXTRAS}
     form = str(getattr(module.hinge, "form", "hinge"))

@@ -26,21 +26,13 @@ from quail_lightning.models.checkpoint import load_config, weights_digest
 from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
 from quail_lightning.objectives import GradientDescent, MeasuredStep, Term, term_weights
 from quail_lightning.objectives.weighting import StepWeights, Weighting, step_weights
-from quail_lightning.reference import (
-    Arithmetic,
-    CachedStates,
-    FrozenOutputs,
-    Reference,
-    Request,
-    Side,
-    Sizes,
-)
+from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Reference, Request, Side, Sizes
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.processes import current_processes, sum_over_processes, world_size
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.division import passes
 from quail_lightning.unlearning.export import Export, exported_copy
-from quail_lightning.unlearning.fitting import MemoryOptions, check_device_memory, evaluation_memory
+from quail_lightning.unlearning.fitting import MemoryOptions, check_device_memory, evaluates_shards
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explained_memory
 from quail_lightning.unlearning.losses import SHOWN, request, term_losses
@@ -147,7 +139,7 @@ class UnlearningModule(LightningModule):
         self.measured_steps: dict[str, float] = {}
         self.sources: dict[str, Any] = {}  # digests, on the process that saves
         self._masks: dict[Tensor, Tensor] = {}
-        self.generic_targets: Tensor | None = None  # generic ones
+        self.generic_targets: Tensor | None = None  # generic labels of the forget windows
         self.trained = False  # by this module; a task vector is negated once
 
     def check_trainer(self, trainer: Trainer) -> None:
@@ -194,10 +186,12 @@ class UnlearningModule(LightningModule):
         data = data_of(self.trainer)
         forget, micro, dtype = data.served.trained.forget, self._micro(data.batch_size), self._head_dtype()
         if requests := self._requests(model.config.get_text_config().num_hidden_layers):
-            weights, device = weight_dtype(self.weight_precision), self._root_device().type
-            arithmetic_of = {"weights": weights, "precision": self.trainer.precision, "products": dtype}
-            identity = weights_digest(self.target) | {"device": device}
-            identity |= {name: str(value) for name, value in arithmetic_of.items()}
+            identity = weights_digest(self.target) | {
+                "weights": str(weight_dtype(self.weight_precision)),
+                "precision": str(self.trainer.precision),
+                "device": self._root_device().type,
+                "products": str(dtype),
+            }
             arithmetic = Arithmetic(self._forward, dtype, micro, self._root_device())
             target, again = self._target_model, partial(self._load, self.target)
             sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
@@ -282,7 +276,8 @@ class UnlearningModule(LightningModule):
         if self.clip_norm is not None:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
         check_gradient(norm, norm_name, self.trainer)
-        sharding.multiply_gradients(dict.fromkeys(trained, weights.gradient) if weights.gradient != 1 else {})
+        if weights.gradient != 1:
+            sharding.multiply_gradients(dict.fromkeys(trained, weights.gradient))
         optimizer.step()
         optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
         return losses | {norm_name: norm}
@@ -389,7 +384,7 @@ class UnlearningModule(LightningModule):
     def export(self) -> Export:
         """How the model is evaluated and saved, now."""
         vector = self.task_vector if self.trained else None
-        sharded = evaluation_memory(self.memory_options, self.trainer).sharded
+        sharded = evaluates_shards(self.memory_options, self.trainer)
         trained = weight_dtype(self.weight_precision)
         return Export(self.target, trained, self.export_dtype, vector, self.trainer, sharded)
 

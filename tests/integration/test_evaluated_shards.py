@@ -1,9 +1,6 @@
 """Two processes evaluate a model that neither of them ever holds in 16 bits, and find what one process finds."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,17 +13,9 @@ from quail_lightning.quantization import load_quantizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import evaluated_shards
+from two_processes import run_by_two
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the processes that are compared with: two threads add float32 products up in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +36,7 @@ def checkpoint(tmp_path_factory):
 def told(checkpoint, tmp_path_factory):
     """What each of the two processes found."""
     folder = tmp_path_factory.mktemp("told")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
-    names |= {"HF_HUB_OFFLINE": 1, "PYTHONPATH": Path(__file__).parents[2]}
-    running = []
-    for rank in (0, 1):
-        own = {name: str(value) for name, value in (names | {"RANK": rank}).items()}
-        with (folder / f"process{rank}.txt").open("w") as said:
-            command = [sys.executable, evaluated_shards.__file__, str(folder), checkpoint]
-            running.append(subprocess.Popen(command, env=os.environ | own, stdout=said, stderr=subprocess.STDOUT))
-    try:
-        for process in running:
-            process.wait(timeout=300)
-    finally:
-        for process in running:
-            process.kill()
-    said = [(folder / f"process{rank}.txt").read_text()[-3000:] for rank in (0, 1)]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(said)
+    run_by_two(evaluated_shards.__file__, [str(folder), checkpoint], folder, timeout=300)
     return [json.loads((folder / f"told{rank}.json").read_text()) for rank in (0, 1)]
 
 

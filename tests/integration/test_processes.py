@@ -1,9 +1,6 @@
 """Two processes give what one gives: weights, curves, figures, exports."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,8 +13,9 @@ from quail_lightning.models.checkpoint import load_model, read_provenance
 
 sys.path.insert(0, str(Path(__file__).parent))
 import together
+from two_processes import run_by_two
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SMALL = [
     "fit",
@@ -53,15 +51,6 @@ def fragment(kind):
     ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the processes that are compared with: two threads add float32 products up in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """The quickstart, small, by one process; the folder it was run in."""
@@ -77,31 +66,11 @@ def one(tmp_path_factory):
 def two(one, tmp_path_factory):
     """The scenarios and the quickstart by two processes on this machine, started as torchrun starts them."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    names |= {"GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "tests", "OMP_NUM_THREADS": 1, "HF_HUB_OFFLINE": 1}
-    names["PYTHONPATH"] = str(Path(__file__).parents[2])
     given = [str(folder), str(one / "checkpoints/quickstart/corpus"), str(one / "checkpoints/quickstart/target")]
     given += [json.dumps(fragment(kind)) for kind in ("ddp", "fsdp")]
     given.append(json.dumps([*fragment("fsdp"), "--evaluation.sharded=true", NAMED + "shards"]))
-    running = []
-    for rank in (0, 1):
-        own = {name: str(value) for name, value in (names | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-        with (folder / f"process{rank}.txt").open("w") as said:
-            command = [sys.executable, together.__file__, *given]
-            running.append(
-                subprocess.Popen(command, cwd=one, env=os.environ | own, stdout=said, stderr=subprocess.STDOUT)
-            )
-    try:
-        for process in running:
-            process.wait(timeout=900)
-    finally:
-        for process in running:
-            process.kill()
-    said = [(folder / f"process{rank}.txt").read_text()[-3000:] for rank in (0, 1)]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(said)
+    launched = {"LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "tests"}
+    run_by_two(together.__file__, given, folder, timeout=900, cwd=one, **launched)
     return folder
 
 

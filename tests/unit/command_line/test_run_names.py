@@ -9,9 +9,10 @@ import pytest
 from jsonargparse import Namespace
 
 from quail_lightning.command_line.resuming import chosen_checkpoint, resume_logger
-from quail_lightning.command_line.run_names import RANKS, described_method, name_after_config, named_run
+from quail_lightning.command_line.run_names import described_method, name_after_config, named_run
 from quail_lightning.run.folder import remove_started, run_folder
 from quail_lightning.run.training_state.folders import Checkpoint
+from quail_lightning.terminal import RANKS
 
 TENSORBOARD, CSV = (f"lightning.pytorch.loggers.{name}" for name in ("TensorBoardLogger", "CSVLogger"))
 

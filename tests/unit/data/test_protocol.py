@@ -94,9 +94,9 @@ def test_a_stranger_s_data_is_refused_by_what_it_lacks(checkpoint):
             return []
 
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    with pytest.raises(
-        InputError, match=r"Stranger is no data to unlearn with: it lacks corpus_name, served, check"
-    ):
+    lacking = "corpus_name, max_forget_windows, max_retain_windows, check, training_documents, holdout_documents"
+    lacking += r", cut_windows, served, records_alone\. Allowed"
+    with pytest.raises(InputError, match=f"Stranger is no data to unlearn with: it lacks {lacking}"):
         trainer.fit(UnlearningModule(checkpoint, GradientAscent()), datamodule=Stranger())
     with pytest.raises(InputError, match="no data to unlearn with"):
         data_of(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
