@@ -16,12 +16,11 @@ from torch import Tensor
 
 from quail_lightning.callbacks.first_process import check_by_first_process
 from quail_lightning.callbacks.progress_of_fit import is_epoch_over
-from quail_lightning.callbacks.quantized_evaluation import SIXTEEN_BITS
 from quail_lightning.data.protocol import data_of
 from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.evaluator import Precision, on_copy
+from quail_lightning.evaluation.evaluator import UNQUANTIZED, Precision, on_copy
 from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
 from quail_lightning.inference.encoding import positions
@@ -105,7 +104,7 @@ class KeepBest(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Choose the windows; refuse a run that has none."""
         if self.enabled and stage == "fit":
-            self._sixteen_bits = SIXTEEN_BITS[pl_module.export_dtype]
+            self._sixteen_bits = UNQUANTIZED[pl_module.export_dtype]
             if pl_module.export.sharded:
                 check_shards(self.quantizers, "best.precisions")
             check_quantizers(load_config(pl_module.target), self.quantizers, pl_module.export_dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from quail_lightning.callbacks.kept_by_export import kept_by_export, told
 from quail_lightning.callbacks.progress_of_fit import is_epoch_over
 from quail_lightning.callbacks.tensorboard import log_evaluation, log_samples, log_start
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
@@ -24,7 +25,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.conclusions import add_privleak, conclude
-from quail_lightning.evaluation.evaluator import Evaluator, Precision
+from quail_lightning.evaluation.evaluator import UNQUANTIZED, Evaluator, Precision
 from quail_lightning.evaluation.evidence import evidence_table, keep_evidence
 from quail_lightning.evaluation.metrics import Asked
 from quail_lightning.evaluation.table import print_results
@@ -47,9 +48,6 @@ from quail_lightning.unlearning.sharding import shards
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SIXTEEN_BITS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-"""Export dtype → name of the precision that every other one is compared with."""
-
 
 class QuantizedEvaluation(Callback):
     """Target, retrained and unlearned model × precisions × metrics, what came back, and a verdict.
@@ -62,8 +60,8 @@ class QuantizedEvaluation(Callback):
     ``results.csv`` in the run's folder.
 
     Args:
-        precisions: names of ``configs/quantizer/*.yaml``; the 16-bit one of ``model.export_dtype`` (``bf16``) is
-            evaluated in any case, since the others are compared with it.
+        precisions: names of ``configs/quantizer/*.yaml``; that of ``model.export_dtype`` (``bf16``) is evaluated
+            in any case, since the others are made from it and compared with it.
         every_n_epochs: evaluate after every so many epochs, and after the last one.
         retrained: checkpoint trained without the forget set; without it there is no PrivLeak (but for
             MUSE's own targets, whose published AUC serves).
@@ -126,7 +124,7 @@ class QuantizedEvaluation(Callback):
         if stage not in ("fit", "test"):
             return
         self.check_run_folder(trainer)
-        self._put_sixteen_bits_first(SIXTEEN_BITS[pl_module.export_dtype])
+        self._put_unquantized_first(pl_module.export_dtype)
         self._arithmetic = arithmetic_name(pl_module.export_dtype, trainer.strategy.root_device)
         self.check_sharded(trainer)
         for checkpoint in filter(None, (pl_module.target, self.retrained)):
@@ -149,11 +147,11 @@ class QuantizedEvaluation(Callback):
             limit, sets = positions(load_config(pl_module.target)), data.served.windows._asdict()
             self._calibration_tokens = calibration_tokens(self.calibration, data.served.tokenizer, limit, sets)
 
-    def _put_sixteen_bits_first(self, name: str) -> None:
-        misnamed = [other for other in set(SIXTEEN_BITS.values()) - {name} if other in self.quantizers]
-        if misnamed:
+    def _put_unquantized_first(self, dtype: torch.dtype) -> None:
+        name = self._sixteen_bits = UNQUANTIZED[dtype]
+        others = [other for of, other in UNQUANTIZED.items() if of != dtype and of.itemsize >= dtype.itemsize]
+        if misnamed := [other for other in others if other in self.quantizers]:
             raise InputError(f"precision {misnamed[0]!r} is not the model's export_dtype", allowed=name)
-        self._sixteen_bits = name
         self.quantizers = {name: load_quantizer(name)} | self.quantizers
 
     def check_sharded(self, trainer: Trainer) -> None:
@@ -263,6 +261,9 @@ class QuantizedEvaluation(Callback):
         with isolate_rng():
             copy = partial(pl_module.export.copy_to_evaluate, pl_module.model)
             measured = self._evaluate("unlearned", copy, trainer)
+            whole, target = measured[self._sixteen_bits], self._baseline("target")[self._sixteen_bits]
+            windows = self._windows(data_of(trainer))["forget"]
+            whole |= kept_by_export(pl_module, windows, self.suite.batch_size, whole, target)
         add_privleak(measured, self._auc_retrain)
         self._evaluated_epoch = epoch
         verdicts = self._verdicts(measured)
@@ -272,10 +273,11 @@ class QuantizedEvaluation(Callback):
         self.rows += evaluated
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
-            note = self._note(data_of(trainer))
+            kept = told(whole.get("kept_by_export"), pl_module.export.cast)
+            note = " ".join(filter(None, [self._note(data_of(trainer)), kept]))
             shown = [(name, self._sixteen_bits) for name in ("target", "retrained", "unlearned")]
             shown += [("unlearned", precision) for precision in measured if precision != self._sixteen_bits][:1]
-            is_last = epoch in (None, trainer.max_epochs)
+            is_last = epoch in (None, trainer.max_epochs) or trainer.should_stop
             said = evidence_table({key: self._said[key] for key in shown if is_last and key in self._said})
             # first: it is there to be read where the files cannot be written
             title = f"after epoch {epoch}" if epoch is not None else "test"
@@ -284,8 +286,8 @@ class QuantizedEvaluation(Callback):
             write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic}, verdicts)
             write_scores(folder, self.rows, self._settings(trainer))
             keep_evidence(folder, self._said)
-            whole = [(name, self._sixteen_bits) for name in ("target", "retrained")]
-            asked = [*whole, *(("unlearned", precision) for precision in measured)]
+            before = [(name, self._sixteen_bits) for name in ("target", "retrained")]
+            asked = [*before, *(("unlearned", precision) for precision in measured)]
             log_samples(trainer, {key: self._said[key] for key in asked if key in self._said}, folder)
 
     def _baselines(self) -> list[ResultRow]:
@@ -293,11 +295,10 @@ class QuantizedEvaluation(Callback):
 
     def _verdicts(self, measured: dict[str, dict[str, Measure]]) -> dict[str, Verdict]:
         """Precision → verdict; the survival measures are added to the figures."""
-        target, retrained = (
-            {row.precision: row.metrics for row in self.rows if row.model == name}
-            for name in ("target", "retrained")
-        )
-        return conclude(measured, target, retrained, self._sixteen_bits)
+        return conclude(measured, self._baseline("target"), self._baseline("retrained"), self._sixteen_bits)
+
+    def _baseline(self, name: str) -> dict[str, Mapping[str, Measure]]:
+        return {row.precision: row.metrics for row in self.rows if row.model == name}
 
     def _evaluate(
         self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
@@ -311,14 +312,12 @@ class QuantizedEvaluation(Callback):
         def show(what: str, done: int, total: int) -> None:
             bar.show(f"{name} · {what}", done, total)
 
-        evaluator = Evaluator(self._precisions(), self._calibration_tokens)
+        precisions = [Precision(each, each, quantizer) for each, quantizer in self.quantizers.items()]
+        evaluator = Evaluator(precisions, self._calibration_tokens)
         found = evaluator.evaluate(lambda dtype: make(), asked, show)
         bar.close()
         self._said |= {(name, precision): evaluated.log for precision, evaluated in found.items()}
         return {precision: evaluated.measures for precision, evaluated in found.items()}
-
-    def _precisions(self) -> list[Precision]:
-        return [Precision(name, name, quantizer) for name, quantizer in self.quantizers.items()]
 
     def _note(self, data: UnlearningData) -> str:
         """What a reader of the figures must know."""

@@ -96,6 +96,7 @@ class QuailCLI(LightningCLI):
         )
         parser.link_arguments("model.target", "data.init_args.tokenizer")
         parser.link_arguments("evaluation.retrained", "best.retrained")
+        parser.link_arguments("evaluation.retrained", "model.retrained")
         parser.link_arguments("model.schedule", "data.init_args.schedule")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_data_seed)
 

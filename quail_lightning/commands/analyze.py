@@ -33,6 +33,7 @@ from quail_lightning.terminal import Bar
 
 NUMBERS = "analysis.json"
 FORMATS = ("nf4", "fp4", "uniform4-group64")
+CAST = "bf16"  # one more, where a model holds more than 16 bits
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def analyze(
     bits: Sequence[int] = Questions.bits,
     granularities: Sequence[SharedStep] = Questions.granularities,
     grids: Sequence[GridKind] = Questions.kinds,
-    formats: str | Sequence[str] = FORMATS,
+    formats: str | Sequence[str] | None = None,
 ) -> Analysis:
     """Compare two checkpoints, piece by piece; neither is ever in memory as a whole.
 
@@ -77,15 +78,18 @@ def analyze(
         bits: widths of the overlap table, 1 … 16.
         granularities: one step for the model, one for each tensor.
         grids: formulas of the overlap table; ``minmax-floor`` is QUAIL's.
-        formats: precisions whose delivered shift is measured; none: the papers' figures only, much faster.
+        formats: precisions whose delivered shift is measured; an empty list: the papers' figures alone, much
+            faster. None: NF4, FP4, int4 groups and, of a checkpoint stored in float32, the cast to bfloat16.
 
     Raises:
         InputError: what cannot be asked, a checkpoint that is not whole, different architectures, NaN or infinity.
     """
-    names = [formats] if isinstance(formats, str) else formats
-    quantizers = {name: load_quantizer(name) for name in names}
-    questions = Questions(bits, granularities, grids, formats_of(quantizers))
     reference, model = str(reference), str(model)
+    if formats is None:
+        is_wide = torch.float32 in (load_config(reference).dtype, load_config(model).dtype)
+        formats = (*FORMATS, CAST) if is_wide else FORMATS
+    quantizers = {name: load_quantizer(name) for name in ([formats] if isinstance(formats, str) else formats)}
+    questions = Questions(bits, granularities, grids, formats_of(quantizers))
     for name in (reference, model):
         check_whole(name, torch.bfloat16)
     with WeightFiles(reference) as before, WeightFiles(model) as after:
@@ -128,8 +132,8 @@ def add_arguments(parser: Any) -> None:
         "--formats",
         type=str,
         nargs="*",
-        default=list(FORMATS),
-        help="precisions whose delivered shift is measured; none: the papers' figures only, much faster",
+        help="precisions whose delivered shift is measured; empty: the papers' figures only, much faster; "
+        f"default: {', '.join(FORMATS)} and, of float32 checkpoints, {CAST}",
     )
 
 

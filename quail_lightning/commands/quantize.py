@@ -48,7 +48,7 @@ def quantize(
     out: str | Path,
     calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
     data: TextData | None = None,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype | None = None,
     device: Device = "auto",
 ) -> Path:
     """Write the copy that is evaluated at this precision, as a checkpoint that ``from_pretrained`` loads.
@@ -59,7 +59,8 @@ def quantize(
         out: folder of the result; its parents are made.
         calibration: for the precisions that are calibrated.
         data: corpus of the calibration from the retain or forget set.
-        dtype: to which the weights are cast before they are quantized, as the evaluation does.
+        dtype: to which the weights are cast before they are quantized; None: as the run that made them evaluated
+            them (its ``export_dtype``), bfloat16 for the models of others.
         device: where to quantize; ``auto`` takes a GPU where there is one.
 
     Returns:
@@ -72,7 +73,7 @@ def quantize(
         RunError: the disk filled meanwhile; says where the copy lies instead.
     """
     model, out = str(model), Path(out)
-    check_choice("dtype", dtype, get_args(Dtype))
+    check_choice("dtype", dtype, (*get_args(Dtype), None))
     check_choice("device", device, get_args(Device))
     if out.exists():
         raise InputError(f"out {out} exists already", remedy="Name another folder, or remove it first")
@@ -83,10 +84,13 @@ def quantize(
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
-    share = check_quantizers(config, {to: quantizer}, getattr(torch, dtype))[to]
-    check_whole(model, getattr(torch, dtype))
+    provenance = read_provenance(Path(model)) or {}
+    evaluated = str(provenance.get("export_dtype", "bfloat16")).removeprefix("torch.")
+    held: torch.dtype = getattr(torch, evaluated if dtype is None else dtype)
+    share = check_quantizers(config, {to: quantizer}, held)[to]
+    check_whole(model, held)
     tokenizer = load_tokenizer(model)
-    empty = empty_model(config, getattr(torch, dtype))
+    empty = empty_model(config, held)
     empty.generation_config = stored_generation_config(model, empty)
     try_saving(empty, tokenizer, out, _stored_bytes(empty, quantizer, share))
     tokens = None
@@ -95,7 +99,7 @@ def quantize(
         with step("cutting the calibration's windows"):
             tokens = calibration_tokens(calibration, tokenizer, positions(config), sets)
     place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    original = load_model(model, getattr(torch, dtype))
+    original = load_model(model, held)
     torch.nn.Module.to(original, place)
     # saved before any forward pass, at which packed weights are unpacked (and bitsandbytes' reordered on CPUs)
     with step(f"quantizing {model} to {to}"):
@@ -104,14 +108,13 @@ def quantize(
         "precision": to,
         "of": model,
         "of_sha256": weights_digest(model),
-        "dtype": dtype,
+        "dtype": str(held).removeprefix("torch."),
         "quantizer": find_config(f"quantizer/{to}.yaml").read_text("utf-8"),
         "calibration": asdict(calibration) if quantizer.needs_calibration else None,
         "simulated": quantizer.simulated,
         "backend": quantizer.backend,
         "share": share,
     }
-    provenance = read_provenance(Path(model)) or {}
     card = model_card(model, provenance, made, calibration if quantizer.needs_calibration else None)
     save_or_rescue(quantized, tokenizer, out, provenance | {"quantized": made}, card)
     return out
@@ -129,7 +132,7 @@ def add_arguments(parser: Any) -> None:
         help="text for AWQ, GPTQ and SmoothQuant",
     )
     parser.add_subclass_arguments(LightningDataModule, "data", required=False)
-    parser.add_argument("--dtype", type=Dtype, default="bfloat16", help="weights are cast to it first")
+    parser.add_argument("--dtype", type=Dtype | None, help="weights are cast to it first; null: the run's that made them")
     parser.add_argument("--device", type=Device, default="auto", help="where to quantize")
 
 

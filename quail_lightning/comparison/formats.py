@@ -87,7 +87,7 @@ def formats(quantizers: Mapping[str, Quantizer]) -> list[Format]:
         raise InputError(
             "the buckets of a format must follow from the weights alone",
             given=", ".join(unusable),
-            allowed="nf4, fp4 and the uniform grids, without mixed bits",
+            allowed="nf4, fp4, bf16 and the uniform grids, without mixed bits",
             remedy="How other formats keep the forgetting is what `quail test` measures",
         )
     return [Format(name, buckets) for name, buckets in found.items() if buckets is not None]

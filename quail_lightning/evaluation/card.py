@@ -9,10 +9,9 @@ from typing import Any
 
 from quail_lightning.data.text_digests import TEXTS
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.evaluator import UNQUANTIZED
 from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.run.results import Measure, ResultRow, Undefined, read_results, read_verdicts
-
-SIXTEEN_BITS = ("bf16", "fp16")
 
 
 def unlearned_card(name: str, folder: Path, provenance: Mapping[str, Any]) -> str:
@@ -79,7 +78,7 @@ def described_results(folder: Path | None, precisions: Collection[str] | None = 
     last = max((row.epoch or 0 for row in rows if row.model == "unlearned"), default=None)
     if last is None:
         return "Not known: no results.json of an unlearning run beside or above the model."
-    wanted = {row.precision for row in rows} if precisions is None else {*precisions, *SIXTEEN_BITS}
+    wanted = {row.precision for row in rows} if precisions is None else {*precisions, *UNQUANTIZED.values()}
     shown = [
         row for row in rows if row.precision in wanted and (row.model != "unlearned" or (row.epoch or 0) == last)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from quail_lightning.evaluation.evaluator import (
     Precision,
     Progress,
     named_precision,
+    widest,
 )
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import Asked
@@ -44,7 +45,7 @@ DECIDING = (".json", ".jinja", ".model", ".txt")
 
 
 def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
-    """The quantizers of the names, each once.
+    """The precisions of the names, each once; what is quantized is made from the widest that is not.
 
     Under ``published``, ``4bit`` is bitsandbytes' FP4 and ``8bit`` its int8.
 
@@ -61,7 +62,8 @@ def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
             )
         shown = name if config == name else f"{name} ({config})"
         found.append(named_precision(config, shown))
-    return found
+    dtype = widest(found).dtype
+    return [each if each.is_plain else replace(each, dtype=dtype) for each in found]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 Result = TypeVar("Result")
 AS_STORED = "as stored"
+UNQUANTIZED = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+"""Dtype in which a model is exported → name of the precision that every other one is compared with."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Precision:
         name: as it was asked for, and as rows show it.
         config: stem of ``configs/quantizer/<config>.yaml``, or ``AS_STORED``.
         quantizer: of that file.
-        dtype: 16-bit dtype that the model is held in before it is quantized.
+        dtype: that the model is held in before it is quantized.
     """
 
     name: str
@@ -47,22 +49,33 @@ class Precision:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the model itself is what is deployed."""
-        return self.config in ("bf16", "fp16", AS_STORED)
+        """Whether the model itself, not quantized by us, is what is deployed."""
+        return self.quantizer.granularity == "none"
+
+    def is_had_by(self, model: PreTrainedModel) -> bool:
+        """Whether a model that was loaded is already the copy that is evaluated."""
+        return self.config == AS_STORED or getattr(self.quantizer, "dtype", None) == model.dtype
 
 
-def named_precision(config: str, name: str | None = None) -> Precision:
+def named_precision(config: str, name: str | None = None, dtype: torch.dtype = torch.bfloat16) -> Precision:
     """The precision of a quantizer's file.
 
     Args:
         config: stem of ``configs/quantizer/<config>.yaml``.
         name: as rows show it; None: the same.
+        dtype: that the model is held in before it is quantized; what is not quantized has its own.
 
     Raises:
         InputError: no such file.
     """
-    dtype = torch.float16 if config == "fp16" else torch.bfloat16
-    return Precision(name or config, config, load_quantizer(config), dtype)
+    quantizer = load_quantizer(config)
+    return Precision(name or config, config, quantizer, getattr(quantizer, "dtype", dtype))
+
+
+def widest(precisions: Sequence[Precision]) -> Precision:
+    """What the others are made from and compared with: the widest that is not quantized; bf16 if there is none."""
+    plain = [each for each in precisions if each.is_plain and each.config != AS_STORED]
+    return max(plain, key=lambda each: each.dtype.itemsize, default=named_precision("bf16"))
 
 
 def as_stored(name: str) -> Precision:
@@ -109,7 +122,7 @@ class Evaluator:
         """Precision → what was measured. Where several processes call, they share the batches.
 
         Args:
-            load: gives the model in a 16-bit dtype, on its device; called only where something is left to run.
+            load: gives the model in a dtype, on its device; called only where something is left to run.
             asked: what is measured, already checked.
             progress: called with what is running, what is done and the total.
             finished: precision → where finished metrics are kept; None keeps nothing.
@@ -146,12 +159,12 @@ def on_copy(
 
     Args:
         precision: of the copy.
-        model: at 16 bits, or in shards of it; unchanged.
-        use: is handed the copy, which is the model itself at 16 bits.
+        model: not quantized, whole or in shards; unchanged.
+        use: is handed the copy, which is the model itself where that is what is deployed.
         calibration: [windows, time] tokens, for a quantizer that is calibrated.
     """
     with step(f"quantizing to {precision.name}"):
-        copy = model if precision.is_plain else quantized_copy(precision.quantizer, model, calibration)
+        copy = model if precision.is_had_by(model) else quantized_copy(precision.quantizer, model, calibration)
     try:
         with shared_among(current_processes(), copy), computing(copy):
             return use(copy)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quail_lightning.evaluation.evaluator import Precision, as_stored, named_precision
+from quail_lightning.evaluation.evaluator import Precision, as_stored, named_precision, widest
 from quail_lightning.models.checkpoint import load_config, read_provenance
 from quail_lightning.quantization import available_precisions
 
@@ -50,13 +50,13 @@ def plan_of(models: Sequence[str], retrained: str | None, precisions: Sequence[P
     origins = {model: found for model in deployed if (found := _origin(model, models)) is not None}
     whole = [model for model in models if model not in deployed]
     targets = _targets([*whole, *deployed], retrained) if whole else {}
-    sixteen = next((each for each in precisions if each.is_plain), named_precision("bf16"))
+    sixteen = widest(precisions)
     at: list[Precision] = list(precisions)
     compared = [sixteen]
     if targets:
         there = {each.config for each in precisions}
         known = [name for name in dict.fromkeys(deployed.values()) if name in available_precisions()]
-        extra = [named_precision(name) for name in known if name not in there]
+        extra = [named_precision(name, dtype=sixteen.dtype) for name in known if name not in there]
         at = [sixteen, *(each for each in precisions if each is not sixteen)]
         compared = [*at, *extra]
     chosen: dict[str, Sequence[Precision]] = {}

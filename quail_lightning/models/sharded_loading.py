@@ -73,8 +73,8 @@ def cast_shards(
     Args:
         model: unchanged.
         dtype: of the copy's weights.
-        moved: a weight's name and the weight → what the copy is to hold, before it is cast, laid out as the weight
-            is; None: the weight itself.
+        moved: a weight's name and the weight → what the copy is to hold, laid out as the weight is; None: the
+            weight itself.
     """
     parameters = dict(model.named_parameters())
     first = next(iter(parameters.values()))

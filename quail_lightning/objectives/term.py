@@ -64,6 +64,17 @@ class TermInputs(NamedTuple):
     frozen_likelihood: Tensor | None = None
     frozen_layers: Mapping[Layer, Tensor] = {}
 
+    def windows(self, chosen: Tensor) -> TermInputs:
+        """Those of some windows of the batch alone; ``chosen`` is [batch], boolean."""
+        likelihood = self.frozen_likelihood
+        return TermInputs(
+            self.labels[chosen],
+            tuple(values[chosen] for values in self.tokens),
+            {layer: states[chosen] for layer, states in self.layers.items()},
+            None if likelihood is None else likelihood[chosen],
+            {layer: states[chosen] for layer, states in self.frozen_layers.items()},
+        )
+
 
 T = TypeVar("T")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from quail_lightning.functional.affine_grid import Granularity, Grid, GridKind, fit_grid
 from quail_lightning.functional.code_books import BLOCK, CodeName, ScaledCode, fit_code
+from quail_lightning.functional.rounding import NearestValue
 from quail_lightning.quantization.protocol import Bounds
 
 
@@ -57,3 +59,22 @@ class CodeBuckets:
     def fit(self, weight: Tensor, inputs: int, of_tensor: Bounds, of_model: Bounds) -> ScaledCode:
         """Block by block."""
         return fit_code(weight, self.code)
+
+
+@dataclass(frozen=True)
+class CastBuckets:
+    """The values of a floating dtype, to the nearest of which ``Unquantized`` casts; see ``Buckets``."""
+
+    dtype: torch.dtype
+
+    def unit(self, inputs: int) -> int:
+        """Single values."""
+        return 1
+
+    def misfits(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """None."""
+        return []
+
+    def fit(self, weight: Tensor, inputs: int, of_tensor: Bounds, of_model: Bounds) -> NearestValue:
+        """The same for every weight."""
+        return NearestValue(self.dtype)

@@ -21,7 +21,7 @@ FAMILIAR = {
     r"gptq.*": "Did you mean gptq4, gptq4-group64 or gptq8?",
     r"rtn.*|uniform|minmax|round.*|int": "Did you mean uniform4-group64, uniform4-tensor or uniform8-channel?",
     r"b?float-?16|bf-16|fp-16|f16|half|none|original|full|(int)?16(-?bits?)?": "Did you mean bf16 or fp16?",
-    r"(fp|f|float)-?32|32-?bits?": "Did you mean bf16? What is deployed has 16 bits or fewer",
+    r"(fp|f|float)-?32|32-?bits?": "Did you mean fp32?",
 }
 """Names by which formats are known elsewhere → what is there instead."""
 

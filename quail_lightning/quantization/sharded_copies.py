@@ -37,7 +37,8 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
 def widest_copy(quantizers: Iterable[Quantizer], model: PreTrainedModel) -> int:
     """Bits of a weight in the widest quantized copy as it lies in memory, on average; 0 where there is none.
 
-    What is simulated takes 16, and so does what is calibrated, while it is made, and what a format leaves out.
+    What is simulated takes the model's own, and so does what is calibrated, while it is made, and what a format
+    leaves out.
 
     Args:
         quantizers: that ``check_quantizers`` let pass.
@@ -47,9 +48,10 @@ def widest_copy(quantizers: Iterable[Quantizer], model: PreTrainedModel) -> int:
 
 
 def _bits_in_memory(quantizer: Quantizer, model: PreTrainedModel) -> int:
+    whole, bits = 8 * model.dtype.itemsize, quantizer.stored_bits
     if quantizer.simulated or quantizer.needs_calibration:
-        return 16
+        return whole
     if not (targets := quantizer.targets(model)):
-        return 0  # the 16-bit copy itself
-    bits, share = quantizer.stored_bits, quantized_share(model, targets)
-    return ceil(share * bits + (1 - share) * 16) if share < WORTH_SAYING else bits
+        return bits if bits < whole else 0  # no other than the model itself
+    share = quantized_share(model, targets)
+    return ceil(share * bits + (1 - share) * whole) if share < WORTH_SAYING else bits

@@ -1,27 +1,34 @@
-"""The 16-bit format: no quantization at all."""
+"""No quantization: the weights in a floating dtype."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from quail_lightning.models.casting import Cast
 from quail_lightning.models.sharded_loading import cast_shards
+from quail_lightning.quantization.buckets import CastBuckets
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 
 class Unquantized:
-    """Copies the model as it is, so that 16 bits is evaluated on the same path as every other format.
+    """A copy in a floating dtype, so that it is evaluated on the same path as every other format.
 
-    The dtype is kept: who holds float32 masters casts them to the export dtype first.
+    Args:
+        dtype: of all weights; wider ones are cast to the nearest value.
     """
 
-    bits = 16
     granularity = "none"
     needs_calibration = False
     simulated = False
-    stored_bits = 16
     backend = "torch"
+
+    def __init__(self, dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16") -> None:
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.bits = self.stored_bits = 8 * self.dtype.itemsize
 
     def targets(self, model: PreTrainedModel) -> list[str]:
         """See ``Quantizer.targets``: none."""
@@ -29,8 +36,19 @@ class Unquantized:
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
-        return copy.deepcopy(model)
+        cast: Any = Cast(self.dtype)
+        weights: dict[int, Any] = {
+            id(weight): nn.Parameter(cast(name, weight.detach()), requires_grad=weight.requires_grad)
+            for name, weight in model.named_parameters()
+        }
+        copied = copy.deepcopy(model, weights)
+        copied.config.dtype = self.dtype
+        return copied
 
     def quantize_shards(self, model: PreTrainedModel) -> PreTrainedModel:
         """See ``QuantizesShards``; the copy is sharded as well."""
-        return cast_shards(model, model.dtype)
+        return cast_shards(model, self.dtype)
+
+    def buckets(self) -> CastBuckets:
+        """See ``HasBuckets``: the values of the dtype."""
+        return CastBuckets(self.dtype)

@@ -27,6 +27,7 @@ from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.optimizers import AdamStates, weight_dtype
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
+from quail_lightning.unlearning.stopping import Stop
 from quail_lightning.unlearning.trainable import Trainable, matching_names
 
 if TYPE_CHECKING:
@@ -145,6 +146,25 @@ def check_generic_labels(labels: GenericLabels | None, forget: Term, adversary: 
         )
     if adversary is not None:
         raise InputError("an adversary would bring the generic labels back, not the text", given=adversary)
+
+
+def check_stop(stop: Stop | None, forget: Term) -> None:
+    """Refuse an end of forgetting that is none.
+
+    Raises:
+        InputError: no positive number; or a forget term that lowers the NLL whose rise is to end it.
+    """
+    if stop is None:
+        return
+    if stop != "retrained" and not 0 < stop < math.inf:
+        allowed = "retrained, or a positive number"
+        raise InputError("model.stop is an NLL in nats a token", given=stop, allowed=allowed)
+    if isinstance(forget, GradientDescent):
+        raise InputError(
+            "model.stop waits for the forget windows' NLL to rise, and GradientDescent as forget term lowers it",
+            given=f"model.stop: {stop}",
+            remedy="Set model.stop to null",
+        )
 
 
 def check_combination(

@@ -1,8 +1,9 @@
-"""What is evaluated and saved: a 16-bit copy of the trained model, and what made it."""
+"""What is evaluated and saved: a copy of the trained model in the export dtype, and what made it."""
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from quail_lightning.models.checkpoint import load_model
+from quail_lightning.models.casting import Cast, Rounding
+from quail_lightning.models.checkpoint import load_config, load_model
 from quail_lightning.models.empty import empty_model
 from quail_lightning.models.sharded import is_sharded, whole
 from quail_lightning.models.sharded_loading import cast_shards, restore_buffers
@@ -25,18 +27,18 @@ if TYPE_CHECKING:
 
 def exported_copy(
     model: PreTrainedModel,
-    dtype: torch.dtype,
+    cast: Cast,
     target: Callable[[], PreTrainedModel],
     task_vector: TaskVector | None,
 ) -> PreTrainedModel:
-    """A copy of a model as it is deployed: weights in ``dtype``, evaluation mode.
+    """A copy of a model as it is deployed: weights cast, evaluation mode.
 
     Of a sharded model all processes must call: it is gathered weight by weight, and each is given the whole copy.
     Buffers (rotary frequencies) keep their dtype, as they do when the saved checkpoint is loaded.
 
     Args:
         model: unchanged.
-        dtype: of the copy's weights.
+        cast: of the copy's weights.
         target: loads what a task vector starts from, as it was loaded to be trained.
         task_vector: negate what was trained; None takes the weights as they are.
     """
@@ -48,15 +50,15 @@ def exported_copy(
             values[name] = task_vector.negated(whole(value), whole(origin[name].detach()).to(value.device))
     if is_sharded(model):
         device = next(model.parameters()).device
-        gathered = {name: whole(value).to(device, dtype, copy=True) for name, value in values.items()}
-        return _assembled(model, gathered, dtype)
+        gathered = {name: cast(name, whole(value)).to(device) for name, value in values.items()}
+        return _assembled(model, gathered, cast.dtype)
     # parameters enter the copy already cast: a copy in float32 first would cost twice the memory
-    cast: dict[int, Any] = {
-        id(parameter): nn.Parameter(values[name].to(dtype, copy=True), requires_grad=False)
+    weights: dict[int, Any] = {
+        id(parameter): nn.Parameter(cast(name, values[name]), requires_grad=False)
         for name, parameter in model.named_parameters()
     }
-    exported = copy.deepcopy(model, cast)
-    exported.config.dtype = dtype
+    exported = copy.deepcopy(model, weights)
+    exported.config.dtype = cast.dtype
     if exported.is_gradient_checkpointing:
         exported.gradient_checkpointing_disable()
     return exported.eval()
@@ -73,6 +75,19 @@ def _assembled(model: PreTrainedModel, weights: Mapping[str, Tensor], dtype: tor
     return exported.requires_grad_(False).eval()
 
 
+def chosen_cast(dtype: torch.dtype, rounding: Rounding | None, start: str) -> Cast:
+    """The cast to the export dtype; its draws follow from ``seed_everything``.
+
+    Args:
+        dtype: to be cast to.
+        rounding: None for what loses nothing: ``stochastic`` where all weights started as values of 16 bits.
+        start: checkpoint that the training starts from.
+    """
+    if rounding is None:
+        rounding = "stochastic" if load_config(start).dtype in (torch.bfloat16, torch.float16) else "nearest"
+    return Cast(dtype, rounding, int(os.environ.get("PL_GLOBAL_SEED", 0)))
+
+
 @dataclass(frozen=True)
 class Export:
     """How the model of a run is evaluated and saved.
@@ -80,27 +95,27 @@ class Export:
     Attributes:
         target: checkpoint that a task vector starts from.
         trained_dtype: in which the weights are trained.
-        dtype: of what is evaluated and saved.
+        cast: to what is evaluated and saved.
         task_vector: to be negated; None takes the weights as they are.
         trainer: knows the devices.
-        sharded: the 16-bit copies that are evaluated stay spread over them.
+        sharded: the copies that are evaluated before they are quantized stay spread over them.
     """
 
     target: str
     trained_dtype: torch.dtype
-    dtype: torch.dtype
+    cast: Cast
     task_vector: TaskVector | None
     trainer: Trainer
     sharded: bool
 
     def whole_copy(self, model: PreTrainedModel) -> PreTrainedModel:
         """See ``exported_copy``. All processes must call."""
-        return exported_copy(model, self.dtype, self._origin, self.task_vector)
+        return exported_copy(model, self.cast, self._origin, self.task_vector)
 
     def copy_to_evaluate(self, model: PreTrainedModel) -> PreTrainedModel:
         """The copy that is evaluated: whole on the device, or sharded. All processes must call."""
         if self.sharded:
-            return cast_shards(model, self.dtype, self._movement())
+            return cast_shards(model, self.cast.dtype, self._moved())
         return self._on_device(self.whole_copy(model))  # at the end of a fit the model has left the device
 
     def checkpoint_to_evaluate(self, checkpoint: str) -> PreTrainedModel:
@@ -110,8 +125,8 @@ class Export:
             InputError: see ``load_model`` and ``load_sharded``.
         """
         if self.sharded:
-            return load_for(self.trainer, checkpoint, self.dtype)
-        return self._on_device(load_model(checkpoint, self.dtype))
+            return load_for(self.trainer, checkpoint, self.cast.dtype)
+        return self._on_device(load_model(checkpoint, self.cast.dtype))
 
     def saved_copy(self, model: PreTrainedModel) -> PreTrainedModel | None:
         """The copy that is saved, for the first process; of a sharded model None on the others, and all must call.
@@ -121,13 +136,13 @@ class Export:
         """
         if not is_sharded(model):
             return self.whole_copy(model)
-        moved, first = self._movement(), current_processes().rank == 0
+        moved, first = self._moved(), current_processes().rank == 0
         gathered: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
-            value = whole(moved(name, parameter.detach()).to(self.dtype))
+            value = whole(moved(name, parameter.detach()))
             if first:
                 gathered[name] = value.to("cpu", copy=True)
-        return _assembled(model, gathered, self.dtype) if first else None
+        return _assembled(model, gathered, self.cast.dtype) if first else None
 
     def _on_device(self, model: PreTrainedModel) -> PreTrainedModel:
         nn.Module.to(model, self.trainer.strategy.root_device)
@@ -136,9 +151,9 @@ class Export:
     def _origin(self) -> PreTrainedModel:
         return load_for(self.trainer, self.target, self.trained_dtype)
 
-    def _movement(self) -> Callable[[str, Tensor], Tensor]:
-        """A sharded weight's name and the weight → the weight as deployed: itself, or its task vector negated."""
+    def _moved(self) -> Callable[[str, Tensor], Tensor]:
+        """A sharded weight's name and the weight → the weight as deployed: its task vector negated, and cast."""
         if self.task_vector is None:
-            return lambda _, value: value
+            return self.cast
         vector, origin = self.task_vector, dict(self._origin().named_parameters())
-        return lambda name, value: vector.negated(value, origin[name].detach())
+        return lambda name, value: self.cast(name, vector.negated(value, origin[name].detach()))

@@ -130,7 +130,8 @@ def _whole_evaluation(options: MemoryOptions, trainer: Trainer) -> EvaluationMem
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     makers = [callback for callback in callbacks if isinstance(callback, MakesCopies)]
     made = [quantizer for maker in makers for quantizer in maker.quantizers.values()]
-    return EvaluationMemory(bits=widest_copy(made, empty_model(load_config(options.target), options.export_dtype)))
+    model = empty_model(load_config(options.target), options.export_dtype)
+    return EvaluationMemory(bits=widest_copy(made, model), itemsize=options.export_dtype.itemsize)
 
 
 def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluation: EvaluationMemory) -> Run:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.chunked import head_terms
+from quail_lightning.functional.token_likelihood import IGNORED, log_likelihood
 from quail_lightning.models.activations import Activations, decoder_layers, output_head
 from quail_lightning.models.sharded import inside
 from quail_lightning.objectives.term import Frozen, Layer, Term, TermInputs, layer_number
@@ -19,8 +20,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-SHOWN = {"forget_nll": "forget NLL", "hinge": "hinge", "retain_nll": "retain NLL"}
+SHOWN = {"forget_nll": "forget NLL", "at_goal": "at goal", "hinge": "hinge", "retain_nll": "retain NLL"}
 """What of a step's losses the progress bar shows; a signed forget loss tells a reader nothing."""
+
+
+class Floor(NamedTuple):
+    """Windows whose loss has reached its goal contribute no more.
+
+    Attributes:
+        terms: names of those that leave such windows out.
+        is_open: numbers [n] and NLLs [n] of a pass's windows → [n] whether they still contribute.
+    """
+
+    terms: frozenset[str]
+    is_open: Callable[[Tensor, Tensor], Tensor]
 
 
 class Forward(Protocol):
@@ -44,8 +57,12 @@ def term_losses(
     dtype: torch.dtype,
     perturbations: Mapping[int, Tensor] | None = None,
     chunk: int | None = None,
+    floor: Floor | None = None,
 ) -> dict[str, Tensor]:
     """Every term's value on a batch: one pass through the body, one through the head.
+
+    With a floor, a term that leaves windows out is its value on the others times their share of the real tokens:
+    the same however a step is divided.
 
     Args:
         model: the model being unlearned; of a sharded one all processes must call.
@@ -56,8 +73,10 @@ def term_losses(
         dtype: of the head's product.
         perturbations: decoder layer → what is added to its output (an adversary's).
         chunk: tokens whose logits are held at once; None: by ``chunk_tokens``.
+        floor: which windows contribute; None: all.
     """
-    return inside(model, lambda: _term_losses(model, terms, batch, frozen, forward, dtype, perturbations, chunk))
+    given = (model, terms, batch, frozen, forward, dtype, perturbations, chunk, floor)
+    return inside(model, lambda: _term_losses(*given))
 
 
 def _term_losses(
@@ -69,6 +88,7 @@ def _term_losses(
     dtype: torch.dtype,
     perturbations: Mapping[int, Tensor] | None,
     chunk: int | None,
+    floor: Floor | None,
 ) -> dict[str, Tensor]:
     count = len(decoder_layers(model))
     read = {name: named_layers(term, count) for name, term in terms.items()}
@@ -76,24 +96,37 @@ def _term_losses(
     states = forward(model, batch.input_ids, wanted, perturbations)
     labels = batch.labels[:, 1:]
     asked = {name: term.needs.tokens for name, term in terms.items()}
-    functions = list(dict.fromkeys(function for own in asked.values() for function in own))
+    of_floor = () if floor is None else (log_likelihood,)
+    functions = list(dict.fromkeys([*of_floor, *(function for own in asked.values() for function in own)]))
     values: tuple[Tensor, ...] = ()
     if functions:
         final, head = states.final[:, :-1], output_head(model)
         values = head_terms(final, labels, head, functions, frozen.rows, dtype=dtype, tokens=chunk)
     found = dict(zip(functions, values, strict=True))
+    contributes = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    if floor is not None:
+        real = (labels != IGNORED).sum(dim=-1)
+        contributes = floor.is_open(batch.window, -found[log_likelihood].sum(dim=-1) / real.clamp(min=1))
     losses = {}
     for name, term in terms.items():
-        losses[name] = term.loss(
-            TermInputs(
-                labels,
-                tuple(found[function] for function in asked[name]),
-                {layer: states.layers[number] for layer, number in read[name].items()},
-                frozen.likelihood,
-                {layer: frozen.layers[number] for layer, number in read[name].items() if number in frozen.layers},
-            )
+        inputs = TermInputs(
+            labels,
+            tuple(found[function] for function in asked[name]),
+            {layer: states.layers[number] for layer, number in read[name].items()},
+            frozen.likelihood,
+            {layer: frozen.layers[number] for layer, number in read[name].items() if number in frozen.layers},
         )
+        left_out = floor is not None and name in floor.terms and not contributes.all()
+        losses[name] = _partly(term, inputs, contributes) if left_out else term.loss(inputs)
     return losses
+
+
+def _partly(term: Term, inputs: TermInputs, contributes: Tensor) -> Tensor:
+    if not contributes.any():
+        # in the graph still: shards are gathered for the backward pass by all processes
+        return 0.0 * torch.stack([values.sum() for values in (*inputs.tokens, *inputs.layers.values())]).sum()
+    real = (inputs.labels != IGNORED).sum(dim=-1)
+    return term.loss(inputs.windows(contributes)) * (real[contributes].sum() / real.sum())
 
 
 def named_layers(term: Term, count: int) -> dict[Layer, int]:

@@ -68,14 +68,16 @@ class EvaluationMemory:
     """What of the evaluation after an epoch decides its memory.
 
     Attributes:
-        sharded: the 16-bit copy stays spread over all processes, and what is quantized is made weight by weight
-            from its shards; otherwise each process holds a whole one.
-        bits: of the widest quantized copy, which each process holds whole; one of 16 is spread as well where the
-            evaluation is sharded.
+        sharded: the copy in the export dtype stays spread over all processes, and what is quantized is made weight
+            by weight from its shards; otherwise each process holds a whole one.
+        bits: of the widest quantized copy, which each process holds whole; one of 16 or more is spread as well
+            where the evaluation is sharded.
+        itemsize: bytes of a weight in the export dtype.
     """
 
     sharded: bool = False
     bits: int = 8
+    itemsize: int = 2
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     """What each device holds at most, GiB by name; estimates where activations are concerned.
 
     A training step and the evaluation after an epoch take turns on what weights and optimizer leave, so only the
-    larger of the two is in the total, which comes last. The evaluation holds the 16-bit copy, or its share of one,
-    and beside it a quantized one.
+    larger of the two is in the total, which comes last. The evaluation holds a copy in the export dtype, or its
+    share of one, and beside it a quantized one.
     """
     shares = run.processes if run.sharded else 1
     stored = weight_dtype(run.weight_precision).itemsize
@@ -189,18 +191,20 @@ def check_memory(sizes: Sizes, run: Run, capacity: float) -> None:
 
 
 def _evaluation(sizes: Sizes, run: Run, head: int) -> float:
-    linear, ends = sizes.parameters - 2 * head, 2 * 2 * head  # embedding and head stay in 16 bits
+    size = run.evaluation_memory.itemsize
+    linear, ends = sizes.parameters - 2 * head, 2 * size * head  # embedding and head are not quantized
     bits = run.evaluation_memory.bits + BITS_OF_SCALES * (run.evaluation_memory.bits < 8)
     quantized = linear * bits / 8 + ends
     if not run.evaluation_memory.sharded:
         # where products are emulated a 16-bit copy is widened while it is evaluated, a 4-bit one unpacked beside
-        widened = run.emulated * max(2.0 * sizes.parameters, quantized + 4.0 * linear)
-        return 2.0 * sizes.parameters + max(quantized, widened)
-    share = 2.0 * sizes.parameters / run.processes
-    gathered = ends + 2 * 2.0 * sizes.largest_layer  # a layer and the next one
+        emulated = run.emulated and size == 2
+        widened = emulated * max(2.0 * sizes.parameters, quantized + 4.0 * linear)
+        return size * sizes.parameters + max(quantized, widened)
+    share = size * sizes.parameters / run.processes
+    gathered = ends + 2.0 * size * sizes.largest_layer  # a layer and the next one
     if run.evaluation_memory.bits >= 16:
         return 2 * share + gathered
-    return share + max(gathered, quantized + 2.0 * sizes.largest_layer)
+    return share + max(gathered, quantized + 1.0 * size * sizes.largest_layer)
 
 
 def _activations(sizes: Sizes, run: Run, weight: int, compute: int) -> float:

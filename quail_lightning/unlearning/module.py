@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 import quail_lightning.unlearning.checks as checks
@@ -20,29 +20,31 @@ from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.protocol import data_of
 from quail_lightning.data.tokenizer import load_tokenizer
-from quail_lightning.models.activations import Activations, activations, check_head
-from quail_lightning.models.arithmetic import compute_dtype
-from quail_lightning.models.checkpoint import load_config, weights_digest
+from quail_lightning.models.activations import check_head
+from quail_lightning.models.casting import Cast, Rounding
+from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
-from quail_lightning.objectives import GradientDescent, MeasuredStep, Term, term_weights
+from quail_lightning.objectives import GradientDescent, Term, term_weights
 from quail_lightning.objectives.weighting import StepWeights, Weighting, step_weights
-from quail_lightning.reference import Arithmetic, CachedStates, FrozenOutputs, Reference, Request, Side, Sizes
+from quail_lightning.reference import CachedStates, FrozenOutputs, Reference, Side, Sizes
 from quail_lightning.run.folder import run_folder
-from quail_lightning.run.processes import current_processes, sum_over_processes, world_size
+from quail_lightning.run.processes import current_processes, sum_over_processes
 from quail_lightning.unlearning.adversary import LatentAdversary
+from quail_lightning.unlearning.arithmetic import StepArithmetic
 from quail_lightning.unlearning.division import passes
-from quail_lightning.unlearning.export import Export, exported_copy
+from quail_lightning.unlearning.export import Export, chosen_cast
 from quail_lightning.unlearning.fitting import MemoryOptions, check_device_memory, evaluates_shards
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explained_memory
-from quail_lightning.unlearning.losses import SHOWN, request, term_losses
-from quail_lightning.unlearning.measured_margin import measure_steps
+from quail_lightning.unlearning.losses import SHOWN, Floor, term_losses
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
+from quail_lightning.unlearning.preparation import prepare, requests
 from quail_lightning.unlearning.provenance import sources
-from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table, write_saliency
+from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, write_saliency
+from quail_lightning.unlearning.stopping import Goals, Stop
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
-from quail_lightning.unlearning.whole_sets import backward_over, mean_nll
+from quail_lightning.unlearning.whole_sets import mean_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,8 +83,14 @@ class UnlearningModule(LightningModule):
         adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
         generic_labels: learn generic labels in place of the forget windows' own tokens (Who's Harry Potter).
         task_vector: evaluate and save the target moved against what was trained.
+        stop: forgetting ends a window at a time, where its NLL has reached this many nats a token, or with
+            ``retrained`` that of ``retrained`` (else of holdout text, see ``measured_on``); training ends after an
+            epoch in which all were there. None trains on.
+        retrained: checkpoint trained without the forget set; ``stop`` reads it.
         reference: where the target's outputs come from; None is ``CachedStates()``.
         export_dtype: dtype of what is saved, evaluated and quantized.
+        export_rounding: how wider weights are cast to it, see ``Cast``. None: ``stochastic`` where the start is a
+            16-bit checkpoint, ``nearest`` otherwise.
     """
 
     def __init__(
@@ -111,8 +119,11 @@ class UnlearningModule(LightningModule):
         adversary: LatentAdversary | None = None,
         generic_labels: GenericLabels | None = None,
         task_vector: TaskVector | None = None,
+        stop: Stop | None = None,
+        retrained: str | None = None,
         reference: Reference | None = None,
-        export_dtype: Literal["bfloat16", "float16"] = "bfloat16",
+        export_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+        export_rounding: Rounding | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -120,6 +131,7 @@ class UnlearningModule(LightningModule):
         checks.check_numbers(learning_rate, clip_norm, weight_decay, betas, micro_batch_size, loss_chunk)
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
         checks.check_generic_labels(generic_labels, forget, adversary)
+        checks.check_stop(stop, forget)
         check_installed(weight_precision, adam_states)
         self.target, self.start = target, start
         self.forget, self.retain, self.hinge = forget, retain, hinge
@@ -131,15 +143,18 @@ class UnlearningModule(LightningModule):
         self.adam_states: AdamStates = adam_states
         self.trainable, self.saliency = trainable, saliency
         self.adversary, self.generic_labels, self.task_vector = adversary, generic_labels, task_vector
+        self.stop, self.retrained = stop, retrained
         self.export_dtype: torch.dtype = getattr(torch, export_dtype)
+        self.export_rounding = export_rounding
         self.reference: Reference = CachedStates() if reference is None else reference
         self.model: PreTrainedModel | None = None
         self.tokenizer: Any = None
         self.saliency_map: SaliencyMap | None = None
         self.measured_steps: dict[str, float] = {}
         self.sources: dict[str, Any] = {}  # digests, on the process that saves
-        self._masks: dict[Tensor, Tensor] = {}
+        self.gradient_masks: dict[Tensor, Tensor] = {}  # of salient heads
         self.generic_targets: Tensor | None = None  # generic labels of the forget windows
+        self.goals: Goals | None = None  # of the forget windows
         self.trained = False  # by this module; a task vector is negated once
 
     def check_trainer(self, trainer: Trainer) -> None:
@@ -151,25 +166,27 @@ class UnlearningModule(LightningModule):
         """Refuse what cannot work, before any weight is loaded."""
         self.check_trainer(self.trainer)
         self.tokenizer = load_tokenizer(self.target)
-        checks.check_whole_models(self, self.trainer)
+        compared = (self.retrained,) if self.stop == "retrained" and self.retrained and stage == "fit" else ()
+        checks.check_whole_models(self, self.trainer, *compared)
         data = data_of(self.trainer)
         checks.check_checkpoints({self.target, self.start or self.target}, self.tokenizer, data.max_len)
         if stage == "fit":
             text = load_config(self.target).get_text_config()
             checks.check_parts(self, data.served.trained.retain, text.num_hidden_layers)
-            if requests := self._requests(text.num_hidden_layers):
-                self.reference.check(requests, Sizes(text.vocab_size, text.hidden_size), self._head_dtype())
+            if asked := requests(self, text.num_hidden_layers):
+                sizes = Sizes(text.vocab_size, text.hidden_size)
+                self.reference.check(asked, sizes, self.arithmetic.head_dtype)
             if self.trainer.is_global_zero:  # now: files may change while training
                 self.sources = sources(self.target, self.start, data)
             for notice in checks.notices(self, data):
                 rank_zero_info(notice)
-            reads_logits = any("logits" in request.frozen for request in requests.values())
+            reads_logits = any("logits" in request.frozen for request in asked.values())
             check_device_memory(self.memory_options, self.trainer, reads_logits)
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        self.model = model = self._load(self.start or self.target)
+        self.model = model = self.arithmetic.load(self.start or self.target)
         # shards are gathered in the dtype that autocast wants
         with self.trainer.precision_plugin.forward_context() if is_sharded(model) else nullcontext():
             check_head(model, partial(inside, model))
@@ -178,34 +195,7 @@ class UnlearningModule(LightningModule):
         train_only(self.model, self.trainable)
         if self.trainer.state.fn == "fit":
             with torch.device("cpu"):  # Lightning's context would make every new tensor on the accelerator
-                self._prepare(self.model)
-
-    def _prepare(self, model: PreTrainedModel) -> None:
-        """Whatever must be taken from the target and from θ_o while they are still what they are."""
-        self._to_device(model)
-        data = data_of(self.trainer)
-        forget, micro, dtype = data.served.trained.forget, self._micro(data.batch_size), self._head_dtype()
-        if requests := self._requests(model.config.get_text_config().num_hidden_layers):
-            identity = weights_digest(self.target) | {
-                "weights": str(weight_dtype(self.weight_precision)),
-                "precision": str(self.trainer.precision),
-                "device": self._root_device().type,
-                "products": str(dtype),
-            }
-            arithmetic = Arithmetic(self._forward, dtype, micro, self._root_device())
-            target, again = self._target_model, partial(self._load, self.target)
-            sharding.prepare_reference(self.reference, requests, model, target, again, identity, arithmetic)
-        if self.generic_labels is not None:
-            together = self._micro(data.batch_size * world_size())  # every process trains the same copy
-            target = self._target_model()
-            self.generic_targets = self.generic_labels.labels(target, forget, self._forward, dtype, together)
-        if self.hinge is not None and isinstance(getattr(self.hinge, "step", None), MeasuredStep):
-            given = (self._target_model(), forget, self._forward, dtype, micro, data.served.tokenizer)
-            self.measured_steps = measure_steps(self.hinge, *given)
-        if self.saliency is not None:
-            self.saliency_map = self.saliency.map(model, self._forget_backward)
-            self._masks = self.saliency.masks(model, self.saliency_map)
-            rank_zero_info(saliency_table(self.saliency_map))
+                prepare(self, self.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(
@@ -222,13 +212,14 @@ class UnlearningModule(LightningModule):
         self.model.train()  # checkpoints are loaded in evaluation mode
         self.trained = True
         folder = run_folder(self.trainer)  # asked by all processes
+        self.trainer.should_stop |= self.goals is not None and self.goals.reached == 1  # of a run that had ended
         if self.saliency_map is not None and self.trainer.is_global_zero:
             write_saliency(self.saliency_map, folder)
 
     def training_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         sides: list[tuple[Side, TokenBatch]] = []
         if batch.forget is not None:
-            sides.append(("forget", self._relabelled(batch.forget)))
+            sides.append(("forget", self.relabelled(batch.forget)))
         if batch.retain is not None and self.retain is not None:
             sides.append(("retain", batch.retain))
         if not sides:  # a retain batch of the epoch schedule, and no retain term
@@ -244,6 +235,9 @@ class UnlearningModule(LightningModule):
         weights = self.weights._asdict()
         losses["total"] = sum(weights[name] * value for name, value in losses.items() if name in weights)
         losses["lr"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        if self.goals is not None:
+            losses["at_goal"] = self.goals.reached
+            self.trainer.should_stop |= self.trainer.is_last_batch and self.goals.reached == 1
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log_dict({SHOWN[name]: losses[name] for name in SHOWN if name in losses}, prog_bar=True, logger=False)
 
@@ -256,12 +250,17 @@ class UnlearningModule(LightningModule):
         processes = current_processes()
         weights, most = self._step_weights([side for side, _ in sides]), self.micro_batch_size
         scale = processes.world_size if sharded else 1  # FSDP2 takes the mean over the ranks
+        windows = next((batch.window for side, batch in sides if side == "forget"), None)
+        visit = None if self.goals is None or windows is None else self.goals.visit(windows)
         divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
         with sharding.unsynchronized(self.trainer):
             for number, (side, part, share) in enumerate(divided, start=1):
                 defer_gradients(self.model, self.defer_gradient_sync and number < len(divided))
-                terms = self._terms(side)
-                values = self._losses(side, {**terms, f"{side}_nll": GradientDescent()}, part)
+                terms = self.terms(side)
+                floor = None
+                if visit is not None and side == "forget" and share:  # 0 of windows that another rank notes
+                    floor = Floor(frozenset(terms), visit.open)
+                values = self.losses(side, {**terms, f"{side}_nll": GradientDescent()}, part, floor)
                 weighted = sum(getattr(weights.losses, name) * values[name] for name in terms)
                 self.manual_backward(scale * share * weighted)
                 made.append(Pass(side, part.window, {name: values[name].detach() for name in terms}))
@@ -269,13 +268,17 @@ class UnlearningModule(LightningModule):
                     losses[name] = losses.get(name, 0.0) + share * value.detach()
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
         sharding.sum_gradients(trained, sharded)
-        sum_over_processes(list(losses.values()))
+        sum_over_processes([*losses.values(), *([] if visit is None else [visit.nll])])
+        open_windows = None if visit is None else visit.end()
         check_losses([losses[name] for name in self.weights._fields if name in losses], made, self.trainer)
-        sharding.multiply_gradients(self._masks)
+        sharding.multiply_gradients(self.gradient_masks)
         norm = sharding.gradient_norm(trained)
         if self.clip_norm is not None:
             clip_grads_with_norm_(trained, self.clip_norm, norm)
         check_gradient(norm, norm_name, self.trainer)
+        if open_windows == 0 and len(sides) == 1:  # momentum alone would drive them on
+            optimizer.zero_grad()
+            return losses | {norm_name: norm}
         if weights.gradient != 1:
             sharding.multiply_gradients(dict.fromkeys(trained, weights.gradient))
         optimizer.step()
@@ -287,79 +290,41 @@ class UnlearningModule(LightningModule):
             return StepWeights(self.weights, 1.0)
         return step_weights(self.weights, sides[0])
 
-    def _losses(self, side: Side, terms: Mapping[str, Term], batch: TokenBatch) -> dict[str, Tensor]:
+    def losses(
+        self, side: Side, terms: Mapping[str, Term], batch: TokenBatch, floor: Floor | None = None
+    ) -> dict[str, Tensor]:
+        """Of terms on a batch of a set, each a mean over it."""
         assert self.model is not None
         reads = any(term.needs.frozen for term in terms.values())
         frozen = self.reference.outputs(side, batch) if reads else FrozenOutputs()
-        dtype, shifts = self._head_dtype(), None
+        computed, shifts = (self.arithmetic.forward, self.arithmetic.head_dtype), None
         if side == "forget" and self.adversary is not None:
-            shifts = self.adversary.attack(self.model, batch, self._forward, dtype, self.loss_chunk)
-        return term_losses(self.model, terms, batch, frozen, self._forward, dtype, shifts, self.loss_chunk)
+            shifts = self.adversary.attack(self.model, batch, *computed, self.loss_chunk)
+        return term_losses(self.model, terms, batch, frozen, *computed, shifts, self.loss_chunk, floor)
 
-    def _terms(self, side: Side) -> dict[str, Term]:
+    def terms(self, side: Side) -> dict[str, Term]:
+        """Those that act on a set, by name."""
         both = {"retain": self.retain} if side == "retain" else {"forget": self.forget, "hinge": self.hinge}
         return {name: term for name, term in both.items() if term is not None}
 
-    def _relabelled(self, batch: TokenBatch) -> TokenBatch:
+    def relabelled(self, batch: TokenBatch) -> TokenBatch:
+        """Forget windows with the labels that are learned in place of their tokens, where there are any."""
         if self.generic_targets is None:
             return batch
         return batch._replace(labels=self.generic_targets[batch.window.cpu()].to(batch.labels.device))
 
-    def _micro(self, batch_size: int) -> int:
+    def windows_a_pass(self, batch_size: int) -> int:
+        """Of a batch of so many."""
         return min(batch_size, self.micro_batch_size or batch_size)
 
-    def _forward(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor,
-        layers: tuple[int, ...] = (),
-        perturbations: Mapping[int, Tensor] | None = None,
-    ) -> Activations:
-        """The body's pass in the training step's arithmetic; windows have no padding."""
-        with self.trainer.precision_plugin.forward_context():
-            return activations(model, input_ids, layers, perturbations)
+    @property
+    def arithmetic(self) -> StepArithmetic:
+        """How the step computes."""
+        return StepArithmetic(self.trainer, self.weight_precision)
 
-    def _head_dtype(self) -> torch.dtype:
-        """Of the head's product."""
-        if self.trainer.precision == "bf16-mixed":
-            return torch.bfloat16
-        return compute_dtype(weight_dtype(self.weight_precision), self._root_device())
-
-    def _requests(self, layers: int) -> dict[Side, Request]:
-        """What the terms read of the target, by set."""
-        windows = data_of(self.trainer).served.trained
-        sides: tuple[Side, ...] = ("forget", "retain")
-        found = {side: request(self._terms(side).values(), getattr(windows, side), layers) for side in sides}
-        return {side: asked for side, asked in found.items() if asked is not None}
-
-    def _target_model(self) -> PreTrainedModel:
-        """The target on the training device; the model itself, which has not moved yet, where it starts there."""
-        assert self.model is not None
-        if self.start in (None, self.target):
-            return self.model
-        return self._to_device(self._load(self.target))
-
-    def _load(self, checkpoint: str) -> PreTrainedModel:
-        return sharding.load_for(self.trainer, checkpoint, weight_dtype(self.weight_precision))
-
-    def _to_device(self, model: PreTrainedModel) -> PreTrainedModel:
-        if not is_sharded(model):  # shards lie there already
-            nn.Module.to(model, self._root_device())
-        return model
-
-    def _forget_backward(self) -> None:
-        """The gradient of the forget loss over the whole forget set (SURE, Eq. 4)."""
-        assert self.model is not None
-        data = data_of(self.trainer)
-
-        def loss(batch: TokenBatch) -> Tensor:
-            return self._losses("forget", {"forget": self.forget}, self._relabelled(batch))["forget"]
-
-        windows, micro = data.served.trained.forget, self._micro(data.batch_size)
-        backward_over(self.model, windows, loss, self._root_device(), micro)
-
-    def _root_device(self) -> torch.device:
-        return self.trainer.strategy.root_device
+    def on_train_epoch_end(self) -> None:
+        if self.goals is not None and (said := self.goals.end_epoch()):
+            rank_zero_info(said)
 
     def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         self._log_nll("val", batch)
@@ -371,7 +336,8 @@ class UnlearningModule(LightningModule):
         assert self.model is not None
         for side, tokens in (("forget", batch.forget), ("retain", batch.retain)):
             if tokens is not None:
-                nll = mean_nll(self.model, tokens, self._forward, self._head_dtype(), self.loss_chunk)
+                computed = (self.arithmetic.forward, self.arithmetic.head_dtype)
+                nll = mean_nll(self.model, tokens, *computed, self.loss_chunk)
                 count = len(tokens.input_ids)
                 self.log(f"{stage}/nll_{side}", nll, batch_size=count, on_epoch=True, sync_dist=True)
 
@@ -386,10 +352,9 @@ class UnlearningModule(LightningModule):
         vector = self.task_vector if self.trained else None
         sharded = evaluates_shards(self.memory_options, self.trainer)
         trained = weight_dtype(self.weight_precision)
-        return Export(self.target, trained, self.export_dtype, vector, self.trainer, sharded)
+        return Export(self.target, trained, self.export_cast, vector, self.trainer, sharded)
 
-    def export_model(self) -> PreTrainedModel:
-        """A copy as it is deployed; see ``exported_copy``. All processes must call."""
-        assert self.model is not None
-        vector = self.task_vector if self.trained else None
-        return exported_copy(self.model, self.export_dtype, partial(self._load, self.target), vector)
+    @property
+    def export_cast(self) -> Cast:
+        """From the trained weights to the exported ones."""
+        return chosen_cast(self.export_dtype, self.export_rounding, self.start or self.target)

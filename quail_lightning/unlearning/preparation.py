@@ -1,31 +1,119 @@
-"""What a run took from the target and from θ_o before its first step, kept for the run that goes on with it."""
+"""What a run takes from the target and from θ_o before its first step, kept for the run that goes on with it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.data.protocol import data_of
 from quail_lightning.data.text_digests import TEXTS
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import weights_digest
-from quail_lightning.unlearning.module import UnlearningModule
+from quail_lightning.objectives import MeasuredStep
+from quail_lightning.reference import Arithmetic, Request, Side
+from quail_lightning.run.processes import world_size
+from quail_lightning.unlearning.losses import request
+from quail_lightning.unlearning.measured_margin import measure_steps
+from quail_lightning.unlearning.optimizers import weight_dtype
 from quail_lightning.unlearning.provenance import description
-from quail_lightning.unlearning.saliency import SaliencyMap
+from quail_lightning.unlearning.saliency import SaliencyMap, saliency_table
+from quail_lightning.unlearning.sharding import prepare_reference
+from quail_lightning.unlearning.stopping import Goals, goals_of, measured_on
+from quail_lightning.unlearning.whole_sets import backward_over
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from quail_lightning.unlearning.module import UnlearningModule
 
 # windows are compared in place of texts; a run that goes on starts from its checkpoint
 NOT_COMPARED = ("made_by", "versions", "measured_steps", "salient_modules", TEXTS, "start_sha256")
 
 
+def requests(module: UnlearningModule, layers: int) -> dict[Side, Request]:
+    """What a module's terms read of the target, by set.
+
+    Args:
+        module: attached to a trainer whose data module is set up.
+        layers: of the target.
+    """
+    windows = data_of(module.trainer).served.trained
+    sides: tuple[Side, ...] = ("forget", "retain")
+    found = {side: request(module.terms(side).values(), getattr(windows, side), layers) for side in sides}
+    return {side: asked for side, asked in found.items() if asked is not None}
+
+
+def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
+    """Take what is needed of the target and of θ_o while they are still what they are.
+
+    Args:
+        module: attached to a trainer whose data module is set up; gets what was taken.
+        model: that will be trained.
+    """
+    arithmetic, data = module.arithmetic, data_of(module.trainer)
+    forward, dtype, device = arithmetic.forward, arithmetic.head_dtype, arithmetic.device
+    arithmetic.on_device(model)
+    forget, micro = data.served.trained.forget, module.windows_a_pass(data.batch_size)
+
+    def target() -> PreTrainedModel:
+        """The model itself, which has not moved yet, where it starts there."""
+        starts_there = module.start in (None, module.target)
+        return model if starts_there else arithmetic.on_device(arithmetic.load(module.target))
+
+    if asked := requests(module, model.config.get_text_config().num_hidden_layers):
+        identity = weights_digest(module.target) | {
+            "weights": str(weight_dtype(module.weight_precision)),
+            "precision": str(module.trainer.precision),
+            "device": device.type,
+            "products": str(dtype),
+        }
+        again, computed = partial(arithmetic.load, module.target), Arithmetic(forward, dtype, micro, device)
+        prepare_reference(module.reference, asked, model, target, again, identity, computed)
+    if module.generic_labels is not None:
+        together = module.windows_a_pass(data.batch_size * world_size())  # every process trains the same copy
+        module.generic_targets = module.generic_labels.labels(target(), forget, forward, dtype, together)
+    if module.hinge is not None and isinstance(getattr(module.hinge, "step", None), MeasuredStep):
+        given = (target(), forget, forward, dtype, micro, data.served.tokenizer)
+        module.measured_steps = measure_steps(module.hinge, *given)
+    if module.stop is not None:
+        module.goals = _goals(module)
+    if module.saliency is not None:
+
+        def loss(batch: TokenBatch) -> Tensor:
+            return module.losses("forget", {"forget": module.forget}, module.relabelled(batch))["forget"]
+
+        # the gradient of the forget loss over the whole forget set (SURE, Eq. 4)
+        backward = partial(backward_over, model, forget, loss, device, micro)
+        module.saliency_map = module.saliency.map(model, backward)
+        module.gradient_masks = module.saliency.masks(model, module.saliency_map)
+        rank_zero_info(saliency_table(module.saliency_map))
+
+
+def _goals(module: UnlearningModule) -> Goals:
+    """Of the forget windows; the model that they are measured on is let go again."""
+    data, arithmetic = data_of(module.trainer), module.arithmetic
+    measure = measured_on(module.target, module.retrained, data) if module.stop == "retrained" else None
+    measured = None if measure is None else arithmetic.on_device(arithmetic.load(measure.checkpoint))
+    assert module.stop is not None
+    goals = goals_of(module.stop, measure, len(data.served.trained.forget), measured)
+    said = "" if measure is None else f", {measure.said}"
+    rank_zero_info(f"forgetting ends, window by window, at {float(goals.nll.mean()):.3g} nats a token{said}")
+    return goals
+
+
 def preparation(module: UnlearningModule) -> dict[str, Any]:
-    """Saliency map, generic labels and measured steps, as tensors, dictionaries and numbers."""
-    found = module.saliency_map
+    """Saliency map, generic labels, goals and measured steps, as tensors, dictionaries and numbers."""
+    found, goals = module.saliency_map, module.goals
     return {
         "saliency": None if found is None else {"scores": found.scores, "threshold": found.threshold},
         "labels": module.generic_targets,
+        "goals": None if goals is None else {"nll": goals.nll, "seen": goals.seen, "way_left": goals.way_left},
         "measured_steps": module.measured_steps,
         "hinge": _measured(module),
     }
@@ -46,6 +134,8 @@ def restore_preparation(module: UnlearningModule, kept: Mapping[str, Any]) -> No
             )
         module.saliency_map = old
     module.generic_targets = kept["labels"]
+    if kept["goals"] is not None:
+        module.goals = Goals(**kept["goals"])
     module.measured_steps = dict(kept["measured_steps"])
     for name, value in kept["hinge"].items():
         setattr(module.hinge, name, value)

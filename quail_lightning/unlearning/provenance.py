@@ -34,7 +34,7 @@ def description(module: UnlearningModule) -> dict[str, Any]:
     terms = {"forget": module.forget, "retain": module.retain, "hinge": module.hinge}
     plain = (
         "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
-        "trainable saliency adversary generic_labels task_vector measured_steps"
+        "trainable saliency adversary generic_labels task_vector stop retrained measured_steps"
     )
     return {
         "made_by": "quail fit",
@@ -44,6 +44,8 @@ def description(module: UnlearningModule) -> dict[str, Any]:
         **{name: getattr(module, name) for name in plain.split()},
         "salient_modules": None if module.saliency_map is None else module.saliency_map.salient,
         "export_dtype": str(module.export_dtype),
+        "export_rounding": module.export_cast.rounding,
+        "export_seed": module.export_cast.seed,
         "versions": package_versions(),
         **module.sources,
     }

@@ -118,7 +118,7 @@ def fit(name, folder, corpus, checkpoint, strategy="auto", processes=1):
     )
     trainer.fit(module, datamodule=data)
     weights = {key: whole(value.detach()).clone() for key, value in module.model.named_parameters()}
-    exported = dict(module.export_model().named_parameters())
+    exported = dict(module.export.whole_copy(module.model).named_parameters())
     salient = [] if module.saliency_map is None else module.saliency_map.salient
     return {"curve": curve.steps, "weights": weights, "exported": exported, "salient": salient, "module": module}
 

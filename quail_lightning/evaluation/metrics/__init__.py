@@ -41,6 +41,7 @@ def labels() -> dict[str, MetricLabel]:
         "kept_forgetting": MetricLabel("Kept", "", "one", table="survival"),
         "delivered_forgetting": MetricLabel("Delivered forget", "", "one", table="files"),
         "delivered_forgetting_capped": MetricLabel("Delivered capped", "", "one", table="files"),
+        "kept_by_export": MetricLabel("Kept by export", "", "one", table="files"),
         "delivered_retain": MetricLabel("Delivered retain", "", "none", table="files"),
     }
 

@@ -19,6 +19,7 @@ from quail_lightning.models import sharded
 from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.unlearning import UnlearningModule, fitting
+from quail_lightning.unlearning.export import Export
 from quail_lightning.unlearning.memory_plan import EvaluationMemory
 from quail_lightning.unlearning.task_vector import TaskVector
 
@@ -79,7 +80,7 @@ def test_figures_validation_and_models_are_those_of_one_device(
     planned = []
     monkeypatch.setattr(fitting, "device_capacity", lambda trainer: 80)
     monkeypatch.setattr(fitting, "check_memory", lambda _, run, most: planned.append(run.evaluation_memory))
-    monkeypatch.setattr(UnlearningModule, "export_model", lambda _: pytest.fail("the whole 16-bit copy was made"))
+    monkeypatch.setattr(Export, "whole_copy", lambda *_: pytest.fail("the whole 16-bit copy was made"))
     found, module = fit(
         tmp_path / "shards",
         corpus_folder,

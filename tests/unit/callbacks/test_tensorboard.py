@@ -88,6 +88,7 @@ def test_one_chart_holds_all_precisions_of_a_metric_and_both_baselines(events):
         "delivered_forgetting",
         "delivered_forgetting_capped",
         "delivered_retain",
+        "kept_by_export",
     }
 
 

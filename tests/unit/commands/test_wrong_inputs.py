@@ -12,7 +12,7 @@ from quail_lightning.command_line import lightning_cli
 from quail_lightning.commands import finetune as finetune_command
 from quail_lightning.commands import quantize as quantize_command
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation
-from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.arithmetic import StepArithmetic
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def _stand(place, monkeypatch):
         pytest.fail("something is computed")
 
     monkeypatch.setattr(lightning_cli, "finetune", computed)
-    monkeypatch.setattr(UnlearningModule, "_load", computed)
+    monkeypatch.setattr(StepArithmetic, "load", computed)
     monkeypatch.setattr(quantize_command, "load_model", computed)
     monkeypatch.setattr(CheckpointEvaluation, "evaluate", computed)
     monkeypatch.setattr(finetune_command, "FinetuningModule", computed)

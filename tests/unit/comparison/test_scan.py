@@ -24,7 +24,7 @@ from quail_lightning.comparison import (
 )
 from quail_lightning.errors import InputError
 from quail_lightning.models.weight_files import WeightFiles
-from quail_lightning.quantization import BitsAndBytes, Uniform, Unquantized
+from quail_lightning.quantization import BitsAndBytes, Uniform
 
 from .conftest import llama, nudged
 
@@ -268,8 +268,8 @@ def test_bits_out_of_range_are_refused(bits):
 
 
 def test_formats_without_a_fixed_grid_are_refused():
-    with pytest.raises(InputError, match=r"weights alone; got 'bf16, int8'"):
-        formats({"bf16": Unquantized(), "nf4": BitsAndBytes("nf4"), "int8": BitsAndBytes("int8")})
+    with pytest.raises(InputError, match=r"weights alone; got 'int8'"):
+        formats({"nf4": BitsAndBytes("nf4"), "int8": BitsAndBytes("int8")})
 
 
 def test_a_group_size_that_does_not_divide_is_refused_before_reading():

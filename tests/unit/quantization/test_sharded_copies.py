@@ -135,13 +135,17 @@ def test_precisions_that_need_the_whole_model_are_refused_by_name():
 
 
 def test_a_copy_that_is_simulated_or_calibrated_is_as_wide_as_the_model(tiny_llama):
-    model = tiny_llama()
+    model = tiny_llama(torch.bfloat16)
     assert widest_copy([Unquantized()], model) == widest_copy([], model) == 0
     assert widest_copy([Unquantized(), BitsAndBytes("nf4")], model) == 4
     assert widest_copy([BitsAndBytes("int8"), BitsAndBytes("nf4")], model) == 8
     assert widest_copy([BitsAndBytes("int8"), Uniform(3)], model) == widest_copy([Gptq()], model) == 16
+    wide = tiny_llama(torch.float32)
+    assert widest_copy([Unquantized("float32"), BitsAndBytes("nf4")], wide) == 4
+    assert widest_copy([Unquantized("bfloat16")], wide) == 16
+    assert widest_copy([Uniform(3)], wide) == 32
 
 
 def test_what_a_format_leaves_at_16_bits_counts_in_memory():
-    model = tiny_model("mixtral")  # 11 % of the body are linear layers
+    model = tiny_model("mixtral").to(torch.bfloat16)  # 11 % of the body are linear layers
     assert widest_copy([BitsAndBytes("nf4")], model) == 15

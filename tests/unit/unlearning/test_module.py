@@ -141,7 +141,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, corpus_fold
     plain, recomputed = (fit(tmp_path, each, data_module(corpus_folder, checkpoint)) for each in modules)
     assert_same(recomputed, plain)
     assert [each.model.is_gradient_checkpointing for each in modules] == [False, True]
-    assert not modules[1].export_model().is_gradient_checkpointing
+    assert not modules[1].export.whole_copy(modules[1].model).is_gradient_checkpointing
 
 
 def test_two_runs_with_one_seed_are_bitwise_equal(tmp_path, corpus_folder, checkpoint):
@@ -215,7 +215,7 @@ def test_training_logs_every_term_the_gradient_norms_and_the_learning_rate(tmp_p
 def test_export_is_cast_and_shares_nothing_with_the_masters(tmp_path, corpus_folder, checkpoint):
     unlearning = module(checkpoint)
     fit(tmp_path, unlearning, data_module(corpus_folder, checkpoint))
-    exported = unlearning.export_model()
+    exported = unlearning.export.whole_copy(unlearning.model)
     assert {parameter.dtype for parameter in exported.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in unlearning.model.parameters()} == {torch.float32}
     assert exported.model.rotary_emb.inv_freq.dtype == torch.float32

@@ -43,7 +43,7 @@ def fit(corpus_folder, checkpoint, scale=1.0, epochs=1, **options):
 @pytest.mark.parametrize("export_dtype", ["bfloat16", "float16"])
 def test_what_is_exported_is_the_target_moved_the_other_way(scale, export_dtype, corpus_folder, checkpoint):
     unlearning, _ = fit(corpus_folder, checkpoint, scale, export_dtype=export_dtype)
-    exported = unlearning.export_model()
+    exported = unlearning.export.whole_copy(unlearning.model)
     target = dict(load_model(checkpoint, torch.float32).named_parameters())
     moved = 0
     for name, trained in unlearning.model.named_parameters():
@@ -65,7 +65,7 @@ def test_untrained_weights_are_exactly_the_targets(weight_precision, corpus_fold
     unlearning, _ = fit(
         corpus_folder, checkpoint, 3.0, trainable=["*.mlp.down_proj.weight"], weight_precision=weight_precision
     )
-    exported, target = unlearning.export_model(), load_model(checkpoint, torch.float32)
+    exported, target = unlearning.export.whole_copy(unlearning.model), load_model(checkpoint, torch.float32)
     for name, value in exported.named_parameters():
         assert torch.equal(value, target.get_parameter(name).bfloat16()) == ("down_proj" not in name), name
 
@@ -78,7 +78,7 @@ def test_the_exported_model_forgets_what_the_trained_one_learned(corpus_folder, 
             return model.float().eval()(input_ids=windows, labels=windows).loss.item()
 
     before = nll(load_model(checkpoint, torch.float32))
-    exported = nll(unlearning.export_model())
+    exported = nll(unlearning.export.whole_copy(unlearning.model))
     assert nll(unlearning.model) < before - 0.3
     assert exported > before + 0.3
 
@@ -86,7 +86,7 @@ def test_the_exported_model_forgets_what_the_trained_one_learned(corpus_folder, 
 def test_an_export_leaves_the_trained_weights_alone(corpus_folder, checkpoint):
     unlearning, _ = fit(corpus_folder, checkpoint)
     before = {name: value.clone() for name, value in unlearning.model.named_parameters()}
-    first, second = unlearning.export_model(), unlearning.export_model()
+    first, second = unlearning.export.whole_copy(unlearning.model), unlearning.export.whole_copy(unlearning.model)
     for name, value in unlearning.model.named_parameters():
         assert torch.equal(value, before[name]), name
         assert torch.equal(first.get_parameter(name), second.get_parameter(name)), name
@@ -102,7 +102,7 @@ def test_the_vector_starts_at_the_target_not_where_training_starts(tmp_path, cor
         start.model.norm.weight.add_(0.25)
     save_model(start, load_tokenizer(checkpoint), tmp_path / "start", {})
     unlearning, _ = fit(corpus_folder, checkpoint, start=str(tmp_path / "start"), learning_rate=1e-9)
-    exported = unlearning.export_model().model.norm.weight.float()
+    exported = unlearning.export.whole_copy(unlearning.model).model.norm.weight.float()
     torch.testing.assert_close(exported, torch.full((64,), 0.75))
 
 
@@ -114,7 +114,8 @@ def test_a_scale_that_is_not_positive_is_refused(scale):
 
 def test_a_saved_model_is_not_negated_again(tmp_path, corpus_folder, checkpoint):
     unlearning = UnlearningModule(checkpoint, GradientDescent(), task_vector=TaskVector(1.0))
+    unlearning.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     unlearning.model = load_model(checkpoint, torch.float32)  # as `quail test` has it: loaded, never trained
-    exported = dict(unlearning.export_model().named_parameters())
+    exported = dict(unlearning.export.whole_copy(unlearning.model).named_parameters())
     for name, value in unlearning.model.named_parameters():
         assert torch.equal(exported[name], value.to(torch.bfloat16)), name

@@ -1,0 +1,53 @@
+"""From the weights that are trained to those that are deployed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from quail_lightning.functional.rounding import round_stochastically
+from quail_lightning.models.sharded import own_rows, share
+
+Rounding = Literal["stochastic", "nearest"]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Casts weights to the dtype in which they are deployed.
+
+    A 16-bit checkpoint starts every weight at the centre of its rounding cell, so ``nearest`` rolls back all that
+    moved less than half a step, and quantization sees nothing of it either. ``stochastic`` keeps it in the mean
+    over many weights. Its draws follow from the seed, the weight's name and the place in it alone: the copy is the
+    same every time, on every device and however the weight is spread over processes.
+
+    Attributes:
+        dtype: of the result.
+        rounding: where ``dtype`` is narrower than the weight.
+        seed: of the draws.
+    """
+
+    dtype: torch.dtype
+    rounding: Rounding = "nearest"
+    seed: int = 0
+
+    def __call__(self, name: str, weight: Tensor) -> Tensor:
+        """A new tensor, of a sharded weight one that is spread alike.
+
+        Args:
+            name: of the weight within its model.
+            weight: whole or sharded; unchanged.
+        """
+        if self.rounding == "nearest" or self.dtype.itemsize >= weight.dtype.itemsize:
+            return weight.to(self.dtype, copy=True)
+        key = int.from_bytes(hashlib.sha256(f"{self.seed}:{name}".encode()).digest()[:8], "little")
+        row = weight[0].numel() if weight.ndim > 1 and len(weight) else 1
+        rounded = round_stochastically(share(weight), self.dtype, key, own_rows(weight).start * row)
+        if not isinstance(weight, DTensor):
+            return rounded
+        mesh, places = weight.device_mesh, weight.placements
+        return DTensor.from_local(rounded, mesh, places, shape=weight.shape, stride=weight.stride())
