@@ -89,3 +89,9 @@ def test_simnpo_falls_to_zero_as_the_text_is_forgotten_and_a_margin_makes_it_go_
     known, forgotten = torch.tensor([-0.01, -40.0], dtype=torch.float64)
     assert simple_preference(forgotten, 4.5, 0.0) < 1e-12 < 0.1 < simple_preference(known, 4.5, 0.0)
     assert simple_preference(forgotten, 0.75, 3.0) > simple_preference(forgotten, 0.75, 0.0)
+
+
+def test_a_larger_beta_of_simnpo_lets_go_earlier():
+    live = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+    pulls = [torch.autograd.grad(simple_preference(live, beta, 0.0), live)[0].item() for beta in (0.7, 4.5, 9.0)]
+    assert pulls == sorted(pulls, reverse=True)

@@ -43,3 +43,11 @@ def test_satimp_weighs_most_where_the_docstring_says():
     reweighted_ascent(live, 5.0, 1.0).sum().backward()
     assert math.isclose(live.grad.max().item(), 0.067, abs_tol=5e-4)
     assert math.isclose(live[live.grad.argmax()].exp().item(), 5 / 6, abs_tol=1e-3)
+
+
+def test_larger_exponents_let_go_earlier_and_spare_what_is_certain():
+    unlikely, certain = (torch.tensor(p).log() for p in (0.1, 0.99))
+    for grown in ((1.0, 0.0), (5.0, 0.0), (5.0, 1.0)):
+        assert abs(reweighted_ascent(unlikely, *grown)) < abs(unlikely) / 9
+    pulls = [abs(reweighted_ascent(certain, 5.0, importance)) for importance in (0.0, 1.0, 2.0)]
+    assert pulls == sorted(pulls, reverse=True)
