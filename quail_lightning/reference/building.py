@@ -89,7 +89,7 @@ class Source(NamedTuple):
         if "logits" in request.frozen:
             found[self.kind.name] = self.kind.kept(final[:, :-1], self.head)
         if "likelihood" in request.frozen:
-            found["likelihood"] = token_likelihoods(final, ids, self.head).cpu()
+            found["likelihood"] = token_likelihoods(final, ids, self.head)
         if "layers" in request.frozen:
             found |= {f"layer{layer}": layers[layer] for layer in request.layers}
         return found
