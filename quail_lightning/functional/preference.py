@@ -22,3 +22,20 @@ def negative_preference(log_likelihood: Tensor, reference: Tensor, beta: float) 
         [batch]; 2/β · log 2 where both agree, towards 0 as the sequence is forgotten.
     """
     return 2 / beta * softplus(beta * (log_likelihood - reference.detach()))
+
+
+def simple_preference(mean_log_likelihood: Tensor, beta: float, margin: float) -> Tensor:
+    """SimNPO of each sequence: −2/β · log σ(−β/|y| · log f(y|x) − γ).
+
+    Fan et al. 2024, "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM Unlearning". Its
+    gradient is that of gradient ascent on the mean times 2·σ(β/|y| · log f(y|x) + γ).
+
+    Args:
+        mean_log_likelihood: [batch] log f(y|x) / |y| of the model being unlearned, nats a token.
+        beta: inverse temperature.
+        margin: γ, without unit; larger forgets further.
+
+    Returns:
+        [batch], towards 0 as the sequence is forgotten.
+    """
+    return 2 / beta * softplus(beta * mean_log_likelihood + margin)

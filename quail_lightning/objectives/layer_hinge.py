@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.hinge import hinge
+from quail_lightning.functional.token_likelihood import mean_over_real
 from quail_lightning.objectives.measured_step import MeasuredStep
 from quail_lightning.objectives.term import Layer, Needs, TermInputs
 
@@ -47,16 +48,15 @@ class LayerHinge:
     @property
     def needs(self) -> Needs:
         """The layers' outputs, of the model and of the target."""
-        return Needs(layers=self.layers, frozen=frozenset({"layers"}))
+        return Needs(layers=self.layers, frozen=frozenset({"layers"}), mean_over="positions")
 
     def loss(self, inputs: TermInputs) -> Tensor:
-        """Mean over layers and tokens, in units of the layers' outputs."""
-        return torch.stack(
-            [
-                hinge(states, inputs.frozen_layers[layer], self._step(layer), dead_zone=self.dead_zone).mean()
-                for layer, states in inputs.layers.items()
-            ]
-        ).mean()
+        """Mean over layers and over the positions of real tokens, in units of the layers' outputs."""
+        hinges = [
+            hinge(states, inputs.frozen_layers[layer], self._step(layer), dead_zone=self.dead_zone)
+            for layer, states in inputs.layers.items()
+        ]
+        return mean_over_real(torch.stack(hinges).mean(dim=0), inputs.labels, "positions")
 
     def _step(self, layer: Layer) -> float:
         return self.measured[layer] if isinstance(self.step, MeasuredStep) else self.step

@@ -6,17 +6,17 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from quail_lightning.errors import InputError
+from quail_lightning.functional.token_likelihood import mean_over_real
 from quail_lightning.objectives.term import Layer, Needs, TermInputs
 
 
 class Misdirection:
     """RMU's forget term (Li et al. 2024): steers a layer's output on the forget set to one fixed random direction.
 
-    ‖h − c·u‖², averaged over tokens and entries. u is a unit vector with entries drawn from [0, 1); it is the
-    same in every step and every run with the same seed.
+    ‖h − c·u‖², averaged over the positions of real tokens and over entries. u is a unit vector with entries drawn
+    from [0, 1); it is the same in every step and every run with the same seed.
 
     Args:
         layer: ℓ, from 0; or a share of the depth (0.25 is layer 7 of 32, where the paper steers).
@@ -34,13 +34,13 @@ class Misdirection:
     @property
     def needs(self) -> Needs:
         """The layer's output."""
-        return Needs(layers=(self.layer,))
+        return Needs(layers=(self.layer,), mean_over="positions")
 
     def loss(self, inputs: TermInputs) -> Tensor:
         """Mean squared distance to c·u, in squared units of the layer's output."""
         states = inputs.layers[self.layer].float()
         goal = self.coefficient * self.direction(states.shape[-1]).to(states)
-        return mse_loss(states, goal.expand_as(states))
+        return mean_over_real((states - goal).square().mean(dim=-1), inputs.labels, "positions")
 
     def direction(self, width: int) -> Tensor:
         """u: [width], float32, of norm 1."""
@@ -63,8 +63,9 @@ class RepresentationRetention:
     @property
     def needs(self) -> Needs:
         """The layer's output, of the model and of the target."""
-        return Needs(layers=(self.layer,), frozen=frozenset({"layers"}))
+        return Needs(layers=(self.layer,), frozen=frozenset({"layers"}), mean_over="positions")
 
     def loss(self, inputs: TermInputs) -> Tensor:
         """Mean squared distance to the target's output, in squared units of the layer's output."""
-        return mse_loss(inputs.layers[self.layer].float(), inputs.frozen_layers[self.layer].float())
+        difference = inputs.layers[self.layer].float() - inputs.frozen_layers[self.layer].float()
+        return mean_over_real(difference.square().mean(dim=-1), inputs.labels, "positions")

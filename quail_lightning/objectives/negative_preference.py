@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.preference import negative_preference
-from quail_lightning.functional.token_likelihood import IGNORED, log_likelihood
+from quail_lightning.functional.token_likelihood import counted, log_likelihood, mean_over_real
 from quail_lightning.objectives.term import Needs, TermInputs, of_target
 
 
@@ -27,7 +27,7 @@ class NegativePreference:
     """
 
     short = "npo"
-    needs = Needs(tokens=(log_likelihood,), frozen=frozenset({"likelihood"}))
+    needs = Needs(tokens=(log_likelihood,), frozen=frozenset({"likelihood"}), mean_over="windows")
 
     def __init__(self, beta: float = 0.1, per_token: bool = False) -> None:
         if not 0 < beta < math.inf:
@@ -35,9 +35,9 @@ class NegativePreference:
         self.beta, self.per_token = beta, per_token
 
     def loss(self, inputs: TermInputs) -> Tensor:
-        """Mean over the windows."""
+        """Mean over the windows that hold a real token."""
         likelihood, reference = inputs.tokens[0].sum(dim=-1), of_target(inputs.frozen_likelihood, "NPO")
         if self.per_token:
-            count = (inputs.labels != IGNORED).sum(dim=-1).clamp(min=1)
+            count = counted(inputs.labels).sum(dim=-1).clamp(min=1)
             likelihood, reference = likelihood / count, reference / count
-        return negative_preference(likelihood, reference, self.beta).mean()
+        return mean_over_real(negative_preference(likelihood, reference, self.beta), inputs.labels, "windows")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.chunked import TokenFunction
+from quail_lightning.functional.token_likelihood import Unit
 
 Frozen = Literal["logits", "likelihood", "layers"]
 """What can be asked of the frozen target: logits of every token, log f(y|x) of every window, layers' outputs."""
@@ -40,11 +41,13 @@ class Needs(NamedTuple):
         tokens: functions of each token's logits; they are computed in chunks, the logits never held.
         layers: decoder layers whose outputs it reads, see ``layer_number``; None for all.
         frozen: what it reads of the frozen target, on the same windows.
+        mean_over: what its loss is a mean over, which is what a part of a step's windows weighs.
     """
 
     tokens: tuple[TokenFunction, ...] = ()
     layers: tuple[Layer, ...] | None = ()
     frozen: frozenset[Frozen] = frozenset()
+    mean_over: Unit = "tokens"
 
 
 class TermInputs(NamedTuple):
@@ -54,7 +57,7 @@ class TermInputs(NamedTuple):
         labels: [batch, time − 1] the true next tokens, ``IGNORED`` (−100) where there is none.
         tokens: for each function asked for, its values [batch, time − 1].
         layers: layer, as the term named it (numbers where it named none) → [batch, time, width] its output.
-        frozen_likelihood: [batch] log f_target(y|x), nats a window.
+        frozen_likelihood: [batch] log f_target(y|x), nats a window: the sum over its real tokens.
         frozen_layers: layer → [batch, time, width] the target's output.
     """
 

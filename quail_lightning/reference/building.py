@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.functional.head import Head
-from quail_lightning.functional.token_likelihood import log_likelihood
+from quail_lightning.functional.token_likelihood import counted, log_likelihood
 from quail_lightning.reference.kinds import Kind
 from quail_lightning.reference.protocol import Arithmetic, Request, Side
 
@@ -19,16 +19,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def window_likelihood(final: Tensor, input_ids: Tensor, head: Head) -> Tensor:
-    """[batch] log f(y|x), nats a window: the sum over its tokens but the first.
+def token_likelihoods(final: Tensor, input_ids: Tensor, head: Head) -> Tensor:
+    """[batch, time − 1] log f of each token but the first, in nats.
 
     Args:
         final: [batch, time, width] final hidden states.
-        input_ids: [batch, time] the tokens, without padding.
+        input_ids: [batch, time] the tokens.
         head: in the dtype of the product.
     """
     (values,) = head_terms(final[:, :-1], input_ids[:, 1:], head, (log_likelihood,))
-    return values.sum(dim=-1)
+    return values
+
+
+def window_likelihood(tokens: Tensor, labels: Tensor) -> Tensor:
+    """[batch] log f(y|x), nats a window: the sum over the tokens that a step predicts of it.
+
+    Args:
+        tokens: [batch, time − 1] log f of each.
+        labels: [batch, time] the step's, which may ignore some.
+    """
+    return (tokens * counted(labels[:, 1:])).sum(dim=-1)
 
 
 class Source(NamedTuple):
@@ -79,7 +89,7 @@ class Source(NamedTuple):
         if "logits" in request.frozen:
             found[self.kind.name] = self.kind.kept(final[:, :-1], self.head)
         if "likelihood" in request.frozen:
-            found["likelihood"] = window_likelihood(final, ids, self.head)
+            found["likelihood"] = token_likelihoods(final, ids, self.head)
         if "layers" in request.frozen:
             found |= {f"layer{layer}": layers[layer] for layer in request.layers}
         return found

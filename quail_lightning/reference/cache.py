@@ -14,7 +14,7 @@ from torch import Tensor
 import quail_lightning.reference.manifest as vouched
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.head import Head
-from quail_lightning.reference.building import Source, evaluating
+from quail_lightning.reference.building import Source, evaluating, window_likelihood
 from quail_lightning.reference.kinds import Kind
 from quail_lightning.reference.layout import Shard, files_of, origin, windows_per_shard
 from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Request, Side, Sizes
@@ -120,13 +120,15 @@ class Cache:
         def read(name: str) -> Tensor:
             return store.windows(f"{side}.{name}", windows).to(self._device)
 
-        rows, layers = None, {}
+        rows, likelihood, layers = None, None, {}
         if "logits" in request.frozen:
             assert self._head is not None
             rows = self._kind.rows(store, f"{side}.{self._kind.name}", windows, self._head)
+        if "likelihood" in request.frozen:
+            likelihood = window_likelihood(read("likelihood"), batch.labels.to(self._device))
         if "layers" in request.frozen:
             layers = {layer: read(f"layer{layer}") for layer in request.layers}
-        return FrozenOutputs(rows, read("likelihood") if "likelihood" in request.frozen else None, layers)
+        return FrozenOutputs(rows, likelihood, layers)
 
     def _open(
         self,

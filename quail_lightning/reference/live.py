@@ -10,7 +10,7 @@ import torch
 
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.head import Head
-from quail_lightning.reference.building import window_likelihood
+from quail_lightning.reference.building import token_likelihoods, window_likelihood
 from quail_lightning.reference.protocol import Arithmetic, FrozenOutputs, Request, Side, Sizes
 from quail_lightning.run.processes import Processes
 
@@ -55,7 +55,9 @@ class LiveReference:
         ids = batch.input_ids.to(self._arithmetic.device)
         with torch.no_grad():
             final, layers = self._arithmetic.forward(self._target, ids, request.layers)
-            likelihood = window_likelihood(final, ids, head) if "likelihood" in request.frozen else None
+            likelihood = None
+            if "likelihood" in request.frozen:
+                likelihood = window_likelihood(token_likelihoods(final, ids, head), batch.labels.to(ids.device))
         hidden = final[:, :-1].flatten(0, 1).to(head.weight.dtype)
         return FrozenOutputs(
             rows=(lambda rows: head.logits(hidden[rows])) if "logits" in request.frozen else None,

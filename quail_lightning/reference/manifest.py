@@ -17,7 +17,7 @@ from safetensors import safe_open
 from quail_lightning.errors import InputError
 from quail_lightning.reference.store import write_whole
 
-FORMAT = 1  # raise it when the same names come to mean something else
+FORMAT = 2  # raise it when the same names come to mean something else
 MANIFEST = "manifest.json"
 
 

@@ -71,7 +71,7 @@ class FrozenOutputs(NamedTuple):
 
     Attributes:
         rows: logits of the flattened [batch · (time − 1)] predicted tokens, a slice at a time; if asked for.
-        likelihood: [batch] log f_target(y|x), nats a window; if asked for.
+        likelihood: [batch] log f_target(y|x), nats a window: of its real tokens; if asked for.
         layers: layer → [batch, time, width] its output.
     """
 

@@ -38,7 +38,7 @@ class Room(NamedTuple):
         if "logits" in request.frozen:
             total += (time - 1) * self.kind.entries(self.sizes) * self.dtype.itemsize
         if "likelihood" in request.frozen:
-            total += torch.float32.itemsize
+            total += (time - 1) * torch.float32.itemsize
         if "layers" in request.frozen:
             total += len(request.layers) * time * self.sizes.width * self.layer_dtype.itemsize
         return total

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.functional.chunked import head_terms
-from quail_lightning.functional.token_likelihood import IGNORED, log_likelihood
+from quail_lightning.functional.token_likelihood import IGNORED, counted, log_likelihood
 from quail_lightning.models.activations import Activations, decoder_layers, output_head
 from quail_lightning.models.sharded import inside
 from quail_lightning.objectives.term import Frozen, Layer, Term, TermInputs, layer_number
@@ -61,8 +61,8 @@ def term_losses(
 ) -> dict[str, Tensor]:
     """Every term's value on a batch: one pass through the body, one through the head.
 
-    With a floor, a term that leaves windows out is its value on the others times their share of the real tokens:
-    the same however a step is divided.
+    With a floor, a term that leaves windows out is its value on the others times their share of what it is a mean
+    over: the same however a step is divided.
 
     Args:
         model: the model being unlearned; of a sharded one all processes must call.
@@ -125,8 +125,8 @@ def _partly(term: Term, inputs: TermInputs, contributes: Tensor) -> Tensor:
     if not contributes.any():
         # in the graph still: shards are gathered for the backward pass by all processes
         return 0.0 * torch.stack([values.sum() for values in (*inputs.tokens, *inputs.layers.values())]).sum()
-    real = (inputs.labels != IGNORED).sum(dim=-1)
-    return term.loss(inputs.windows(contributes)) * (real[contributes].sum() / real.sum())
+    weights = counted(inputs.labels, term.needs.mean_over)
+    return term.loss(inputs.windows(contributes)) * (weights[contributes].sum() / weights.sum())
 
 
 def named_layers(term: Term, count: int) -> dict[Layer, int]:

@@ -256,16 +256,17 @@ class UnlearningModule(LightningModule):
         with sharding.unsynchronized(self.trainer):
             for number, (side, part, share) in enumerate(divided, start=1):
                 defer_gradients(self.model, self.defer_gradient_sync and number < len(divided))
-                terms = self.terms(side)
-                floor = None
-                if visit is not None and side == "forget" and share:  # 0 of windows that another rank notes
+                terms, floor = self.terms(side), None
+                if visit is not None and side == "forget" and share.windows:  # 0 of those that another rank notes
                     floor = Floor(frozenset(terms), visit.open)
-                values = self.losses(side, {**terms, f"{side}_nll": GradientDescent()}, part, floor)
-                weighted = sum(getattr(weights.losses, name) * values[name] for name in terms)
-                self.manual_backward(scale * share * weighted)
+                asked = {**terms, f"{side}_nll": GradientDescent()}
+                values = self.losses(side, asked, part, floor)
+                shared = share.of(values, asked)
+                weighted = sum(getattr(weights.losses, name) * shared[name] for name in terms)
+                self.manual_backward(scale * weighted)
                 made.append(Pass(side, part.window, {name: values[name].detach() for name in terms}))
-                for name, value in values.items():
-                    losses[name] = losses.get(name, 0.0) + share * value.detach()
+                for name, value in shared.items():
+                    losses[name] = losses.get(name, 0.0) + value.detach()
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
         sharding.sum_gradients(trained, sharded)
         sum_over_processes([*losses.values(), *([] if visit is None else [visit.nll])])

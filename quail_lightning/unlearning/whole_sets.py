@@ -28,7 +28,7 @@ def mean_nll(
     nll = torch.zeros((), device=batch.input_ids.device)
     for part, share in passes(batch, None, current_processes()):
         losses = term_losses(model, {"nll": GradientDescent()}, part, FrozenOutputs(), forward, dtype, chunk=chunk)
-        nll += share * losses["nll"]
+        nll += share.tokens * losses["nll"]
     sum_over_processes([nll])
     return nll
 
@@ -54,5 +54,5 @@ def backward_over(
     for numbers in torch.arange(len(windows)).split(batch_size * processes.world_size):
         ids = windows[numbers].to(device)
         for part, share in passes(TokenBatch(ids, ids, numbers), None, processes):
-            (scale * share * loss(part) * len(numbers) / len(windows)).backward()
+            (scale * share.windows * loss(part) * len(numbers) / len(windows)).backward()
     sum_gradients(model.parameters(), sharded)

@@ -8,9 +8,12 @@ import torch
 from jsonargparse import ArgumentParser
 
 import quail_lightning.objectives as objectives
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.errors import InputError
 from quail_lightning.functional.token_likelihood import IGNORED
 from quail_lightning.objectives import Needs, Term, TermInputs
+from quail_lightning.run.processes import Processes
+from quail_lightning.unlearning.division import passes
 
 BATCH, TIME, VOCABULARY, WIDTH = 2, 5, 7, 6
 
@@ -21,7 +24,15 @@ TERMS = {
     "KLR reversed": ("KLRetention", {"direction": "target-unlearned"}),
     "NPO": ("NegativePreference", {}),
     "NPO per token": ("NegativePreference", {"beta": 10.0, "per_token": True}),
+    "SimNPO": ("SimplePreference", {"beta": 0.5}),
+    "SimNPO with a margin": ("SimplePreference", {"beta": 0.7, "margin": 3.0}),
     "IHL": ("InvertedHinge", {}),
+    "WGA": ("WeightedAscent", {}),
+    "WGA, β 0": ("WeightedAscent", {"beta": 0.0}),
+    "SatImp": ("SaturationImportance", {"beta1": 0.5}),
+    "CE-U": ("CrossEntropyUnlearning", {}),
+    "UNDIAL": ("AdjustedDistillation", {}),
+    "similar labels": ("SimilarLabels", {}),
     "hinge": ("LogitHinge", {}),
     "smooth hinge": ("LogitHinge", {"step": 2.0, "form": "smooth", "softness": 0.2}),
     "quadratic hinge": ("LogitHinge", {"form": "quadratic", "dead_zone": 0.0}),
@@ -33,6 +44,9 @@ TERMS = {
     "RMU, share of the depth": ("Misdirection", {}),
     "RMU retain": ("RepresentationRetention", {"layer": 0.5}),
 }
+
+REMADE = ("WGA", "SatImp", "CE-U")
+"""Terms whose weight or goal is made anew from the logits in each step and takes no gradient."""
 
 named = pytest.mark.parametrize("name", TERMS)
 
@@ -53,44 +67,45 @@ def term(name):
 class Scene:
     """A model's outputs on one batch, which take the gradient, and a target's, which lie near them."""
 
-    def __init__(self, padded=0):
+    def __init__(self, padded=0, windows=BATCH):
         generator = torch.Generator().manual_seed(16)
 
         def draw(*shape):
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        self.logits, self.states = draw(BATCH, TIME - 1, VOCABULARY), draw(2, BATCH, TIME, WIDTH)
+        self.logits, self.states = draw(windows, TIME - 1, VOCABULARY), draw(2, windows, TIME, WIDTH)
         self.target_logits = self.logits + 0.2 * draw(*self.logits.shape)
         self.target_states = self.states + 0.2 * draw(*self.states.shape)
-        self.labels = torch.randint(VOCABULARY, (BATCH, TIME - 1), generator=generator)
+        self.labels = torch.randint(VOCABULARY, (windows, TIME - 1), generator=generator)
         if padded:
             self.labels[-1, -padded:] = IGNORED
         self.logits.requires_grad_()
         self.states.requires_grad_()
 
-    def seen(self, term):
+    def seen(self, term, windows=slice(None)):
         """Only what the term asked for; log f(y|x) of the target is summed over its real tokens."""
-        needs = term.needs
-        target = self.target_logits if "logits" in needs.frozen else None
-        likelihood = torch.zeros(BATCH, dtype=torch.float64)
+        needs, logits, labels = term.needs, self.logits[windows], self.labels[windows]
+        target = self.target_logits[windows] if "logits" in needs.frozen else None
+        likelihood = torch.zeros(len(self.labels), dtype=torch.float64)
         for b, t in zip(*torch.where(self.labels != IGNORED), strict=True):
             likelihood[b] += self.target_logits[b, t].log_softmax(-1)[self.labels[b, t]]
         layers = range(2) if needs.layers is None else needs.layers
         rows = {layer: layer if isinstance(layer, int) else 0 for layer in layers}
         return TermInputs(
-            self.labels,
-            tuple(function(self.logits, self.labels, target) for function in needs.tokens),
-            {layer: self.states[row] for layer, row in rows.items()},
-            likelihood if "likelihood" in needs.frozen else None,
-            {layer: self.target_states[row] for layer, row in rows.items()} if "layers" in needs.frozen else {},
+            labels,
+            tuple(function(logits, labels, target) for function in needs.tokens),
+            {layer: self.states[row, windows] for layer, row in rows.items()},
+            likelihood[windows] if "likelihood" in needs.frozen else None,
+            {layer: self.target_states[row, windows] for layer, row in rows.items() if "layers" in needs.frozen},
         )
 
     def loss(self, term):
         return term.loss(self.seen(term))
 
-    def gradients(self, term):
-        """[logits, states]; None where the term does not look."""
-        return torch.autograd.grad(self.loss(term), [self.logits, self.states], allow_unused=True)
+    def gradients(self, term, loss=None):
+        """[logits, states] of the term's loss, or of another; None where the term does not look."""
+        loss = self.loss(term) if loss is None else loss
+        return torch.autograd.grad(loss, [self.logits, self.states], allow_unused=True)
 
 
 def test_every_term_that_is_exported_stands_in_this_contract():
@@ -159,34 +174,67 @@ def test_the_same_input_gives_the_same_loss_and_leaves_the_random_state_alone(na
             assert (one is None and two is None) or torch.equal(one, two)
 
 
-@named
-def test_a_step_against_the_gradient_lowers_the_loss(term):
-    scene, moved = Scene(), Scene()
-    for leaf, gradient in zip((moved.logits, moved.states), scene.gradients(term), strict=True):
+def after_a_step(term):
+    scene = Scene()
+    for leaf, gradient in zip((scene.logits, scene.states), scene.gradients(term), strict=True):
         if gradient is not None:
             leaf.data -= 0.5 * gradient
-    assert moved.loss(term) < scene.loss(term)
+    return scene
 
 
-@pytest.mark.parametrize("name", [name for name in TERMS if parse(*TERMS[name]).needs.tokens])
+@pytest.mark.parametrize("name", [name for name in TERMS if name not in REMADE])
+def test_a_step_against_the_gradient_lowers_the_loss(term):
+    assert after_a_step(term).loss(term) < Scene().loss(term)
+
+
+@pytest.mark.parametrize("name", REMADE)
+def test_a_step_against_a_remade_loss_makes_each_true_token_less_likely(term):
+    before, after = (
+        scene.logits.log_softmax(-1).gather(-1, scene.labels[..., None]) for scene in (Scene(), after_a_step(term))
+    )
+    assert (after < before).all()
+
+
+@named
 def test_padded_positions_do_not_count(term):
-    # Layers' outputs are read as they are: windows have no padding, which would reach them through attention.
     padded, spoilt = Scene(padded=2), Scene(padded=2)
     with torch.no_grad():
         spoilt.logits[-1, -2:] = 1000 * torch.arange(2 * VOCABULARY).view(2, VOCABULARY)
-        spoilt.target_logits[-1, -2:] = -7.0
+        spoilt.states[:, -1, -2:] = 1000
+        spoilt.target_logits[-1, -2:] = spoilt.target_states[:, -1, -2:] = -7.0
     assert torch.equal(spoilt.loss(term), padded.loss(term))
-    assert torch.count_nonzero(spoilt.gradients(term)[0][-1, -2:]) == 0
-    assert torch.count_nonzero(padded.gradients(term)[0][-1, :-2]) > 0
     assert padded.loss(term) != Scene().loss(term)
+    for of_spoilt, of_padded in zip(spoilt.gradients(term), padded.gradients(term), strict=True):
+        if of_spoilt is not None:
+            assert torch.count_nonzero(of_spoilt[..., -1, -2:, :]) == 0
+            assert torch.count_nonzero(of_padded[..., -1, :-2, :]) > 0
 
 
-@pytest.mark.parametrize("name", [name for name in TERMS if parse(*TERMS[name]).needs.tokens])
-def test_a_batch_of_padding_gives_a_finite_loss_and_no_gradient(term):
+@named
+def test_a_batch_of_padding_gives_no_loss_and_no_gradient(term):
     scene = Scene()
     scene.labels.fill_(IGNORED)
-    assert math.isfinite(scene.loss(term).item())
-    assert torch.count_nonzero(scene.gradients(term)[0]) == 0
+    assert scene.loss(term) == 0
+    for gradient in scene.gradients(term):
+        assert gradient is None or torch.count_nonzero(gradient) == 0
+
+
+@named
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("most", [1, 2])
+def test_passes_over_unevenly_masked_windows_add_up_to_the_whole_step(term, most, processes):
+    scene = Scene(windows=5)
+    scene.labels[0, :3] = scene.labels[2, 1:] = scene.labels[3] = scene.labels[4, 0] = IGNORED
+    labels = torch.cat([torch.zeros(5, 1, dtype=torch.int64), scene.labels], dim=1)
+    step, terms = TokenBatch(labels, labels, torch.arange(5)), {"x": term}
+    summed = sum(
+        share.of({"x": term.loss(scene.seen(term, part.window))}, terms)["x"]
+        for rank in range(processes)
+        for part, share in passes(step, most, Processes(rank, processes))
+    )
+    torch.testing.assert_close(summed, scene.loss(term), rtol=1e-6, atol=0)
+    for found, expected in zip(scene.gradients(term, summed), scene.gradients(term), strict=True):
+        assert (found is None and expected is None) or torch.allclose(found, expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [n for n in TERMS if parse(*TERMS[n]).needs.frozen & {"logits", "likelihood"}])

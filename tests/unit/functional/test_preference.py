@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quail_lightning.functional.preference import negative_preference
+from quail_lightning.functional.preference import negative_preference, simple_preference
 
 
 def by_hand(ratio, beta):
@@ -69,3 +69,29 @@ def test_no_gradient_flows_into_the_reference():
     live, reference = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     negative_preference(live, reference, 0.1).sum().backward()
     assert reference.grad is None
+
+
+# --- SimNPO ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("beta", "margin"), [(4.5, 0.0), (0.7, 0.0), (0.75, 3.0)])
+def test_simnpo_and_its_gradient_equal_the_formula_written_out_in_float64(beta, margin):
+    means = [-0.01, -1.2, -8.0]
+    live = torch.tensor(means, dtype=torch.float64, requires_grad=True)
+    values = simple_preference(live, beta, margin)
+    values.sum().backward()
+    sigmoid = [1 / (1 + math.exp(-(-beta * mean - margin))) for mean in means]
+    np.testing.assert_allclose(values.detach(), [-2 / beta * math.log(s) for s in sigmoid], rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(live.grad, [2 * (1 - s) for s in sigmoid], rtol=1e-9, atol=1e-15)
+
+
+def test_simnpo_falls_to_zero_as_the_text_is_forgotten_and_a_margin_makes_it_go_further():
+    known, forgotten = torch.tensor([-0.01, -40.0], dtype=torch.float64)
+    assert simple_preference(forgotten, 4.5, 0.0) < 1e-12 < 0.1 < simple_preference(known, 4.5, 0.0)
+    assert simple_preference(forgotten, 0.75, 3.0) > simple_preference(forgotten, 0.75, 0.0)
+
+
+def test_a_larger_beta_of_simnpo_lets_go_earlier():
+    live = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+    pulls = [torch.autograd.grad(simple_preference(live, beta, 0.0), live)[0].item() for beta in (0.7, 4.5, 9.0)]
+    assert pulls == sorted(pulls, reverse=True)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from quail_lightning.functional.token_likelihood import IGNORED, mean_over_real, token_log_likelihood
+from quail_lightning.functional.token_likelihood import IGNORED, counted, mean_over_real, token_log_likelihood
 
 
 def test_log_likelihood_equals_a_float64_softmax_written_out():
@@ -25,6 +25,14 @@ def test_ignored_labels_count_for_nothing():
     values = token_log_likelihood(logits, labels)
     assert values[0, 1] == 0
     assert math.isclose(mean_over_real(values, labels).item(), -math.log(4), rel_tol=1e-6)
+
+
+def test_what_counts_of_tokens_windows_and_positions():
+    labels = torch.tensor([[7, IGNORED, 5], [IGNORED, 3, IGNORED], [IGNORED] * 3, [1, 2, 3]])
+    assert counted(labels).int().tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 1]]
+    assert counted(labels, "windows").int().tolist() == [1, 1, 0, 1]
+    assert counted(labels, "positions").int().tolist() == [[1, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    assert mean_over_real(torch.tensor([1.0, 2.0, 4.0, 6.0]), labels, "windows") == 3
 
 
 def test_mean_over_no_real_token_is_zero_and_not_nan():

@@ -21,6 +21,11 @@ class Logits:
         self.labels[1, 2] = IGNORED
         self.real = [(b, t) for b in range(2) for t in range(3) if self.labels[b, t] != IGNORED]
 
+    def ignore(self, window):
+        """Leave no real token in a window."""
+        self.labels[window] = IGNORED
+        self.real = [(b, t) for b, t in self.real if b != window]
+
     def seen(self, term, live=None, **other):
         """What the term is shown; ``live`` instead of the model's logits, where they take a gradient."""
         live = torch.from_numpy(self.live) if live is None else live

@@ -35,6 +35,14 @@ def test_one_step_serves_all_layers(states):
     assert math.isclose(found, by_hand(states, {1: 0.7, 3: 0.7}), rel_tol=1e-12)
 
 
+def test_a_position_counts_where_its_own_token_is_real(states):
+    labels = torch.tensor([[0, 0, -100], [-100, -100, 0]])
+    found = LayerHinge([1, 3], step=1.4).loss(seen(states)._replace(labels=labels)).item()
+    kept = np.array([[True, True, True, False], [False, False, False, True]])
+    cut = tuple({layer: value[kept] for layer, value in side.items()} for side in states)
+    assert math.isclose(found, by_hand(cut, {1: 0.7, 3: 0.7}), rel_tol=1e-12)
+
+
 def test_measured_steps_are_each_layer_s_own(states):
     term = LayerHinge([1, 3])
     term.measured = {1: 0.4, 3: 3.0}

@@ -71,6 +71,34 @@ def test_the_retain_term_is_the_mean_squared_distance_to_the_target(states):
     assert math.isclose(found, total / (2 * 4 * WIDTH), rel_tol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("labels", "real"),
+    [
+        # a padded end; a question before an answer; a window without a real token
+        ([[0, 0, -100], [-100, -100, 0]], [(0, 0), (0, 1), (0, 2), (1, 3)]),
+        ([[0, 0, 0], [-100, -100, -100]], [(0, 0), (0, 1), (0, 2), (0, 3)]),
+    ],
+)
+def test_a_position_counts_where_its_own_token_is_real(labels, real, states):
+    """labels[b, t] is that of token t + 1; the first token's is not shown, and counts as the second's does."""
+    target = torch.from_numpy(np.random.default_rng(5).normal(size=(2, 4, WIDTH)).astype(np.float32))
+    term, labels = Misdirection(0, coefficient=3.0), torch.tensor(labels)
+    goal = 3.0 * term.direction(WIDTH)
+    for each, towards in ((term, goal.expand(2, 4, WIDTH)), (RepresentationRetention(0), target)):
+        found = each.loss(seen(0, states, target)._replace(labels=labels)).item()
+        total = sum(
+            (states[place][k].item() - towards[place][k].item()) ** 2 for place in real for k in range(WIDTH)
+        )
+        assert math.isclose(found, total / (len(real) * WIDTH), rel_tol=1e-5)
+
+
+def test_padding_a_window_on_the_right_changes_nothing(states):
+    for term in (Misdirection(0), RepresentationRetention(0)):
+        alone = TermInputs(LABELS[:, :2], layers={0: states[:, :3]}, frozen_layers={0: states.flip(0)[:, :3]})
+        padded = seen(0, states, states.flip(0))._replace(labels=torch.tensor([[0, 0, -100]] * 2))
+        torch.testing.assert_close(term.loss(padded), term.loss(alone))
+
+
 def test_the_retain_term_is_flat_where_the_models_agree(states):
     live = states.clone().requires_grad_()
     loss = RepresentationRetention(0).loss(seen(0, live, states))
@@ -80,15 +108,15 @@ def test_the_retain_term_is_flat_where_the_models_agree(states):
 
 
 def test_bfloat16_states_are_compared_in_float32():
-    live, target = torch.full((1, 1, 2), 16.0).bfloat16(), torch.full((1, 1, 2), 16.125).bfloat16()
+    live, target = torch.full((2, 4, 2), 16.0).bfloat16(), torch.full((2, 4, 2), 16.125).bfloat16()
     loss = RepresentationRetention(0).loss(seen(0, live, target))
     assert loss.dtype == torch.float32
     assert loss.item() == 0.125**2
 
 
 def test_each_reads_the_layer_named_and_only_the_retain_term_the_target():
-    assert Misdirection(5).needs == ((), (5,), frozenset())
-    assert RepresentationRetention(5).needs == ((), (5,), frozenset({"layers"}))
+    assert Misdirection(5).needs == ((), (5,), frozenset(), "positions")
+    assert RepresentationRetention(5).needs == ((), (5,), frozenset({"layers"}), "positions")
 
 
 @pytest.mark.parametrize("coefficient", [0.0, -1.0, float("nan"), float("inf")])

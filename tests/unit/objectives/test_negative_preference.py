@@ -51,6 +51,13 @@ def test_per_token_npo_takes_the_mean_over_each_window_s_real_tokens(logits):
     assert math.isclose(term.loss(shown(logits, term)).item(), sum(values) / 2, rel_tol=1e-12)
 
 
+def test_a_window_without_a_real_token_does_not_count(logits):
+    logits.ignore(1)
+    term, beta = NegativePreference(0.5), 0.5
+    expected = 2 / beta * math.log1p(math.exp(beta * log_ratios(logits)[0]))
+    assert math.isclose(term.loss(shown(logits, term)).item(), expected, rel_tol=1e-12)
+
+
 @pytest.mark.parametrize("beta", [0.1, 5.0])
 def test_at_the_start_the_gradient_is_that_of_gradient_ascent_on_whole_windows(logits, beta):
     logits.live = logits.target

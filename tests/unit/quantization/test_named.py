@@ -51,7 +51,7 @@ def test_an_unknown_name_lists_the_precisions_and_the_nearest() -> None:
         ("gptq", r"gptq4, gptq4-group64 or gptq8"),
         ("rtn", r"uniform4-group64"),
         ("float16", r"bf16 or fp16"),
-        ("fp32", r"bf16\? What is deployed"),
+        ("float32", r"fp32\?"),
         ("NF4", r"nf4\?"),
         ("awq4_group64", r"awq4-group64\?"),
     ],

@@ -52,14 +52,14 @@ def test_cache_holds_its_manifest_and_safetensors_only(folder, again, contents):
     shard = load_file(the_cache(folder) / "forget-00003.safetensors")
     assert {name: tuple(array.shape) for name, array in shard.items()} == {
         "forget.final": (1, 8, 64),
-        "forget.likelihood": (1,),
+        "forget.likelihood": (1, 8),
         "forget.layer0": (1, 9, 64),
         "forget.layer1": (1, 9, 64),
     }
 
 
 def test_shards_take_whole_batches_up_to_their_size(folder, again, monkeypatch):
-    window = 8 * 64 * 4 + 4 + 2 * 9 * 64 * 4  # states, likelihood, two layers, in float32
+    window = 8 * 64 * 4 + 8 * 4 + 2 * 9 * 64 * 4  # states, likelihoods, two layers, in float32
     monkeypatch.setattr(layout, "SHARD_BYTES", 5 * window)
     again(CachedStates, folder)
     sizes = [

@@ -61,7 +61,7 @@ def remove_manifest(cache):
 
 def other_format(cache):
     path = cache / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2', 1))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1', 1))
 
 
 def other_cache(cache):
@@ -81,9 +81,9 @@ DAMAGES = [
     (remove_shard, r"retain-00002\.safetensors is missing"),
     (edit_manifest, r"manifest\.json was edited"),
     (truncate_manifest, r"manifest\.json cannot be read"),
-    (empty_manifest, r"manifest\.json is not of format version 1"),
+    (empty_manifest, r"manifest\.json is not of format version 2"),
     (remove_manifest, r"manifest\.json is missing"),
-    (other_format, r"manifest\.json is not of format version 1"),
+    (other_format, r"manifest\.json is not of format version 2"),
     (other_cache, r"manifest\.json is that of another cache \(0000"),
 ]
 

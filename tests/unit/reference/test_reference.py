@@ -90,6 +90,23 @@ def test_rows_are_scaled_and_capped_as_the_model_does(reference, tiny_llama, pre
     assert found.abs().max() > 0.45  # the cap was felt
 
 
+def test_likelihood_counts_the_tokens_that_the_step_predicts(reference, tiny_llama, prepare, batch_of):
+    """The cache is built of the windows alone; a step may ignore some of their tokens."""
+    model = tiny_llama()
+    prepare(reference, model)
+    batch = batch_of("forget", ASKED)
+    labels = batch.labels.clone()
+    labels[0, :6] = labels[1] = labels[2, 8] = -100
+    found = reference.outputs("forget", batch._replace(labels=labels)).likelihood
+    with torch.no_grad():
+        log_probability = model.double()(input_ids=batch.input_ids).logits.log_softmax(-1)
+    expected = [
+        sum(log_probability[row, t - 1, batch.input_ids[row, t]].item() for t in real)
+        for row, real in enumerate((range(6, 9), (), range(1, 8)))
+    ]
+    torch.testing.assert_close(found.double(), torch.tensor(expected).double(), rtol=1e-6, atol=0)
+
+
 def test_likelihood_is_that_of_the_windows_in_double_precision(reference, tiny_llama, prepare, batch_of):
     model = tiny_llama()
     prepare(reference, model)

@@ -16,7 +16,7 @@ def batch(windows, length=5):
 
 def divided(step, count, most):
     return [
-        [(part.window.tolist(), share) for part, share in passes(step, most, Processes(rank, count))]
+        [(part.window.tolist(), share.tokens) for part, share in passes(step, most, Processes(rank, count))]
         for rank in range(count)
     ]
 
@@ -48,3 +48,19 @@ def test_shares_sum_to_one_and_weigh_every_real_token_alike(windows, count, most
         assert share in (0.0, pytest.approx(sum(real[row] for row in rows) / sum(real)))
     assert sum(share for _, share in parts) == pytest.approx(1)
     assert len({len(process) for process in divided(step, count, most)}) == 1
+
+
+def test_each_unit_has_its_own_share_under_a_mask():
+    step = batch(4)
+    step.labels[0, :4] = step.labels[1, 3:] = step.labels[2] = IGNORED  # 1, 2, 0 and 4 of 4 predicted tokens
+    shares = [share for _, share in passes(step, 2, Processes())]
+    assert [share.tokens for share in shares] == pytest.approx([3 / 7, 4 / 7])
+    assert [share.windows for share in shares] == pytest.approx([2 / 3, 1 / 3])
+    # hidden states: the last; the first three; none; all five
+    assert [share.positions for share in shares] == pytest.approx([4 / 9, 5 / 9])
+
+
+def test_a_step_of_padding_has_shares_that_are_numbers():
+    step = batch(2)
+    step.labels.fill_(IGNORED)
+    assert [share for _, share in passes(step, 1, Processes())] == [(0.0, 0.0, 0.0)] * 2

@@ -13,6 +13,7 @@ from quail_lightning.unlearning.method_name import method_name
     "fragment",
     [
         *("ga", "ga_gdr", "ga_klr", "npo", "npo_gdr", "npo_klr", "ihl_gdr", "rmu", "rmu_lat", "rt", "whp"),
+        *("simnpo_gdr", "wga_gdr", "satimp_gdr", "ceu", "ceu_gdr", "undial", "undial_gdr", "similar_gdr"),
         *("task_vector", "quail", "quail_smooth", "quail_quadratic", "quail_exponential", "quail_layers"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,8 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model, save_model
 from quail_lightning.objectives import (
+    AdjustedDistillation,
+    CrossEntropyUnlearning,
     GradientAscent,
     GradientDescent,
     InvertedHinge,
@@ -24,6 +27,9 @@ from quail_lightning.objectives import (
     Misdirection,
     NegativePreference,
     RepresentationRetention,
+    SaturationImportance,
+    SimilarLabels,
+    SimplePreference,
 )
 from quail_lightning.reference import CachedStates, LiveReference
 from quail_lightning.unlearning import UnlearningModule
@@ -98,6 +104,27 @@ def preference_per_token(own, target, ids):
     return (-2 / 3.0 * logsigmoid(-3.0 * ratio)).mean()
 
 
+def simple_preference(own, target, ids):
+    return (-2 / 1.5 * logsigmoid(-1.5 * likelihoods(own.logits, ids).mean(1) - 0.5)).mean()
+
+
+def reweighted(own, target, ids):
+    likelihood = likelihoods(own.logits, ids)
+    p = likelihood.detach().exp()
+    return (p**0.5 * (1 - p) * likelihood).mean()
+
+
+def learned(strength, of="target"):
+    """Cross-entropy towards a softmax whose true token's logit is lowered; a very sharp one is its argmax."""
+
+    def loss(own, target, ids, sharpness=1.0):
+        teacher = {"target": target, "own": own}[of].logits.detach()
+        lowered = teacher - strength * one_hot(ids[:, 1:], teacher.shape[-1])
+        return -((sharpness * lowered).softmax(-1) * own.logits.log_softmax(-1)).sum(-1).mean()
+
+    return loss
+
+
 def inverted(own, target, ids):
     probability = own.logits.softmax(-1)
     true = one_hot(ids[:, 1:], probability.shape[-1]).bool()
@@ -141,6 +168,11 @@ FORGET = {
     "NPO": (NegativePreference(0.1), preference(0.1)),
     "NPO, β 0.5": (NegativePreference(0.5), preference(0.5)),
     "NPO per token": (NegativePreference(3.0, per_token=True), preference_per_token),
+    "SimNPO": (SimplePreference(1.5, margin=0.5), simple_preference),
+    "SatImp": (SaturationImportance(0.5, 1.0), reweighted),
+    "CE-U": (CrossEntropyUnlearning(), learned(1e9, of="own")),
+    "UNDIAL": (AdjustedDistillation(), learned(10)),
+    "similar labels": (SimilarLabels(), partial(learned(1e9), sharpness=1e9)),
     "IHL": (InvertedHinge(), inverted),
     "RMU": (Misdirection(layer=1, coefficient=2.5, seed=7), misdirection),
     "RMU by share": (Misdirection(layer=0.5, coefficient=2.5, seed=7), misdirection),  # of three layers
@@ -225,6 +257,11 @@ def assert_same_steps(found, expected, checkpoint, tolerance=0.02):
         ("GA", "KLR", "none"),
         ("GA", "GDR", "layers"),
         ("GA", "RMU", "layers 2 and 0"),
+        ("SimNPO", "GDR", "none"),
+        ("SatImp", "GDR", "none"),
+        ("CE-U", "none", "none"),
+        ("UNDIAL", "none", "logits"),
+        ("similar labels", "KLR", "none"),
         ("IHL", "none", "none"),
         ("IHL", "GDR", "logits"),
         ("RMU", "none", "none"),
@@ -256,13 +293,23 @@ def test_a_cached_reference_belongs_to_the_window_that_is_trained(retain, hinge,
     assert order != sorted(order)
 
 
+class Masked(UnlearningModule):
+    """Labels of which windows keep unequal parts; the third keeps none."""
+
+    def _relabelled(self, batch):
+        kept = torch.tensor([24, 3, 0, 9, 17, 5])[batch.window]
+        return batch._replace(labels=batch.labels.masked_fill(torch.arange(24) < 24 - kept[:, None], -100))
+
+
+@pytest.mark.parametrize("kind", [UnlearningModule, Masked])
 @pytest.mark.parametrize("method", ["NPO", "IHL", "RMU"])
-def test_accumulated_gradients_equal_the_whole_batchs(method, corpus_folder, deep):
+def test_accumulated_gradients_equal_the_whole_batchs(method, kind, corpus_folder, deep):
     """3 = 2 + 1: unequal parts; the sequences of NPO have their own weights in each."""
     terms = FORGET[method][0], KLRetention(), LayerHinge(step=0.5)
+    options = {"schedule": "joint", "clip_norm": None, "learning_rate": 1e-3}
     whole, parts = (
         fit(
-            module(deep, *terms, schedule="joint", micro_batch_size=size, clip_norm=None),
+            kind(deep, *terms, micro_batch_size=size, **options),
             data_module(corpus_folder, deep, "joint", batch_size=3),
         )
         for size in (None, 2)
