@@ -19,7 +19,8 @@ from quail_lightning.unlearning.saliency import Saliency
 
 
 @pytest.fixture
-def parts(tmp_path, corpus_folder, checkpoint):
+def parts(tmp_path, corpus_folder, checkpoint, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the reference cache is kept
     data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, max_forget_windows=2)
     trainer = Trainer(
         max_epochs=1,
