@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from quail_lightning.callbacks.kept_by_export import kept_by_export, told
 from quail_lightning.callbacks.progress_of_fit import is_epoch_over
+from quail_lightning.callbacks.run_setting import run_setting
 from quail_lightning.callbacks.tensorboard import log_evaluation, log_samples, log_start
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.opening import describe_opening
@@ -28,6 +30,8 @@ from quail_lightning.evaluation.conclusions import add_privleak, conclude
 from quail_lightning.evaluation.evaluator import UNQUANTIZED, Evaluator, Precision
 from quail_lightning.evaluation.evidence import evidence_table, keep_evidence
 from quail_lightning.evaluation.metrics import Asked
+from quail_lightning.evaluation.published import as_json, compare, published_row
+from quail_lightning.evaluation.published_table import print_comparison
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.inference.encoding import positions
@@ -72,6 +76,8 @@ class QuantizedEvaluation(Callback):
         sharded: under FSDP2, leave the 16-bit model spread over the devices in the evaluation, and make quantized
             copies weight by weight from its shards: slower, and no device ever holds the model in 16 bits. Null
             does so on accelerators where a whole copy would not fit one. Not for precisions that are calibrated.
+        published: row of the papers' tables that the last figures are set beside, such as ``failure/news/ga_gdr``;
+            left out, and said so, where the run's setting is not the row's.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class QuantizedEvaluation(Callback):
         max_windows: int | None = 64,
         calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
         sharded: bool | None = None,
+        published: str | None = None,
     ) -> None:
         if every_n_epochs < 1:
             raise InputError("evaluation.every_n_epochs must be at least 1", given=every_n_epochs)
@@ -92,6 +99,7 @@ class QuantizedEvaluation(Callback):
         self.every_n_epochs, self.retrained = every_n_epochs, retrained
         self.suite, self.max_windows, self.calibration = suite, max_windows, calibration
         self.sharded = sharded
+        self.published = None if published is None else published_row(published)
         self.rows: list[ResultRow] = []
         self._sixteen_bits = "bf16"
         self._arithmetic = ""
@@ -146,6 +154,15 @@ class QuantizedEvaluation(Callback):
         if self._calibrated():
             limit, sets = positions(load_config(pl_module.target)), data.served.windows._asdict()
             self._calibration_tokens = calibration_tokens(self.calibration, data.served.tokenizer, limit, sets)
+        self._check_published(trainer, pl_module)
+
+    def _check_published(self, trainer: Trainer, pl_module: Any) -> None:
+        """Leave the published figures out where they are of another setting."""
+        if self.published is None:
+            return
+        if differing := self.published.differing(run_setting(pl_module, trainer, self.suite)):
+            rank_zero_info(f"The figures of {self.published.name} are not shown: {'; '.join(differing)}.")
+            self.published = None
 
     def _put_unquantized_first(self, dtype: torch.dtype) -> None:
         name = self._sixteen_bits = UNQUANTIZED[dtype]
@@ -283,12 +300,21 @@ class QuantizedEvaluation(Callback):
             title = f"after epoch {epoch}" if epoch is not None else "test"
             print_results(latest, title, note, verdicts, said)
             trained = {} if epoch is None else {"training": str(trainer.precision)}
-            write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic}, verdicts)
+            beside = self._set_beside(latest) if is_last else None
+            write_results(folder, self.rows, note, trained | {"evaluation": self._arithmetic}, verdicts, beside)
             write_scores(folder, self.rows, self._settings(trainer))
             keep_evidence(folder, self._said)
             before = [(name, self._sixteen_bits) for name in ("target", "retrained")]
             asked = [*before, *(("unlearned", precision) for precision in measured)]
             log_samples(trainer, {key: self._said[key] for key in asked if key in self._said}, folder)
+
+    def _set_beside(self, rows: Sequence[ResultRow]) -> dict[str, object] | None:
+        """Print the published figures beside the run's; for the results, or None where there are none."""
+        if self.published is None:
+            return None
+        compared = compare(self.published, rows)
+        print_comparison(self.published, compared)
+        return as_json(self.published, compared)
 
     def _baselines(self) -> list[ResultRow]:
         return [row for row in self.rows if row.model != "unlearned"]

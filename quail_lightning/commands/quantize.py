@@ -132,9 +132,7 @@ def add_arguments(parser: Any) -> None:
         help="text for AWQ, GPTQ and SmoothQuant",
     )
     parser.add_subclass_arguments(LightningDataModule, "data", required=False)
-    parser.add_argument(
-        "--dtype", type=Dtype | None, help="weights are cast to it first; null: the run's that made them"
-    )
+    parser.add_argument("--dtype", type=Dtype | None, help="the weights are cast to it first")
     parser.add_argument("--device", type=Device, default="auto", help="where to quantize")
 
 

@@ -122,7 +122,7 @@ def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Tab
             table.add_section()
         previous = row.model
         table.add_row(
-            Text(short[row.model]), Text(row.precision), *(_cell(row.metrics.get(name)) for name in metrics)
+            Text(short[row.model]), Text(row.precision), *(cell(row.metrics.get(name)) for name in metrics)
         )
     return table
 
@@ -133,7 +133,8 @@ def _numbers(rows: Sequence[ResultRow], metric: str) -> list[str]:
     return ["n " + "–".join(str(number) for number in sorted({min(found), max(found)}))] if found else []
 
 
-def _cell(measure: Measure | None) -> str:
+def cell(measure: Measure | None) -> str:
+    """A measure with half of its 95 % interval; a dash for an undefined one, nothing for one that was not run."""
     if measure is None:
         return ""
     if isinstance(measure, Undefined):

@@ -82,6 +82,7 @@ def write_results(
     note: str = "",
     arithmetic: Mapping[str, str] | None = None,
     verdicts: Mapping[str, Conclusion] | None = None,
+    published: Mapping[str, object] | None = None,
 ) -> None:
     """Write ``results.json`` and ``results.csv`` (one line a figure), each whole or not at all.
 
@@ -91,6 +92,7 @@ def write_results(
         note: where the records depart from the benchmark's.
         arithmetic: stage (``training``, ``evaluation``) → in what it was computed.
         verdicts: precision → what the last rows of the unlearned model say.
+        published: the last rows beside published ones, fit for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, object] = {"note": note}
@@ -98,6 +100,8 @@ def write_results(
         content["arithmetic"] = dict(arithmetic)
     if verdicts is not None:
         content["verdicts"] = {precision: found.as_json() for precision, found in verdicts.items()}
+    if published is not None:
+        content["published"] = dict(published)
     content["rows"] = [_as_json(row) for row in rows]
     replace_text(folder / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     lines = io.StringIO()

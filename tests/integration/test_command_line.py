@@ -251,7 +251,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml"}
-    folders = ("method/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/")
+    folders = ("method/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 
 
@@ -293,7 +293,7 @@ def test_installed_package_brings_its_configs(tmp_path):
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     for name in shipped_names():
         assert f"quail_lightning/configs/{name}" in names
-    assert "quail_lightning/py.typed" in names
+    assert {"quail_lightning/py.typed", "quail_lightning/evaluation/published.yaml"} <= {*names}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
