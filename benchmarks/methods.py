@@ -30,6 +30,7 @@ STEERED = (  # RMU: the second of two layers, further away, beside a retain term
     "--model.forget.init_args.coefficient=30",
     "--model.alpha=1",
 )
+LONG = ("--model.stop=null", "--model.learning_rate=5e-4")  # every method for as long, however much it has forgotten
 SMALL = {  # method → overrides for a model of 14 matrices at the quickstart's learning rate
     "rmu": STEERED,
     "rmu_lat": STEERED,
@@ -70,6 +71,7 @@ def _run(name: str, fragments: tuple[str, ...], out: Path) -> None:
     for fragment in fragments:
         command += ["--config", f"method/{fragment}.yaml"]
     command += [
+        *LONG,
         *SMALL.get(name, ()),
         "--evaluation.precisions=[nf4]",
         "--evaluation.every_n_epochs=1000",  # only after the last

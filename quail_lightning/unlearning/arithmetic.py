@@ -10,9 +10,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from quail_lightning.inference.likelihood import window_nlls
+from quail_lightning.inference.shares import shared_among
 from quail_lightning.models.activations import Activations, activations
 from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.sharded import is_sharded
+from quail_lightning.run.processes import current_processes
 from quail_lightning.unlearning.optimizers import WeightPrecision, weight_dtype
 from quail_lightning.unlearning.sharding import load_for
 
@@ -42,6 +45,11 @@ class StepArithmetic:
         """The body's pass; windows have no padding."""
         with self.trainer.precision_plugin.forward_context():
             return activations(model, input_ids, layers, perturbations)
+
+    def nlls(self, model: PreTrainedModel, windows: Tensor) -> Tensor:
+        """[n] mean NLL of each window, nats a token, float64; all processes must call."""
+        with shared_among(current_processes(), model), self.trainer.precision_plugin.forward_context():
+            return window_nlls(model, windows)
 
     @property
     def head_dtype(self) -> torch.dtype:

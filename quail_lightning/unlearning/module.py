@@ -84,8 +84,8 @@ class UnlearningModule(LightningModule):
         generic_labels: learn generic labels in place of the forget windows' own tokens (Who's Harry Potter).
         task_vector: evaluate and save the target moved against what was trained.
         stop: forgetting ends a window at a time, where its NLL has reached this many nats a token, or with
-            ``retrained`` that of ``retrained`` (else of holdout text, see ``measured_on``); training ends after an
-            epoch in which all were there. None trains on.
+            ``retrained`` most of the way to that of ``retrained`` (else of holdout text, see ``yardstick``);
+            training ends after an epoch in which hardly anything was left to do. None trains on.
         retrained: checkpoint trained without the forget set; ``stop`` reads it.
         reference: where the target's outputs come from; None is ``CachedStates()``.
         export_dtype: dtype of what is saved, evaluated and quantized.
@@ -212,7 +212,7 @@ class UnlearningModule(LightningModule):
         self.model.train()  # checkpoints are loaded in evaluation mode
         self.trained = True
         folder = run_folder(self.trainer)  # asked by all processes
-        self.trainer.should_stop |= self.goals is not None and self.goals.reached == 1  # of a run that had ended
+        self.trainer.should_stop |= self.goals is not None and self.goals.is_enough  # of a run that had ended
         if self.saliency_map is not None and self.trainer.is_global_zero:
             write_saliency(self.saliency_map, folder)
 
@@ -237,7 +237,6 @@ class UnlearningModule(LightningModule):
         losses["lr"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         if self.goals is not None:
             losses["at_goal"] = self.goals.reached
-            self.trainer.should_stop |= self.trainer.is_last_batch and self.goals.reached == 1
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log_dict({SHOWN[name]: losses[name] for name in SHOWN if name in losses}, prog_bar=True, logger=False)
 
@@ -270,14 +269,14 @@ class UnlearningModule(LightningModule):
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
         sharding.sum_gradients(trained, sharded)
         sum_over_processes([*losses.values(), *([] if visit is None else [visit.nll])])
-        open_windows = None if visit is None else visit.end()
+        open_share = 1.0 if visit is None else visit.end()
         check_losses([losses[name] for name in self.weights._fields if name in losses], made, self.trainer)
         sharding.multiply_gradients(self.gradient_masks)
         norm = sharding.gradient_norm(trained)
-        if self.clip_norm is not None:
-            clip_grads_with_norm_(trained, self.clip_norm, norm)
+        if self.clip_norm is not None:  # of the windows that contribute, which then have their part of a step
+            clip_grads_with_norm_(trained, self.clip_norm * (open_share if len(sides) == 1 else 1.0), norm)
         check_gradient(norm, norm_name, self.trainer)
-        if open_windows == 0 and len(sides) == 1:  # momentum alone would drive them on
+        if open_share == 0 and len(sides) == 1:  # momentum alone would drive them on
             optimizer.zero_grad()
             return losses | {norm_name: norm}
         if weights.gradient != 1:
@@ -323,8 +322,14 @@ class UnlearningModule(LightningModule):
         """How the step computes."""
         return StepArithmetic(self.trainer, self.weight_precision)
 
-    def on_train_epoch_end(self) -> None:
-        if self.goals is not None and (said := self.goals.end_epoch()):
+    def on_train_batch_end(self, outputs: Any, batch: ForgetRetainBatch, batch_idx: int) -> None:
+        if self.goals is None or not self.trainer.is_last_batch:
+            return
+        # now: an epoch's checkpoint and evaluation are to know of it
+        assert self.model is not None
+        self.goals.seen = self.arithmetic.nlls(self.model, data_of(self.trainer).served.trained.forget)
+        self.trainer.should_stop |= self.goals.is_enough
+        if said := self.goals.end_epoch():
             rank_zero_info(said)
 
     def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from quail_lightning.unlearning.optimizers import weight_dtype
 from quail_lightning.unlearning.provenance import description
 from quail_lightning.unlearning.saliency import SaliencyMap, saliency_table
 from quail_lightning.unlearning.sharding import prepare_reference
-from quail_lightning.unlearning.stopping import Goals, goals_of, measured_on
+from quail_lightning.unlearning.stopping import ENOUGH, Goals, goals_between, yardstick
 from quail_lightning.unlearning.whole_sets import backward_over
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
         given = (target(), forget, forward, dtype, micro, data.served.tokenizer)
         module.measured_steps = measure_steps(module.hinge, *given)
     if module.stop is not None:
-        module.goals = _goals(module)
+        module.goals = _goals(module, target())
     if module.saliency is not None:
 
         def loss(batch: TokenBatch) -> Tensor:
@@ -95,15 +96,24 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
         rank_zero_info(saliency_table(module.saliency_map))
 
 
-def _goals(module: UnlearningModule) -> Goals:
-    """Of the forget windows; the model that they are measured on is let go again."""
+def _goals(module: UnlearningModule, target: PreTrainedModel) -> Goals:
+    """Of the forget windows; a model that they are measured on beside the target is let go again."""
     data, arithmetic = data_of(module.trainer), module.arithmetic
-    measure = measured_on(module.target, module.retrained, data) if module.stop == "retrained" else None
-    measured = None if measure is None else arithmetic.on_device(arithmetic.load(measure.checkpoint))
-    assert module.stop is not None
-    goals = goals_of(module.stop, measure, len(data.served.trained.forget), measured)
-    said = "" if measure is None else f", {measure.said}"
-    rank_zero_info(f"forgetting ends, window by window, at {float(goals.nll.mean()):.3g} nats a token{said}")
+    windows = data.served.trained.forget
+    if module.stop != "retrained":
+        assert module.stop is not None
+        return Goals.of(torch.full((len(windows),), float(module.stop), dtype=torch.float64))
+    by = yardstick(module.target, module.retrained, data)
+    is_target = by.checkpoint == module.target
+    other = target if is_target else arithmetic.on_device(arithmetic.load(by.checkpoint))
+    unknown = arithmetic.nlls(other, by.windows)
+    goals = goals_between(
+        arithmetic.nlls(target, windows), unknown if by.is_own else unknown.mean(dim=0, keepdim=True)
+    )
+    rank_zero_info(
+        f"forgetting ends, window by window, at {float(goals.nll.mean()):.3g} nats a token on average: "
+        f"{ENOUGH:.0%} of the way to {by.said}"
+    )
     return goals
 
 
@@ -113,7 +123,7 @@ def preparation(module: UnlearningModule) -> dict[str, Any]:
     return {
         "saliency": None if found is None else {"scores": found.scores, "threshold": found.threshold},
         "labels": module.generic_targets,
-        "goals": None if goals is None else {"nll": goals.nll, "seen": goals.seen, "way_left": goals.way_left},
+        "goals": None if goals is None else vars(goals),
         "measured_steps": module.measured_steps,
         "hinge": _measured(module),
     }

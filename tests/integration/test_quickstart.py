@@ -48,6 +48,15 @@ def test_the_retrained_model_keeps_the_retain_set_and_never_knew_the_forget_set(
     assert 0.2 < value(table, "retrained", "membership_auc") < 0.8
 
 
+def test_forgetting_ends_near_what_the_retrained_model_knows(tables):
+    table = tables["quail"]
+    for precision in ("bf16", "nf4"):
+        unlearned, retrained = (table[model, precision]["nll_forget"] for model in ("unlearned", "retrained"))
+        assert 0.8 * retrained.low <= unlearned.value <= 1.25 * retrained.high
+        assert abs(value(table, "unlearned", "privleak", precision)) <= 25
+        assert value(table, "unlearned", "knowmem_retain", precision) >= 95
+
+
 @pytest.mark.parametrize("method", ["quail", "ga_gdr"])
 def test_unlearning_forgets_and_keeps_the_utility(tables, method):
     table = tables[method]
