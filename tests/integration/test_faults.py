@@ -58,6 +58,7 @@ OPTIONS = [
     "--prepare=null",
     "--model.target=target",
     "--model.learning_rate=1e-3",
+    "--model.stop=20",
     "--data.corpus=corpus",
     "--data.newsroom=null",
     "--data.max_len=64",

@@ -59,6 +59,7 @@ SCENARIOS = {
         "adversary": LatentAdversary(layers=(0,), steps=2),
         "schedule": "joint",
     },
+    "stop, window by window": {"hinge": lambda: LogitHinge(2.0), "stop": 6.2, "micro_batch_size": 1},
     "bf16-mixed": {"hinge": lambda: LogitHinge(2.0), "micro_batch_size": 2, "precision": "bf16-mixed"},
     "bf16-stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit", "precision": "bf16-mixed"},
 }
