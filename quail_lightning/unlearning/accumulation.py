@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.models.sharded import defer_gradients, is_sharded
-from quail_lightning.objectives import GradientDescent, Term, Weights
+from quail_lightning.objectives import GradientDescent, Weights
 from quail_lightning.reference import Side
 from quail_lightning.run.processes import current_processes
 from quail_lightning.unlearning.division import passes
@@ -40,28 +40,23 @@ def accumulate(module: UnlearningModule, sides: Sides, weights: Weights, visit: 
     """
     is_open = None if visit is None else visit.open
     if module.sam is None or sides[0][0] != "forget":
-        return add_gradients(module, sides, module.terms, weights, is_open)
+        return add_gradients(module, sides, weights, is_open)
     assert module.model is not None
-    losses, made = add_gradients(module, sides[:1], module.terms, weights, is_open)
+    losses, made = add_gradients(module, sides[:1], weights, is_open)
     with perturbed(module.sam, module.parameters(), module.gradient_masks, is_sharded(module.model)):
-        add_gradients(module, sides[:1], module.terms, weights, None if visit is None else visit.was_open)
-    others, further = add_gradients(module, sides[1:], module.terms, weights)
+        add_gradients(module, sides[:1], weights, None if visit is None else visit.was_open)
+    others, further = add_gradients(module, sides[1:], weights)
     return losses | others, made + further
 
 
 def add_gradients(
-    module: UnlearningModule,
-    sides: Sides,
-    terms_of: Callable[[Side], Mapping[str, Term]],
-    weights: Weights,
-    is_open: IsOpen | None = None,
+    module: UnlearningModule, sides: Sides, weights: Weights, is_open: IsOpen | None = None
 ) -> Found:
-    """Add the gradients of weighted terms, pass by pass; see ``accumulate``.
+    """Add the gradients of the weighted losses, pass by pass; see ``accumulate``.
 
     Args:
         module: whose weights hold the gradients.
         sides: of the step.
-        terms_of: side → terms by their names in ``weights``.
         weights: of the losses.
         is_open: see ``Floor``.
     """
@@ -72,7 +67,7 @@ def add_gradients(
     divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
     for number, (side, part, share) in enumerate(divided, start=1):
         defer_gradients(module.model, module.defer_gradient_sync and number < len(divided))
-        terms, floor = terms_of(side), None
+        terms, floor = module.terms(side), None
         if is_open is not None and side == "forget" and share.windows:  # 0 of those that another rank notes
             floor = Floor(frozenset(terms), is_open)
         asked = {**terms, f"{side}_nll": GradientDescent()}

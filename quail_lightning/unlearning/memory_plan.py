@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 CONTEXT = 1.0  # GiB that the driver, the libraries' kernels and fragments take beside all tensors
-STATES = {"float32": 8.0, "bf16-stochastic": 8.0, "bf16-nearest": 4.0}  # bytes a trained weight, full moments
+STATES = {
+    "float32": 8.0,
+    "bf16-stochastic": 8.0,
+    "bf16-nearest": 4.0,
+}  # bytes a trained weight, full moments; Sophia: 8
 STATES_8BIT = 2.03
 RESIDUALS_A_LAYER = 2.0  # float32 or bfloat16 vectors of the width that a layer's norms keep beside its input
 LAYER_INPUTS = 27.0  # bfloat16 vectors of the width a token that attention and projections keep

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SPECIAL = {"refusals": "rt", "generic_labels": "whp", "task_vector": "task_vector"}
 """Option that makes another method of the same terms → that method."""
 
-ADDED = {"saliency": "sure", "dual": "dual", "sam": "sam"}
+ADDED = {"saliency": "sure", "dual": "dual", "sam": "sam", "sophia": "sophia"}
 """Option that is added to any method → what its name ends with."""
 
 EXTRAS = (*SPECIAL, "adversary", *ADDED)

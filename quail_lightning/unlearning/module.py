@@ -43,6 +43,7 @@ from quail_lightning.unlearning.preparation import prepare, requests
 from quail_lightning.unlearning.provenance import sources
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, write_saliency
 from quail_lightning.unlearning.sharpness import Sam, check_sam
+from quail_lightning.unlearning.sophia import Sophia, SophiaG, check_sophia, estimate_curvature
 from quail_lightning.unlearning.stopping import Goals, Stop
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 class UnlearningModule(LightningModule):
     """L = w_f · L_forget + w_r · L_retain + γ · L_hinge on a causal language model.
 
-    One AdamW serves every step; separate forget and retain steps are weighted after clipping (``step_weights``).
+    One optimizer serves every step; separate steps on the sets are weighted after clipping (``step_weights``).
 
     Args:
         target: checkpoint that knows the forget set, a folder or a hub name; what the terms compare with.
@@ -69,8 +70,8 @@ class UnlearningModule(LightningModule):
         schedule: ``alternate``: a forget step, then a retain step; ``joint``: one step on the sum (the published
             code); ``epoch``: all forget batches, then all retain batches (QUAIL, Algorithm 1).
         learning_rate: constant, as in both papers.
-        weight_decay: of AdamW.
-        betas: of AdamW.
+        weight_decay: decoupled.
+        betas: of AdamW, or of Sophia.
         clip_norm: largest gradient norm of an optimizer step; None does not clip.
         micro_batch_size: windows a pass; gradients accumulate to exactly the whole batch's. None: the batch.
         loss_chunk: tokens whose float32 logits are held at once; None chooses by ``chunk_tokens``.
@@ -80,6 +81,7 @@ class UnlearningModule(LightningModule):
         weight_precision: ``float32`` masters; ``bf16-stochastic``: small updates are kept in the mean, at half the
             memory; ``bf16-nearest``: as the papers trained, which loses updates below half an ulp.
         adam_states: ``full`` or ``8bit`` moments, or ``offloaded`` ones in main memory.
+        sophia: second-order steps in the place of AdamW's; None for AdamW.
         sam: sharpness-aware minimization in the forget steps; None for none.
         dual: bounds the retain loss: its weight moves from α as the bound is broken or kept; None: it stays α.
         trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
@@ -118,6 +120,7 @@ class UnlearningModule(LightningModule):
         gradient_checkpointing: bool = False,
         weight_precision: WeightPrecision = "float32",
         adam_states: AdamStates = "full",
+        sophia: Sophia | None = None,
         sam: Sam | None = None,
         dual: Dual | None = None,
         trainable: Trainable = "all",
@@ -139,6 +142,7 @@ class UnlearningModule(LightningModule):
         checks.check_generic_labels(generic_labels, forget, adversary)
         checks.check_stop(stop, forget)
         check_installed(weight_precision, adam_states)
+        check_sophia(sophia, weight_precision, adam_states)
         check_sam(sam, weight_precision)
         check_dual(dual, retain, weighting)
         self.target, self.start = target, start
@@ -149,7 +153,8 @@ class UnlearningModule(LightningModule):
         self.defer_gradient_sync, self.gradient_checkpointing = defer_gradient_sync, gradient_checkpointing
         self.weight_precision: WeightPrecision = weight_precision
         self.adam_states: AdamStates = adam_states
-        self.sam, self.dual, self.trainable, self.saliency = sam, dual, trainable, saliency
+        self.sophia, self.sam, self.dual = sophia, sam, dual
+        self.trainable, self.saliency = trainable, saliency
         self.adversary, self.generic_labels, self.task_vector = adversary, generic_labels, task_vector
         self.stop, self.retrained = stop, retrained
         self.export_dtype: torch.dtype = getattr(torch, export_dtype)
@@ -207,8 +212,11 @@ class UnlearningModule(LightningModule):
                 prepare(self, self.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if self.sophia is not None:
+            return SophiaG(trained, self.sophia, self.learning_rate, self.weight_decay, self.betas)
         return adamw(
-            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            trained,
             weight_precision=self.weight_precision,
             states=self.adam_states,
             learning_rate=self.learning_rate,
@@ -258,6 +266,7 @@ class UnlearningModule(LightningModule):
         """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
         assert self.model is not None
         optimizer: Any = self.optimizers()
+        estimate_curvature(self, sides, optimizer)
         weights = self._step_weights([side for side, _ in sides])
         windows = next((batch.window for side, batch in sides if side == "forget"), None)
         visit = None if self.goals is None or windows is None else self.goals.visit(windows)

@@ -29,6 +29,7 @@ from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.dual import Dual
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharpness import Sam
+from quail_lightning.unlearning.sophia import Sophia
 
 RATE, EPOCHS, WINDOWS = 1e-3, 10, 4  # windows in a step of all processes
 
@@ -70,6 +71,7 @@ SCENARIOS = {
         "defer_gradient_sync": True,
     },
     "PDU with its dual variable": {"forget": MarginFlattening, "dual": Dual(1.0, 0.5), "schedule": "joint"},
+    "Sophia": {"sophia": Sophia(every_n_steps=3), "betas": (0.9, 0.95), "micro_batch_size": 1},
     "bf16-mixed": {"hinge": lambda: LogitHinge(2.0), "micro_batch_size": 2, "precision": "bf16-mixed"},
     "bf16-stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit", "precision": "bf16-mixed"},
 }
