@@ -18,7 +18,7 @@ from quail_lightning.unlearning.sharding import gradient_norm, multiply_gradient
 
 @dataclass(frozen=True)
 class Sam:
-    """SAM on the forget side (Fan et al. 2025, "Towards LLM Unlearning Resilient to Relearning Attacks", Eq. 8).
+    """SAM on the forget side (Fan et al. 2025, "Towards LLM Unlearning Resilient to Relearning Attacks").
 
     g = ∇L_f(θ + ρ · ∇L_f(θ) / ‖∇L_f(θ)‖), L_f being forget and hinge term as they are weighted. As in the
     authors' code the retain gradient is taken at θ itself, also where both enter one step (``joint``). A forget
@@ -53,6 +53,16 @@ def check_sam(sam: Sam | None, weight_precision: WeightPrecision) -> None:
             given=f"model.sam: {sam}, model.weight_precision: {weight_precision}",
             remedy="Set model.weight_precision: float32",
         )
+
+
+def rounded_perturbation(sam: Sam | None, precision: Any) -> list[str]:
+    """A sentence where autocast rounds some of the perturbation away."""
+    if sam is None or precision != "bf16-mixed":
+        return []
+    return [
+        "model.sam moves each weight by less than bf16-mixed resolves: its products feel the moves that cross a "
+        "rounding edge, in the mean all of it, at a 16-bit start less. trainer.precision: 32-true feels every move."
+    ]
 
 
 @contextmanager

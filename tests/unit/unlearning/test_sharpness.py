@@ -13,7 +13,7 @@ from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import GradientAscent, GradientDescent, NegativePreference
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.saliency import Saliency
-from quail_lightning.unlearning.sharpness import Sam, perturbed
+from quail_lightning.unlearning.sharpness import Sam, perturbed, rounded_perturbation
 
 RHO = 0.5  # on some 20,000 weights of size 0.02 to 0.1: far enough for another gradient
 
@@ -195,6 +195,11 @@ def test_windows_at_their_goal_are_chosen_by_the_weights_as_they_are(checkpoint,
 def test_a_rho_that_is_no_positive_number_is_refused(rho):
     with pytest.raises(InputError, match=r"model\.sam\.rho"):
         Sam(rho)
+
+
+def test_a_perturbation_that_autocast_rounds_away_is_said():
+    assert "32-true" in rounded_perturbation(Sam(), "bf16-mixed")[0]
+    assert rounded_perturbation(Sam(), "32-true") == rounded_perturbation(None, "bf16-mixed") == []
 
 
 @pytest.mark.parametrize("precision", ["bf16-stochastic", "bf16-nearest"])
