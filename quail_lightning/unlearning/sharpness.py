@@ -60,8 +60,8 @@ def rounded_perturbation(sam: Sam | None, precision: Any) -> list[str]:
     if sam is None or precision != "bf16-mixed":
         return []
     return [
-        "model.sam moves each weight by less than bf16-mixed resolves: its products feel the moves that cross a "
-        "rounding edge, in the mean all of it, at a 16-bit start less. trainer.precision: 32-true feels every move."
+        "model.sam moves each weight by less than bf16-mixed resolves: its products feel what crosses a rounding "
+        "edge, in the mean all of it, at a 16-bit start less. trainer.precision: 32-true feels every move."
     ]
 
 

@@ -71,7 +71,13 @@ SCENARIOS = {
         "defer_gradient_sync": True,
     },
     "PDU with its dual variable": {"forget": MarginFlattening, "dual": Dual(1.0, 0.5), "schedule": "joint"},
-    "Sophia": {"sophia": Sophia(every_n_steps=3), "betas": (0.9, 0.95), "micro_batch_size": 1},
+    "Sophia": {
+        "forget": NegativePreference,  # ascent's gradient shoots up, and rounding with it
+        "sophia": Sophia(rho=1.0, every_n_steps=3),
+        "betas": (0.9, 0.95),
+        "schedule": "joint",
+        "micro_batch_size": 1,
+    },
     "bf16-mixed": {"hinge": lambda: LogitHinge(2.0), "micro_batch_size": 2, "precision": "bf16-mixed"},
     "bf16-stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit", "precision": "bf16-mixed"},
 }
