@@ -30,8 +30,12 @@ STEERED = (  # RMU: the second of two layers, further away, beside a retain term
     "--model.forget.init_args.coefficient=30",
     "--model.alpha=1",
 )
-LONG = ("--model.stop=null", "--model.learning_rate=5e-4")  # every method for as long, however much it has forgotten
+LONG = (
+    "--model.stop=null",
+    "--model.learning_rate=5e-4",
+)  # every method for as long, however much it has forgotten
 SMALL = {  # method → overrides for a model of 14 matrices at the quickstart's learning rate
+    "pdu": ("--model.dual.epsilon=0.1",),  # somewhat above the target's own retain loss, 0.03
     "rmu": STEERED,
     "rmu_lat": STEERED,
     "whp": ("--model.generic_labels.learning_rate=5e-4",),

@@ -6,6 +6,7 @@ from quail_lightning.objectives.gradient import GradientAscent, GradientDescent
 from quail_lightning.objectives.inverted_hinge import InvertedHinge
 from quail_lightning.objectives.layer_hinge import LayerHinge
 from quail_lightning.objectives.logit_hinge import LogitHinge
+from quail_lightning.objectives.margin_flattening import MarginFlattening
 from quail_lightning.objectives.measured_step import MeasuredStep
 from quail_lightning.objectives.misdirection import Misdirection, RepresentationRetention
 from quail_lightning.objectives.negative_preference import NegativePreference
@@ -23,6 +24,7 @@ __all__ = [
     "KLRetention",
     "LayerHinge",
     "LogitHinge",
+    "MarginFlattening",
     "MeasuredStep",
     "Misdirection",
     "Needs",

@@ -27,6 +27,7 @@ from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.optimizers import AdamStates, weight_dtype
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
+from quail_lightning.unlearning.sharpness import rounded_perturbation
 from quail_lightning.unlearning.stopping import Stop
 from quail_lightning.unlearning.trainable import Trainable, matching_names
 
@@ -49,6 +50,7 @@ def notices(module: UnlearningModule, data: UnlearningData) -> list[str]:
         counts["retain"] = len(data.served.trained.retain)
     return [
         *idle_terms(module.weights, module.retain, module.hinge),
+        *rounded_perturbation(module.sam, module.trainer.precision),
         *oversized_batches(data.batch_size, module.trainer.world_size, counts),
     ]
 

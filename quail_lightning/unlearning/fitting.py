@@ -28,6 +28,7 @@ from quail_lightning.unlearning.memory_plan import (
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, weight_dtype
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
+from quail_lightning.unlearning.sharpness import Sam
 from quail_lightning.unlearning.trainable import Trainable, train_only
 
 
@@ -38,6 +39,7 @@ class MemoryOptions:
     target: str
     trainable: Trainable
     saliency: Saliency | None
+    sam: Sam | None
     weight_precision: WeightPrecision
     adam_states: AdamStates
     micro_batch_size: int | None
@@ -150,6 +152,7 @@ def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluat
         reference_head=reads_logits,
         whole_gradient=options.defer_gradient_sync,
         loss_chunk=options.loss_chunk,
+        kept_weights=options.sam is not None,
         evaluation_memory=evaluation,
     )
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 CONTEXT = 1.0  # GiB that the driver, the libraries' kernels and fragments take beside all tensors
-STATES = {"float32": 8.0, "bf16-stochastic": 8.0, "bf16-nearest": 4.0}  # bytes a trained weight, full moments
+STATES = {
+    "float32": 8.0,
+    "bf16-stochastic": 8.0,
+    "bf16-nearest": 4.0,
+}  # bytes a trained weight, full moments; Sophia: 8
 STATES_8BIT = 2.03
 RESIDUALS_A_LAYER = 2.0  # float32 or bfloat16 vectors of the width that a layer's norms keep beside its input
 LAYER_INPUTS = 27.0  # bfloat16 vectors of the width a token that attention and projections keep
@@ -97,6 +101,7 @@ class Run:
         reference_head: a frozen copy of the head is held.
         whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
         loss_chunk: as in the module.
+        kept_weights: SAM keeps the trained weights while it perturbs them.
         evaluation_memory: of the evaluation after an epoch.
     """
 
@@ -112,6 +117,7 @@ class Run:
     reference_head: bool = True
     whole_gradient: bool = False
     loss_chunk: int | None = None
+    kept_weights: bool = False
     evaluation_memory: EvaluationMemory = EvaluationMemory()
 
 
@@ -140,6 +146,7 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     step = {
         "gradients": sizes.trained * weight / shares + (run.whole_gradient and run.sharded) * 4 * sizes.trained,
         "DDP buckets": sizes.trained * weight * (run.processes > 1 and not run.sharded),
+        "weights before SAM": sizes.trained * weight / shares * run.kept_weights,
         # FSDP2: a layer and the next one gathered, one layer's gradient, embedding and head whole with theirs.
         # One device: autocast keeps a bfloat16 copy of all it has cast until the forward pass ends
         "gathered": (3 * sizes.largest_layer * compute + 2 * 2 * head * weight) * run.sharded,

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 SPECIAL = {"refusals": "rt", "generic_labels": "whp", "task_vector": "task_vector"}
 """Option that makes another method of the same terms → that method."""
 
-EXTRAS = (*SPECIAL, "adversary", "saliency")
+ADDED = {"saliency": "sure", "dual": "dual", "sam": "sam", "sophia": "sophia"}
+"""Option that is added to any method → what its name ends with."""
+
+EXTRAS = (*SPECIAL, "adversary", *ADDED)
 
 
 def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge", extras: Mapping[str, Any]) -> str:
-    """The names of the terms, joined: ``ga_gdr``, ``npo_klr_quail``, ``quail_smooth``, ``ga_gdr_sure``, ``whp``.
+    """The names of the terms, joined: ``ga_gdr``, ``npo_klr_quail``, ``ga_gdr_sure``, ``npo_gdr_sam``, ``whp``.
 
     Args:
         forget: class of the forget term.
@@ -33,7 +36,7 @@ def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge",
     if hinged := _short(hinge):
         hinged += "" if form == "hinge" else f"_{form}"
         name = hinged if name == "ga_gdr" else f"{name}_{hinged}"
-    return name + ("_sure" if extras.get("saliency") is not None else "")
+    return "_".join([name, *(short for option, short in ADDED.items() if extras.get(option) is not None)])
 
 
 def _short(term: type) -> str:

@@ -23,24 +23,27 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.models.activations import check_head
 from quail_lightning.models.casting import Cast, Rounding
 from quail_lightning.models.checkpoint import load_config
-from quail_lightning.models.sharded import defer_gradients, inside, is_sharded
-from quail_lightning.objectives import GradientDescent, Term, term_weights
+from quail_lightning.models.sharded import inside, is_sharded
+from quail_lightning.objectives import Term, Weights, term_weights
 from quail_lightning.objectives.weighting import StepWeights, Weighting, step_weights
 from quail_lightning.reference import CachedStates, FrozenOutputs, Reference, Side, Sizes
 from quail_lightning.run.folder import run_folder
-from quail_lightning.run.processes import current_processes, sum_over_processes
+from quail_lightning.run.processes import sum_over_processes
+from quail_lightning.unlearning.accumulation import accumulate
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.arithmetic import StepArithmetic
-from quail_lightning.unlearning.division import passes
+from quail_lightning.unlearning.dual import Dual, Multiplier, check_dual
 from quail_lightning.unlearning.export import Export, chosen_cast
 from quail_lightning.unlearning.fitting import MemoryOptions, check_device_memory, evaluates_shards
 from quail_lightning.unlearning.generic_labels import GenericLabels
-from quail_lightning.unlearning.guards import Pass, check_gradient, check_losses, explained_memory
+from quail_lightning.unlearning.guards import check_gradient, check_losses, explained_memory
 from quail_lightning.unlearning.losses import SHOWN, Floor, term_losses
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
 from quail_lightning.unlearning.preparation import prepare, requests
 from quail_lightning.unlearning.provenance import sources
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, write_saliency
+from quail_lightning.unlearning.sharpness import Sam, check_sam
+from quail_lightning.unlearning.sophia import Sophia, SophiaG, check_sophia, estimate_curvature
 from quail_lightning.unlearning.stopping import Goals, Stop
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
 class UnlearningModule(LightningModule):
     """L = w_f · L_forget + w_r · L_retain + γ · L_hinge on a causal language model.
 
-    One AdamW serves every step; separate forget and retain steps are weighted after clipping (``step_weights``).
+    One optimizer serves every step; separate steps on the sets are weighted after clipping (``step_weights``).
 
     Args:
         target: checkpoint that knows the forget set, a folder or a hub name; what the terms compare with.
@@ -67,8 +70,8 @@ class UnlearningModule(LightningModule):
         schedule: ``alternate``: a forget step, then a retain step; ``joint``: one step on the sum (the published
             code); ``epoch``: all forget batches, then all retain batches (QUAIL, Algorithm 1).
         learning_rate: constant, as in both papers.
-        weight_decay: of AdamW.
-        betas: of AdamW.
+        weight_decay: decoupled.
+        betas: of AdamW, or of Sophia.
         clip_norm: largest gradient norm of an optimizer step; None does not clip.
         micro_batch_size: windows a pass; gradients accumulate to exactly the whole batch's. None: the batch.
         loss_chunk: tokens whose float32 logits are held at once; None chooses by ``chunk_tokens``.
@@ -78,6 +81,9 @@ class UnlearningModule(LightningModule):
         weight_precision: ``float32`` masters; ``bf16-stochastic``: small updates are kept in the mean, at half the
             memory; ``bf16-nearest``: as the papers trained, which loses updates below half an ulp.
         adam_states: ``full`` or ``8bit`` moments, or ``offloaded`` ones in main memory.
+        sophia: second-order steps in the place of AdamW's; None for AdamW.
+        sam: sharpness-aware minimization in the forget steps; None for none.
+        dual: bounds the retain loss: its weight moves from α as the bound is broken or kept; None: it stays α.
         trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
         saliency: SURE's choice of modules, within what is quantized; None trains what ``trainable`` says.
         adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
@@ -114,6 +120,9 @@ class UnlearningModule(LightningModule):
         gradient_checkpointing: bool = False,
         weight_precision: WeightPrecision = "float32",
         adam_states: AdamStates = "full",
+        sophia: Sophia | None = None,
+        sam: Sam | None = None,
+        dual: Dual | None = None,
         trainable: Trainable = "all",
         saliency: Saliency | None = None,
         adversary: LatentAdversary | None = None,
@@ -133,6 +142,9 @@ class UnlearningModule(LightningModule):
         checks.check_generic_labels(generic_labels, forget, adversary)
         checks.check_stop(stop, forget)
         check_installed(weight_precision, adam_states)
+        check_sophia(sophia, weight_precision, adam_states)
+        check_sam(sam, weight_precision)
+        check_dual(dual, retain, weighting)
         self.target, self.start = target, start
         self.forget, self.retain, self.hinge = forget, retain, hinge
         self.weighting, self.alpha, self.gamma, self.schedule = weighting, alpha, gamma, schedule
@@ -141,6 +153,7 @@ class UnlearningModule(LightningModule):
         self.defer_gradient_sync, self.gradient_checkpointing = defer_gradient_sync, gradient_checkpointing
         self.weight_precision: WeightPrecision = weight_precision
         self.adam_states: AdamStates = adam_states
+        self.sophia, self.sam, self.dual = sophia, sam, dual
         self.trainable, self.saliency = trainable, saliency
         self.adversary, self.generic_labels, self.task_vector = adversary, generic_labels, task_vector
         self.stop, self.retrained = stop, retrained
@@ -155,6 +168,7 @@ class UnlearningModule(LightningModule):
         self.gradient_masks: dict[Tensor, Tensor] = {}  # of salient heads
         self.generic_targets: Tensor | None = None  # generic labels of the forget windows
         self.goals: Goals | None = None  # of the forget windows
+        self.multiplier = None if dual is None else Multiplier(alpha)
         self.trained = False  # by this module; a task vector is negated once
 
     def check_trainer(self, trainer: Trainer) -> None:
@@ -198,8 +212,11 @@ class UnlearningModule(LightningModule):
                 prepare(self, self.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if self.sophia is not None:
+            return SophiaG(trained, self.sophia, self.learning_rate, self.weight_decay, self.betas)
         return adamw(
-            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            trained,
             weight_precision=self.weight_precision,
             states=self.adam_states,
             learning_rate=self.learning_rate,
@@ -232,9 +249,13 @@ class UnlearningModule(LightningModule):
                 losses = {}
                 for side in sides:
                     losses |= self._optimizer_step([side], f"grad_norm_{side[0]}")
-        weights = self.weights._asdict()
+        weights = self.current_weights._asdict()
         losses["total"] = sum(weights[name] * value for name, value in losses.items() if name in weights)
         losses["lr"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        if self.dual is not None and self.multiplier is not None:
+            retain = float(losses["retain"]) if "retain" in losses else None
+            epoch, ends_epoch = self.current_epoch, self.trainer.is_last_batch
+            losses["dual"] = self.multiplier.after_batch(self.dual, retain, epoch, ends_epoch)
         if self.goals is not None:
             losses["at_goal"] = self.goals.reached
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
@@ -243,31 +264,15 @@ class UnlearningModule(LightningModule):
     def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
         """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
         assert self.model is not None
-        sharded = is_sharded(self.model)
         optimizer: Any = self.optimizers()
-        losses, made = dict[str, Tensor](), list[Pass]()
-        processes = current_processes()
-        weights, most = self._step_weights([side for side, _ in sides]), self.micro_batch_size
-        scale = processes.world_size if sharded else 1  # FSDP2 takes the mean over the ranks
+        estimate_curvature(self, sides, optimizer)
+        weights = self._step_weights([side for side, _ in sides])
         windows = next((batch.window for side, batch in sides if side == "forget"), None)
         visit = None if self.goals is None or windows is None else self.goals.visit(windows)
-        divided = [(side, *part) for side, batch in sides for part in passes(batch, most, processes)]
         with sharding.unsynchronized(self.trainer):
-            for number, (side, part, share) in enumerate(divided, start=1):
-                defer_gradients(self.model, self.defer_gradient_sync and number < len(divided))
-                terms, floor = self.terms(side), None
-                if visit is not None and side == "forget" and share.windows:  # 0 of those that another rank notes
-                    floor = Floor(frozenset(terms), visit.open)
-                asked = {**terms, f"{side}_nll": GradientDescent()}
-                values = self.losses(side, asked, part, floor)
-                shared = share.of(values, asked)
-                weighted = sum(getattr(weights.losses, name) * shared[name] for name in terms)
-                self.manual_backward(scale * weighted)
-                made.append(Pass(side, part.window, {name: values[name].detach() for name in terms}))
-                for name, value in shared.items():
-                    losses[name] = losses.get(name, 0.0) + value.detach()
+            losses, made = accumulate(self, sides, weights.losses, visit)
         trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        sharding.sum_gradients(trained, sharded)
+        sharding.sum_gradients(trained, is_sharded(self.model))
         sum_over_processes([*losses.values(), *([] if visit is None else [visit.nll])])
         open_share = 1.0 if visit is None else visit.end()
         check_losses([losses[name] for name in self.weights._fields if name in losses], made, self.trainer)
@@ -287,8 +292,13 @@ class UnlearningModule(LightningModule):
 
     def _step_weights(self, sides: list[Side]) -> StepWeights:
         if len(sides) > 1 or self.retain is None or self.schedule == "joint":
-            return StepWeights(self.weights, 1.0)
-        return step_weights(self.weights, sides[0])
+            return StepWeights(self.current_weights, 1.0)
+        return step_weights(self.current_weights, sides[0])
+
+    @property
+    def current_weights(self) -> Weights:
+        """Of the terms, with the dual variable where there is one."""
+        return self.weights if self.multiplier is None else self.weights._replace(retain=self.multiplier.value)
 
     def losses(
         self, side: Side, terms: Mapping[str, Term], batch: TokenBatch, floor: Floor | None = None

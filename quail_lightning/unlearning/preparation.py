@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.objectives import MeasuredStep
 from quail_lightning.reference import Arithmetic, Request, Side
 from quail_lightning.run.processes import world_size
+from quail_lightning.unlearning.dual import Multiplier
 from quail_lightning.unlearning.losses import request
 from quail_lightning.unlearning.measured_margin import measure_steps
 from quail_lightning.unlearning.optimizers import weight_dtype
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from quail_lightning.unlearning.module import UnlearningModule
 
 # windows are compared in place of texts; a run that goes on starts from its checkpoint
-NOT_COMPARED = ("made_by", "versions", "measured_steps", "salient_modules", TEXTS, "start_sha256")
+NOT_COMPARED = ("made_by", "versions", "measured_steps", "dual_value", "salient_modules", TEXTS, "start_sha256")
 
 
 def requests(module: UnlearningModule, layers: int) -> dict[Side, Request]:
@@ -118,12 +120,13 @@ def _goals(module: UnlearningModule, target: PreTrainedModel) -> Goals:
 
 
 def preparation(module: UnlearningModule) -> dict[str, Any]:
-    """Saliency map, generic labels, goals and measured steps, as tensors, dictionaries and numbers."""
+    """Saliency map, generic labels, goals, dual variable, measured steps, as tensors, dictionaries and numbers."""
     found, goals = module.saliency_map, module.goals
     return {
         "saliency": None if found is None else {"scores": found.scores, "threshold": found.threshold},
         "labels": module.generic_targets,
         "goals": None if goals is None else vars(goals),
+        "dual": None if module.multiplier is None else asdict(module.multiplier),
         "measured_steps": module.measured_steps,
         "hinge": _measured(module),
     }
@@ -146,6 +149,8 @@ def restore_preparation(module: UnlearningModule, kept: Mapping[str, Any]) -> No
     module.generic_targets = kept["labels"]
     if kept["goals"] is not None:
         module.goals = Goals(**kept["goals"])
+    if kept["dual"] is not None:
+        module.multiplier = Multiplier(**kept["dual"])
     module.measured_steps = dict(kept["measured_steps"])
     for name, value in kept["hinge"].items():
         setattr(module.hinge, name, value)

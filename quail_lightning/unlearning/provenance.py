@@ -34,13 +34,14 @@ def description(module: UnlearningModule) -> dict[str, Any]:
     terms = {"forget": module.forget, "retain": module.retain, "hinge": module.hinge}
     plain = (
         "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
-        "trainable saliency adversary generic_labels task_vector stop retrained measured_steps"
+        "sophia sam dual trainable saliency adversary generic_labels task_vector stop retrained measured_steps"
     )
     return {
         "made_by": "quail fit",
         "terms": {name: described_term(term) for name, term in terms.items() if term is not None},
         "weights": module.weights._asdict(),
-        "optimizer": "AdamW",
+        "dual_value": None if module.multiplier is None else module.multiplier.value,
+        "optimizer": "AdamW" if module.sophia is None else "Sophia-G",
         **{name: getattr(module, name) for name in plain.split()},
         "salient_modules": None if module.saliency_map is None else module.saliency_map.salient,
         "export_dtype": str(module.export_dtype),

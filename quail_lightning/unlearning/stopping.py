@@ -96,6 +96,11 @@ class Visit:
         """
         places = (self.windows[:, None] == windows).int().argmax(0)
         self.nll[places] = nll.detach().double()
+        return self.was_open(windows)
+
+    def was_open(self, windows: Tensor, nll: Tensor | None = None) -> Tensor:
+        """Which windows had not reached their goal by the NLLs that ``open`` noted; ``nll`` is not read."""
+        places = (self.windows[:, None] == windows).int().argmax(0)
         return self.nll[places] < self._goals(windows)
 
     def end(self) -> float:

@@ -29,6 +29,7 @@ TERMS = {
     "IHL": ("InvertedHinge", {}),
     "WGA": ("WeightedAscent", {}),
     "WGA, β 0": ("WeightedAscent", {"beta": 0.0}),
+    "PDU": ("MarginFlattening", {}),
     "SatImp": ("SaturationImportance", {"beta1": 0.5}),
     "CE-U": ("CrossEntropyUnlearning", {}),
     "UNDIAL": ("AdjustedDistillation", {}),

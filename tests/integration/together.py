@@ -17,6 +17,7 @@ from quail_lightning.objectives import (
     GradientDescent,
     KLRetention,
     LogitHinge,
+    MarginFlattening,
     Misdirection,
     NegativePreference,
     RepresentationRetention,
@@ -25,7 +26,10 @@ from quail_lightning.reference import CachedLogits, CachedStates, LiveReference
 from quail_lightning.run.processes import end_together
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.adversary import LatentAdversary
+from quail_lightning.unlearning.dual import Dual
 from quail_lightning.unlearning.saliency import Saliency
+from quail_lightning.unlearning.sharpness import Sam
+from quail_lightning.unlearning.sophia import Sophia
 
 RATE, EPOCHS, WINDOWS = 1e-3, 10, 4  # windows in a step of all processes
 
@@ -60,6 +64,21 @@ SCENARIOS = {
         "schedule": "joint",
     },
     "stop, window by window": {"hinge": lambda: LogitHinge(2.0), "stop": 6.2, "micro_batch_size": 1},
+    "NPO under SAM": {
+        "forget": NegativePreference,
+        "sam": Sam(0.1),
+        "schedule": "joint",
+        "micro_batch_size": 1,
+        "defer_gradient_sync": True,
+    },
+    "PDU with its dual variable": {"forget": MarginFlattening, "dual": Dual(1.0, 0.5), "schedule": "joint"},
+    "Sophia": {
+        "forget": NegativePreference,  # ascent's gradient shoots up, and rounding with it
+        "sophia": Sophia(rho=1.0, every_n_steps=3),
+        "betas": (0.9, 0.95),
+        "schedule": "joint",
+        "micro_batch_size": 1,
+    },
     "bf16-mixed": {"hinge": lambda: LogitHinge(2.0), "micro_batch_size": 2, "precision": "bf16-mixed"},
     "bf16-stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit", "precision": "bf16-mixed"},
 }

@@ -60,6 +60,13 @@ def test_offloaded_moments_leave_the_device_those_of_the_largest_weight():
     assert found["weights"] == found["gradients"] == pytest.approx(6_738_415_616 * 4 / GIB)
 
 
+def test_sam_keeps_the_trained_weights_once_more_during_a_step():
+    for processes, sharded in ((1, False), (4, True)):
+        plain, sharp = (plan(processes, sharded, 4096, kept_weights=kept) for kept in (False, True))
+        assert sharp["weights before SAM"] == pytest.approx(6_738_415_616 * 4 / GIB / processes**sharded)
+        assert plain["weights before SAM"] == 0
+
+
 def test_a_step_and_the_evaluation_take_turns():
     small = plan(64, True, 128)
     assert small["total"] == pytest.approx(

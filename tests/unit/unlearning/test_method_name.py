@@ -32,6 +32,16 @@ def test_hinge_and_saliency_are_added_to_any_method():
     assert method_name(*terms, extras={"saliency": object()}) == "npo_gdr_quail_sure"
 
 
+@pytest.mark.parametrize(
+    ("fragment", "name"), [("npo_sam", "npo_gdr_sam"), ("pdu", "pdu_gdr_dual"), ("soul_npo_gdr", "npo_gdr_sophia")]
+)
+def test_ways_of_stepping_are_added_to_the_terms(fragment, name):
+    path = find_config(f"method/{fragment}.yaml")
+    model = yaml.safe_load(path.read_text("utf-8"))["model"]
+    classes = [class_in(path, model[side]["class_path"]) for side in ("forget", "retain")]
+    assert method_name(*classes, type(None), extras=model) == name
+
+
 def test_a_term_without_a_short_name_goes_by_its_class():
     class BoundedAscent:
         """Of another package."""
