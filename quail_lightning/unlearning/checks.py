@@ -22,9 +22,10 @@ from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weights
 from quail_lightning.quantization import check_quantizers, load_quantizer
 from quail_lightning.quantization.body_weights import body_weights, matrix_names
+from quail_lightning.unlearning.adapter_checks import check_layers
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.generic_labels import GenericLabels
-from quail_lightning.unlearning.optimizers import AdamStates, weight_dtype
+from quail_lightning.unlearning.optimizers import AdamStates
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
 from quail_lightning.unlearning.stopping import Stop
@@ -69,6 +70,7 @@ def check_parts(module: UnlearningModule, retain: Tensor, layers: int) -> None:
     for layer in module.adversary.layers if module.adversary is not None else ():
         layer_number(layer, layers)
     check_names(module.trainable, module.target)
+    check_layers(module.adapter, module.target)
     check_saliency(module.saliency, module.target)
     check_measured_step(module.hinge, module.target)
 
@@ -275,7 +277,7 @@ def check_whole_models(module: UnlearningModule, trainer: Trainer, *others: str)
     """
     share = 1 / trainer.world_size if shards(trainer) else 1.0
     for checkpoint in dict.fromkeys((module.target, module.start or module.target, *others)):
-        check_whole(checkpoint, weight_dtype(module.weight_precision), share)
+        check_whole(checkpoint, module.arithmetic.held_dtype, share)
 
 
 def check_export(module: UnlearningModule, folder: Path, copies: int = 1) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
+import quail_lightning.unlearning.adapter_checks as adapter_checks
 import quail_lightning.unlearning.checks as checks
 import quail_lightning.unlearning.sharding as sharding
 from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
@@ -29,6 +30,7 @@ from quail_lightning.objectives.weighting import StepWeights, Weighting, step_we
 from quail_lightning.reference import CachedStates, FrozenOutputs, Reference, Side, Sizes
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.processes import current_processes, sum_over_processes
+from quail_lightning.unlearning.adapter import Adapter, refuse_other_states, trained_alone
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.arithmetic import StepArithmetic
 from quail_lightning.unlearning.division import passes
@@ -79,6 +81,7 @@ class UnlearningModule(LightningModule):
             memory; ``bf16-nearest``: as the papers trained, which loses updates below half an ulp.
         adam_states: ``full`` or ``8bit`` moments, or ``offloaded`` ones in main memory.
         trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
+        adapter: train a LoRA adapter, the weights themselves frozen; not with ``trainable`` or ``saliency``.
         saliency: SURE's choice of modules, within what is quantized; None trains what ``trainable`` says.
         adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
         generic_labels: learn generic labels in place of the forget windows' own tokens (Who's Harry Potter).
@@ -115,6 +118,7 @@ class UnlearningModule(LightningModule):
         weight_precision: WeightPrecision = "float32",
         adam_states: AdamStates = "full",
         trainable: Trainable = "all",
+        adapter: Adapter | None = None,
         saliency: Saliency | None = None,
         adversary: LatentAdversary | None = None,
         generic_labels: GenericLabels | None = None,
@@ -132,6 +136,7 @@ class UnlearningModule(LightningModule):
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
         checks.check_generic_labels(generic_labels, forget, adversary)
         checks.check_stop(stop, forget)
+        adapter_checks.check_options(adapter, trainable, saliency, weight_precision)
         check_installed(weight_precision, adam_states)
         self.target, self.start = target, start
         self.forget, self.retain, self.hinge = forget, retain, hinge
@@ -142,6 +147,7 @@ class UnlearningModule(LightningModule):
         self.weight_precision: WeightPrecision = weight_precision
         self.adam_states: AdamStates = adam_states
         self.trainable, self.saliency = trainable, saliency
+        self.adapter, self.strict_loading = adapter, adapter is None  # a checkpoint holds the adapter alone
         self.adversary, self.generic_labels, self.task_vector = adversary, generic_labels, task_vector
         self.stop, self.retrained = stop, retrained
         self.export_dtype: torch.dtype = getattr(torch, export_dtype)
@@ -161,6 +167,7 @@ class UnlearningModule(LightningModule):
         """Refuse arithmetic and strategies that this module does not do right; see ``checks``."""
         checks.check_precision(trainer.precision)
         checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge, self.adam_states)
+        adapter_checks.check_run(self.adapter, trainer, self.generic_labels, self.hinge)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, before any weight is loaded."""
@@ -192,10 +199,21 @@ class UnlearningModule(LightningModule):
             check_head(model, partial(inside, model))
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        train_only(self.model, self.trainable)
+        if self.adapter is None:
+            train_only(self.model, self.trainable)
         if self.trainer.state.fn == "fit":
             with torch.device("cpu"):  # Lightning's context would make every new tensor on the accelerator
                 prepare(self, self.model)
+                if self.adapter is not None:  # now: all that is compared with was taken of the base alone
+                    self.adapter.inject(self.model, self.target)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.adapter is not None:
+            checkpoint["state_dict"] = trained_alone(self, checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.adapter is not None:
+            refuse_other_states(self, checkpoint["state_dict"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(
@@ -321,7 +339,7 @@ class UnlearningModule(LightningModule):
     @property
     def arithmetic(self) -> StepArithmetic:
         """How the step computes."""
-        return StepArithmetic(self.trainer, self.weight_precision)
+        return StepArithmetic(self.trainer, self.weight_precision, self.adapter)
 
     def on_train_epoch_end(self) -> None:
         if self.goals is not None and (said := self.goals.end_epoch()):
@@ -353,7 +371,8 @@ class UnlearningModule(LightningModule):
         vector = self.task_vector if self.trained else None
         sharded = evaluates_shards(self.memory_options, self.trainer)
         trained = weight_dtype(self.weight_precision)
-        return Export(self.target, trained, self.export_cast, vector, self.trainer, sharded)
+        start = self.start or self.target
+        return Export(self.target, trained, self.export_cast, vector, self.trainer, sharded, self.adapter, start)
 
     @property
     def export_cast(self) -> Cast:
