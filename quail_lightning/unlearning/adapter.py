@@ -202,13 +202,14 @@ def trained_alone(module: nn.Module, states: Mapping[str, Tensor]) -> dict[str, 
 
 
 def refuse_other_states(module: nn.Module, states: Mapping[str, Tensor]) -> None:
-    """Refuse a training checkpoint of other weights than those that are trained: the rest would stay at 0 unseen.
+    """Refuse a training checkpoint of another adapter: what it lacks would stay at 0 unseen.
 
     Raises:
         InputError: naming one of them.
     """
-    wanted = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if differing := sorted(wanted ^ states.keys()):
+    wanted = {name: each.shape for name, each in module.named_parameters() if each.requires_grad}
+    found = {name: value.shape for name, value in states.items()}
+    if differing := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
         raise InputError(
             f"the training checkpoint holds another adapter than the one that is trained ({differing[0]})",
             remedy="Resume with the same model.adapter",
