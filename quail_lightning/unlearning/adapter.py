@@ -48,7 +48,7 @@ class Adapter:
         targets: ``all-linear``: every linear layer of the body; or patterns of their names, such as ``*.q_proj``.
         base: dtype in which the frozen weights lie, or ``nf4``; they do not move, so 16 bits lose nothing of a
             bfloat16 checkpoint.
-        double_quantization: of nf4's scales (QLoRA, section 3): half a bit less for each weight.
+        double_quantization: of nf4's scales (QLoRA, section 3): 0.4 bits less for each weight.
     """
 
     rank: int = 16

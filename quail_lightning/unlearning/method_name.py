@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 SPECIAL = {"refusals": "rt", "generic_labels": "whp", "task_vector": "task_vector"}
 """Option that makes another method of the same terms → that method."""
 
-EXTRAS = (*SPECIAL, "adversary", "saliency")
+EXTRAS = (*SPECIAL, "adversary", "saliency", "adapter")
 
 
 def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge", extras: Mapping[str, Any]) -> str:
-    """The names of the terms, joined: ``ga_gdr``, ``npo_klr_quail``, ``quail_smooth``, ``ga_gdr_sure``, ``whp``.
+    """The names of the terms, joined: ``ga_gdr``, ``npo_klr_quail``, ``quail_smooth``, ``ga_sure``, ``npo_lora``.
 
     Args:
         forget: class of the forget term.
@@ -33,7 +33,8 @@ def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge",
     if hinged := _short(hinge):
         hinged += "" if form == "hinge" else f"_{form}"
         name = hinged if name == "ga_gdr" else f"{name}_{hinged}"
-    return name + ("_sure" if extras.get("saliency") is not None else "")
+    name += "_sure" if extras.get("saliency") is not None else ""
+    return name + ("_lora" if extras.get("adapter") is not None else "")
 
 
 def _short(term: type) -> str:

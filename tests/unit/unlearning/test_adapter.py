@@ -319,6 +319,15 @@ def test_a_4_bit_base_is_refused_where_the_target_itself_is_needed(
         fit(corpus_folder, unlearning(bf16, adapter=Adapter(base="nf4"), **options))
 
 
+def test_fsdp2_is_refused_by_name(corpus_folder, bf16):
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    module = unlearning(bf16)
+    module.trainer = trainer(strategy=ModelParallelStrategy())
+    with pytest.raises(InputError, match=r"an adapter .* FSDP2 .*trainer/ddp\.yaml"):
+        module.check_trainer(module.trainer)
+
+
 def test_unknown_targets_are_refused_before_weights_are_loaded(corpus_folder, bf16, monkeypatch):
     monkeypatch.setattr(
         "quail_lightning.unlearning.sharding.load_model", lambda *_: pytest.fail("weights are loaded")
