@@ -63,7 +63,7 @@ class ExportModel(Callback):
         self.check(trainer)
         out = run_folder(trainer) / self.folder
         if self.enabled:
-            check_by_first_process(trainer, partial(check_export, pl_module, out))
+            check_by_first_process(trainer, partial(check_export, pl_module, out, adapter_alone=not self.merge))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.enabled:

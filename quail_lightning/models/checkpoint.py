@@ -122,6 +122,7 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
     check_whole(name_or_path, dtype)
     if (adapter := adapter_in(name_or_path)) is not None:
         return merge(load_model(adapter.base, stored_dtype(adapter.base)), adapter, _merging_cast(adapter, dtype))
+    _refuse_adapter_on_hub(name_or_path)
     try:
         # dtype here and not .to(dtype) later: .to() would round the rotary frequencies as well
         with step(f"loading {name_or_path}"):
@@ -228,6 +229,21 @@ def stored_dtype(name_or_path: str) -> torch.dtype:
     """The dtype that holds a checkpoint's weights as they are stored, by its config."""
     stored = load_config(name_or_path).dtype
     return stored if stored in (torch.bfloat16, torch.float16) else torch.float32
+
+
+def _refuse_adapter_on_hub(name_or_path: str) -> None:
+    """The library takes such a name for the adapter's base, where the weights beside it are what was checked.
+
+    Raises:
+        InputError: the hub's files hold an adapter.
+    """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if not Path(name_or_path).is_dir() and find_adapter_config_file(name_or_path) is not None:
+        raise InputError(
+            f"{name_or_path!r} on the hub holds full weights and an adapter ({ADAPTER})",
+            remedy="Download it, take the files of one of the two out of it, and name the folder",
+        )
 
 
 def _weight_files(folder: Path) -> list[Path]:

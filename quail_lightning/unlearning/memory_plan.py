@@ -152,10 +152,11 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
         "gradients": sizes.trained * own / shares + (run.whole_gradient and run.sharded) * 4 * sizes.trained,
         "DDP buckets": sizes.trained * own * (run.processes > 1 and not run.sharded),
         # FSDP2: a layer and the next one gathered, one layer's gradient, embedding and head whole with theirs.
+        # A base in 4 bits: a matrix at a time is unpacked.
         # One device: autocast keeps a bfloat16 copy of all it has cast until the forward pass ends
-        "gathered": (3 * sizes.largest_layer * compute + 2 * 2 * head * weight) * run.sharded,
+        "gathered": (3 * sizes.largest_layer * compute + 2 * 2 * head * weight) * run.sharded
+        + (run.base == "nf4") * sizes.width * sizes.mlp_width * compute,
         "autocast's copies": 2 * _cast_by_autocast(sizes, run, weight),
-        "unpacked": (run.base == "nf4") * sizes.width * sizes.mlp_width * compute,  # a matrix at a time
         "activations": _activations(sizes, run, weight, compute),
         "loss": _loss(sizes, run, head, compute),
     }

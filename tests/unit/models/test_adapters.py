@@ -256,6 +256,19 @@ def test_what_cannot_be_merged_is_refused_by_name(case, adapter, monkeypatch):
             check_whole(str(adapter), torch.float32)
 
 
+def test_a_hub_name_with_both_is_refused_before_the_library_chooses(base, tmp_path, monkeypatch):
+    """The hub's files as they lie in its cache. The library would load the adapter's base."""
+    snapshot = tmp_path / "hub/models--own--both/snapshots/0123"
+    shutil.copytree(base, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert load_model("own/both", torch.float32).config.vocab_size == load_config(str(base)).vocab_size
+    (snapshot / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "an/other"}))
+    with pytest.raises(InputError, match="'own/both' on the hub holds full weights and an adapter"):
+        load_model("own/both", torch.float32)
+
+
 def test_code_beside_an_adapter_is_never_run(adapter):
     (adapter / "modeling_own.py").write_text("raise SystemExit('ran')")
     edit(adapter, auto_mapping={"base_model_class": "Own", "parent_library": "modeling_own"})

@@ -9,18 +9,24 @@ from lightning.pytorch import Trainer
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.models.casting import Cast
 from quail_lightning.models.checkpoint import load_config, load_model, save_model
 from quail_lightning.models.empty import empty_model
 from quail_lightning.objectives import (
     GradientAscent,
     GradientDescent,
+    KLRetention,
     LogitHinge,
     MeasuredStep,
+    Misdirection,
     NegativePreference,
+    RepresentationRetention,
+    SimplePreference,
 )
 from quail_lightning.reference import CachedStates, LiveReference
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.adapter import Adapter, adapted_layers, matrices
+from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.merging import merged_copy
 from quail_lightning.unlearning.saliency import Saliency
@@ -282,6 +288,29 @@ def test_dropout_acts_in_the_steps(corpus_folder, bf16):
     assert curves[0][1] != curves[1][1]
 
 
+METHODS = {
+    "RMU against an adversary": {
+        "forget": Misdirection(1),
+        "retain": RepresentationRetention(1),
+        "adversary": LatentAdversary(layers=(0,), steps=2),
+        "schedule": "joint",
+    },
+    "KL": {"retain": KLRetention(), "schedule": "epoch"},
+    "SimNPO": {"forget": SimplePreference()},
+    "Who's Harry Potter": {"forget": GradientDescent(), "generic_labels": GenericLabels(learning_rate=1e-3)},
+    "a measured step": {"hinge": LogitHinge(MeasuredStep("uniform4-tensor"))},
+    "until 20 nats": {"stop": 20.0},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_train_an_adapter(method, corpus_folder, bf16):
+    module, _ = fit(corpus_folder, unlearning(bf16, **METHODS[method]))
+    assert all(value == value for step in module.seen for value in step.values())
+    moved = [matrices(layer)[1].any().item() for layer in adapted_layers(module.model).values()]
+    assert sum(moved) >= 7 * 2  # RMU leaves the layers above its own
+
+
 def test_targets_are_what_is_adapted(corpus_folder, bf16):
     adapter = Adapter(rank=4, targets=["*.q_proj", "*.2.mlp.down_proj"])
     module, _ = fit(corpus_folder, unlearning(bf16, adapter=adapter))
@@ -391,8 +420,6 @@ def test_conv1d_layers_are_merged_the_other_way_round(tmp_path):
     Adapter(rank=4, base="float32").inject(model, str(folder))
     for layer in adapted_layers(model).values():
         torch.nn.init.normal_(matrices(layer)[1], std=0.1)
-    from quail_lightning.models.casting import Cast
-
     ids = torch.arange(20).view(1, 20)
     expected = logits(model, ids)
     merged = merged_copy(model, Cast(torch.float32))
