@@ -7,10 +7,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from quail_lightning.data import MuseDataModule
-from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.models.casting import Cast
-from quail_lightning.models.checkpoint import load_config, load_model, save_model
+from quail_lightning.models.checkpoint import load_config, load_model
 from quail_lightning.models.empty import empty_model
 from quail_lightning.objectives import (
     GradientAscent,
@@ -29,16 +28,7 @@ from quail_lightning.unlearning.adapter import Adapter, adapted_layers, matrices
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.merging import merged_copy
-from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.task_vector import TaskVector
-
-
-@pytest.fixture(scope="session")
-def bf16(tmp_path_factory, deep):
-    """A target that is stored in bfloat16."""
-    folder = tmp_path_factory.mktemp("models") / "bf16"
-    save_model(load_model(deep, torch.bfloat16), load_tokenizer(deep), folder, {"made_by": "tests"})
-    return str(folder)
 
 
 class Watched(UnlearningModule):
@@ -316,69 +306,6 @@ def test_targets_are_what_is_adapted(corpus_folder, bf16):
     module, _ = fit(corpus_folder, unlearning(bf16, adapter=adapter))
     expected = {f"model.layers.{layer}.self_attn.q_proj" for layer in range(3)} | {"model.layers.2.mlp.down_proj"}
     assert adapted_layers(module.model).keys() == expected
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"trainable": "quantized"}, "model.trainable"),
-        ({"saliency": Saliency(50.0)}, "model.saliency"),
-        ({"weight_precision": "bf16-nearest"}, "float32 masters"),
-    ],
-)
-def test_what_else_chooses_the_trained_weights_is_refused(options, named, bf16):
-    with pytest.raises(InputError, match=named):
-        unlearning(bf16, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"forget": GradientDescent(), "generic_labels": GenericLabels()}, "generic labels"),
-        ({"hinge": LogitHinge(MeasuredStep("nf4"))}, "measured by quantizing"),
-    ],
-)
-def test_a_4_bit_base_is_refused_where_the_target_itself_is_needed(
-    options, named, corpus_folder, bf16, monkeypatch
-):
-    monkeypatch.setattr(
-        "quail_lightning.unlearning.adapter.load_model", lambda *_: pytest.fail("weights are loaded")
-    )
-    with pytest.raises(InputError, match=named):
-        fit(corpus_folder, unlearning(bf16, adapter=Adapter(base="nf4"), **options))
-
-
-def test_fsdp2_is_refused_by_name(corpus_folder, bf16):
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
-    module = unlearning(bf16)
-    module.trainer = trainer(strategy=ModelParallelStrategy())
-    with pytest.raises(InputError, match=r"an adapter .* FSDP2 .*trainer/ddp\.yaml"):
-        module.check_trainer(module.trainer)
-
-
-def test_unknown_targets_are_refused_before_weights_are_loaded(corpus_folder, bf16, monkeypatch):
-    monkeypatch.setattr(
-        "quail_lightning.unlearning.sharding.load_model", lambda *_: pytest.fail("weights are loaded")
-    )
-    with pytest.raises(InputError, match=r"model\.adapter\.targets names linear layers .*q_prj.*q_proj"):
-        fit(corpus_folder, unlearning(bf16, adapter=Adapter(targets=["*.q_prj"])))
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ({"rank": 0}, "rank"),
-        ({"alpha": 0}, "alpha"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"base": "fp4"}, "base"),
-        ({"targets": "q_proj"}, "targets"),
-        ({"double_quantization": True}, "double quantization"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(given, named):
-    with pytest.raises(InputError, match=named):
-        Adapter(**given)
 
 
 def test_stacked_experts_are_refused_and_patterns_take_the_linear_layers_beside_them():
