@@ -96,6 +96,7 @@ def test_the_adapters_folder_is_pefts_own(corpus_folder, bf16):
         )
     provenance = read_provenance(run / "model")
     assert provenance["base"] == bf16
+    assert f"a LoRA adapter for `{bf16}`" in (run / "model/README.md").read_text()
     assert provenance["base_sha256"] == weights_digest(bf16)
     assert provenance["adapter"].startswith("Adapter(rank=4")
     assert json.loads((run / "model/adapter_config.json").read_text())["base_model_name_or_path"] == bf16
