@@ -1,8 +1,16 @@
 """Print the memory plan of 7B runs, GiB a device: ``python benchmarks/memory_plan.py``."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from quail_lightning.unlearning.memory_plan import CONTEXT, EvaluationMemory, Run, Sizes, memory_plan
+from quail_lightning.unlearning.memory_plan import (
+    CONTEXT,
+    EvaluationMemory,
+    Run,
+    Sizes,
+    adapter_weights,
+    memory_plan,
+)
 
 LLAMA_2_7B = Sizes(6_738_415_616, 6_738_415_616, 202_383_360, 32, 4096, 11008, 32000)
 LLAMA_2_70B = Sizes(68_976_648_192, 68_976_648_192, 855_654_400, 80, 8192, 28672, 32000)
@@ -21,6 +29,12 @@ RUNS = {
 }
 
 
+FOUR_BITS = EvaluationMemory(bits=4)
+ADAPTER_RUNS = {
+    "1 × 24 GB, one_24gb.yaml": (23.5, Run(1, False, TOKENS // 2, base="nf4", evaluation_memory=FOUR_BITS)),
+    "the same, evaluated at int8, too": (23.5, Run(1, False, TOKENS // 2, base="nf4")),
+    "1 × A100-40GB, lora.yaml": (39.4, Run(1, False, TOKENS // 2, base="bfloat16")),
+}
 LARGE_RUNS = {
     "32 × A100-80GB, FSDP2": (79.2, Run(32, True, TOKENS // 2, evaluation_memory=EvaluationMemory(bits=4))),
     "32 × A100-80GB, FSDP2, evaluation in shards": (
@@ -33,6 +47,8 @@ LARGE_RUNS = {
 def main() -> None:
     """One row a plan."""
     table("Llama-2-7B", LLAMA_2_7B, RUNS)
+    adapted = replace(LLAMA_2_7B, trained=adapter_weights(LLAMA_2_7B, 16))
+    table("Llama-2-7B, an adapter of rank 16, one window a pass", adapted, ADAPTER_RUNS)
     table("Llama-2-70B, one window a pass, 4 bits", LLAMA_2_70B, LARGE_RUNS)
 
 

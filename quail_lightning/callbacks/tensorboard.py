@@ -137,6 +137,8 @@ def hyperparameters(trainer: Trainer, module: UnlearningModule) -> dict[str, Any
     options |= {f"weight/{name}": value for name, value in described["weights"].items()}
     if module.saliency is not None:
         options["saliency/percentile"] = module.saliency.percentile
+    if module.adapter is not None:
+        options |= {f"adapter/{name}": getattr(module.adapter, name) for name in ("rank", "alpha", "base")}
     options |= {"batch_size": data.batch_size, "max_len": data.max_len, "max_epochs": trainer.max_epochs}
     options |= {"precision": trainer.precision, "export_dtype": described["export_dtype"]}
     return masked({name: value for name, value in options.items() if isinstance(value, (bool, int, float, str))})

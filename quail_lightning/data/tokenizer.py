@@ -7,7 +7,7 @@ from typing import Any
 
 from quail_lightning.data.tokenizer_refusals import refusal
 from quail_lightning.errors import InputError
-from quail_lightning.storage.readable import check_json_objects, check_readable, refuse_pipes
+from quail_lightning.storage.readable import check_json_objects, check_readable, read_json, refuse_pipes
 
 OBJECTS = (
     "tokenizer.json",
@@ -23,6 +23,8 @@ TEXTS = ("merges.txt", "vocab.txt", "*.model", "*.tiktoken")
 def load_tokenizer(name_or_path: str) -> Any:
     """The tokenizer of a checkpoint, from a folder or the hub; never by remote code.
 
+    Of an adapter's folder that holds none it is the base's.
+
     Raises:
         InputError: none is there, it is damaged, needs a package or code of its own, or the hub cannot be reached.
     """
@@ -33,6 +35,8 @@ def load_tokenizer(name_or_path: str) -> Any:
         check_json_objects(folder, OBJECTS)
         for path in (path for pattern in TEXTS for path in folder.glob(pattern)):
             check_readable(path)
+        if base := _base_of_adapter(folder):
+            return load_tokenizer(base)
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
@@ -40,6 +44,18 @@ def load_tokenizer(name_or_path: str) -> Any:
         if not is_folder and not isinstance(error, (OSError, ValueError)):
             raise
         raise refusal(name_or_path, error) from error
+
+
+def _base_of_adapter(folder: Path) -> str | None:
+    """What an adapter without a tokenizer of its own changes; None for all other folders."""
+    described = folder / "adapter_config.json"
+    if not described.exists() or any((folder / name).exists() for name in OBJECTS):
+        return None
+    check_json_objects(folder, (described.name,))
+    base = read_json(described).get("base_model_name_or_path")
+    if not isinstance(base, str):
+        return None
+    return base if Path(base).is_dir() or not (folder / base).is_dir() else str(folder / base)
 
 
 def named_tokenizer(name: str | None) -> Any:

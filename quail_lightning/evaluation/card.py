@@ -22,11 +22,14 @@ def unlearned_card(name: str, folder: Path, provenance: Mapping[str, Any]) -> st
         folder: of the run, where its results lie.
         provenance: what is noted beside the model.
     """
+    stored, library = f"Weights are stored as {provenance.get('export_dtype')}", "transformers"
+    if "base" in provenance:
+        stored, library = f"This is a LoRA adapter for `{provenance['base']}`, not a whole model", "peft"
     return "\n\n".join(
         [
-            "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [unlearning]\n---",
+            f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [unlearning]\n---",
             f"# {name}",
-            f"Base: `{provenance.get('target')}`. Weights are stored as {provenance.get('export_dtype')}.",
+            f"Base: `{provenance.get('target')}`. {stored}.",
             f"## Method\n\n{described_method(provenance)}",
             f"## Results\n\n{described_results(folder)}\n",
         ]

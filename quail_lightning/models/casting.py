@@ -16,6 +16,15 @@ from quail_lightning.models.sharded import own_rows, share
 Rounding = Literal["stochastic", "nearest"]
 
 
+def default_rounding(stored: object) -> Rounding:
+    """The rounding that loses nothing: ``stochastic`` where all weights started as values of 16 bits.
+
+    Args:
+        stored: dtype of the checkpoint that was started from; None where its config names none.
+    """
+    return "stochastic" if stored in (torch.bfloat16, torch.float16) else "nearest"
+
+
 @dataclass(frozen=True)
 class Cast:
     """Casts weights to the dtype in which they are deployed.

@@ -7,19 +7,29 @@ import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
 from quail_lightning.errors import InputError
+from quail_lightning.models.adapters import (
+    WEIGHTS,
+    AdapterFolder,
+    adapter_in,
+    check_adapter,
+    merge,
+    refuse_other_base,
+    refuse_spread,
+)
+from quail_lightning.models.casting import Cast, Rounding, default_rounding
 from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
 from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
 from quail_lightning.models.empty import empty_model
-from quail_lightning.models.integrity import check_checkpoint, refuse_adapter
+from quail_lightning.models.integrity import check_checkpoint
 from quail_lightning.models.loading_report import refuse_incomplete, unfilled
 from quail_lightning.models.non_finite import refuse_non_finite
 from quail_lightning.models.saving import savable_generation
-from quail_lightning.models.weight_files import WeightFiles, shards
+from quail_lightning.models.weight_files import ADAPTER, WeightFiles, shards
 from quail_lightning.run.masking import masked
 from quail_lightning.run.out_of_memory import first_line, is_out_of_memory
 from quail_lightning.storage.durable import publish
@@ -35,18 +45,18 @@ CONFIG, PROVENANCE = "config.json", "provenance.json"
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:
-    """The config of a checkpoint, without its weights.
+    """The config of a checkpoint, without its weights; of an adapter's folder its base's.
 
     Raises:
         InputError: there is none, or the hub cannot be reached.
     """
     from transformers import AutoConfig
 
+    if (adapter := adapter_in(name_or_path)) is not None:
+        return load_config(adapter.base)
     if is_folder := Path(name_or_path).is_dir():
         folder = Path(name_or_path)
         refuse_pipes(folder)
-        if not (folder / CONFIG).exists():
-            refuse_adapter(folder)  # says more than that there is no config
         check_json_objects(folder, (CONFIG, "generation_config.json"))
         if (folder / CONFIG).exists():
             check_stored_sizes(read_json(folder / CONFIG), name_or_path)
@@ -73,9 +83,21 @@ def check_whole(name_or_path: str, dtype: torch.dtype, share: float = 1.0) -> No
         share: of its weights that this process is to hold.
 
     Raises:
-        InputError: see ``check_checkpoint``; or files that are not those that were saved.
+        InputError: see ``check_checkpoint`` and ``check_adapter``; or files that are not those that were saved.
     """
     config, folder = load_config(name_or_path), Path(name_or_path)
+    if (adapter := adapter_in(name_or_path)) is not None:
+        if share < 1:
+            refuse_spread(name_or_path)
+        check_whole(adapter.base, dtype)
+        if getattr(config, "quantization_config", None) is not None:
+            raise InputError(
+                f"the base {adapter.base!r} of the adapter {folder} is quantized, and nothing merges with that",
+                remedy="Set base_model_name_or_path in adapter_config.json to the checkpoint before quantization",
+            )
+        check_adapter(adapter, empty_model(config, dtype))
+        weights_digest(name_or_path)
+        return
     if folder.is_dir():
         check_checkpoint(folder, config, dtype, share)
         if DIGESTS in (read_provenance(folder) or {}):
@@ -84,6 +106,8 @@ def check_whole(name_or_path: str, dtype: torch.dtype, share: float = 1.0) -> No
 
 def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
     """A causal language model in ``dtype``, in evaluation mode; safetensors only, never by remote code.
+
+    An adapter's folder gives its base with the adapter merged, cast as the run that trained it casts.
 
     Nothing that is not whole is given back: of a folder the files' headers are looked at first, then the files'
     digests where ``provenance.json`` notes what they were; of any checkpoint the library's loading report and the
@@ -96,6 +120,9 @@ def load_model(name_or_path: str, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     check_whole(name_or_path, dtype)
+    if (adapter := adapter_in(name_or_path)) is not None:
+        return merge(load_model(adapter.base, stored_dtype(adapter.base)), adapter, _merging_cast(adapter, dtype))
+    _refuse_adapter_on_hub(name_or_path)
     try:
         # dtype here and not .to(dtype) later: .to() would round the rotary frequencies as well
         with step(f"loading {name_or_path}"):
@@ -158,7 +185,7 @@ def save_model(
         with savable_generation(model):
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        noted = masked({**provenance, DIGESTS: file_digests(partial, shards(partial))})
+        noted = masked({**provenance, DIGESTS: file_digests(partial, _weight_files(partial))})
         (partial / PROVENANCE).write_text(json.dumps(noted, indent=2, default=str) + "\n", "utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, "utf-8")
@@ -176,22 +203,63 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
 def weights_digest(name_or_path: str) -> dict[str, str]:
     """What tells a checkpoint from any other: the SHA-256 of each weight file; of a hub name, its commit.
 
-    The files are those that are loaded: all that the index names, wherever they lie below the folder. Each is read
-    once in a process. Here, and so wherever a digest is taken or a model loaded, it is compared with what
-    ``save_model`` noted; a folder of another program notes none.
+    The files are those that are loaded: all that the index names, wherever they lie below the folder, and of an
+    adapter its base's as well (``base/<name>``). Each is read once in a process. Here, and so wherever a digest is
+    taken or a model loaded, it is compared with what ``save_model`` noted; a folder of another program notes none.
 
     Raises:
-        InputError: a file is missing, or not what was saved.
+        InputError: a file is missing, or not what was saved; or an adapter's base is not what it was trained on.
     """
-    folder = Path(name_or_path)
+    folder, adapter = Path(name_or_path), adapter_in(name_or_path)
     if not folder.is_dir():
         return {name_or_path: str(getattr(load_config(name_or_path), "_commit_hash", None))}
-    files = shards(folder)
+    files, provenance = _weight_files(folder), read_provenance(folder) or {}
     for path in files:
         check_readable(path)
     digests = file_digests(folder, files)
-    refuse_changed(folder, digests, read_provenance(folder) or {})
-    return digests
+    refuse_changed(folder, digests, provenance)
+    if adapter is None:
+        return digests
+    of_base = weights_digest(adapter.base)
+    refuse_other_base(adapter, of_base, provenance)
+    return digests | {f"base/{name}": digest for name, digest in of_base.items()}
+
+
+def stored_dtype(name_or_path: str) -> torch.dtype:
+    """The dtype that holds a checkpoint's weights as they are stored, by its config."""
+    stored = load_config(name_or_path).dtype
+    return stored if stored in (torch.bfloat16, torch.float16) else torch.float32
+
+
+def _refuse_adapter_on_hub(name_or_path: str) -> None:
+    """The library takes such a name for the adapter's base, where the weights beside it are what was checked.
+
+    Raises:
+        InputError: the hub's files hold an adapter.
+    """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if not Path(name_or_path).is_dir() and find_adapter_config_file(name_or_path) is not None:
+        raise InputError(
+            f"{name_or_path!r} on the hub holds full weights and an adapter ({ADAPTER})",
+            remedy="Download it, take the files of one of the two out of it, and name the folder",
+        )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return [folder / WEIGHTS] if (folder / ADAPTER).exists() else shards(folder)
+
+
+def _merging_cast(adapter: AdapterFolder, dtype: torch.dtype) -> Cast:
+    """As the run that trained the adapter casts what it evaluates and exports; nothing is noted by others."""
+    noted = read_provenance(adapter.folder) or {}
+    own: list[Rounding] = [each for each in get_args(Rounding) if each == noted.get("export_rounding")]
+    seed = noted.get("export_seed")
+    return Cast(
+        dtype,
+        own[0] if own else default_rounding(stored_dtype(adapter.base)),
+        seed if isinstance(seed, int) else 0,
+    )
 
 
 def check_fits(config: PreTrainedConfig, tokenizer: Any, max_len: int) -> None:

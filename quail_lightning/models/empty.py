@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from quail_lightning.errors import InputError
+from quail_lightning.models.adapters import adapter_in
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -32,6 +33,8 @@ def stored_generation_config(name_or_path: str, model: PreTrainedModel) -> Gener
     """A checkpoint's own, which an empty model has not; where there is none, the one that its config makes."""
     from transformers import GenerationConfig
 
+    if (adapter := adapter_in(name_or_path)) is not None:
+        return stored_generation_config(adapter.base, model)
     try:
         return GenerationConfig.from_pretrained(name_or_path)
     except OSError:

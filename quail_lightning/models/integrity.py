@@ -23,7 +23,6 @@ from quail_lightning.models.weight_files import DTYPES, INDEX, SINGLE, WeightFil
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-ADAPTER = "adapter_config.json"
 PACKED = ".weight_packed"  # of the compressed-tensors format
 
 
@@ -40,10 +39,9 @@ def check_checkpoint(folder: Path, config: PreTrainedConfig, dtype: torch.dtype,
         share: of the weights that this process is to hold.
 
     Raises:
-        InputError: an adapter; files missing or damaged; tensors missing, left over, of another shape or stored as
+        InputError: files missing or damaged; tensors missing, left over, of another shape or stored as
             whole numbers; or more than the machine's memory.
     """
-    refuse_adapter(folder)
     if name := getattr(config, "transformers_weights", None):
         raise InputError(
             f"the config of {folder} names a weight file of its own (transformers_weights: {name})",
@@ -70,29 +68,6 @@ def check_checkpoint(folder: Path, config: PreTrainedConfig, dtype: torch.dtype,
     _refuse_doubled_prefix(files, parameters, model.base_model_prefix)
     count = sum(parameter.numel() for parameter in parameters.values())
     check_main_memory(count * dtype.itemsize * share, what)
-
-
-def refuse_adapter(folder: Path) -> None:
-    """Refuse a LoRA adapter, alone or beside full weights.
-
-    Raises:
-        InputError: with the remedy.
-    """
-    if not (folder / ADAPTER).exists():
-        return
-    merge = (
-        "Merge it by the package peft: AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload()"
-        ".save_pretrained(new_folder); then copy the tokenizer there"
-    )
-    if any((folder / name).exists() for name in (SINGLE, INDEX)):
-        raise InputError(
-            f"{folder} holds full weights and an adapter ({ADAPTER}), and does not say which of the two is meant",
-            remedy=f"Take the adapter's files out of it where the full weights are meant. {merge}",
-        )
-    raise InputError(
-        f"{folder} is an adapter (LoRA or alike: {ADAPTER}), which holds only a change of another model's weights",
-        remedy=merge,
-    )
 
 
 def _built(name: str, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from quail_lightning.errors import InputError
+from quail_lightning.models.adapters import refuse_spread
 from quail_lightning.models.checkpoint import check_whole, load_config
 from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.non_finite import is_broken, non_finite
@@ -42,6 +43,7 @@ def load_sharded(
         InputError: no such checkpoint, no safetensors in it, a weight stored under another name; it is not whole
             (``check_whole``); or NaN or infinity in the rows of any process.
     """
+    refuse_spread(name_or_path)
     config, files = load_config(name_or_path), WeightFiles(name_or_path)
     check_whole(str(files.folder), dtype, share=1 / mesh.size())
     model = empty_model(config, dtype)

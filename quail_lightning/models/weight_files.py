@@ -20,6 +20,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.storage.readable import check_readable, damaged, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -54,7 +55,7 @@ class WeightFiles:
         self.folder = _folder(name_or_path)
         self.stored: dict[str, StoredTensor] = {}
         for file in shards(self.folder):
-            tensors = _header(file)
+            tensors = tensors_in(file)
             if twice := sorted(self.stored.keys() & tensors.keys()):
                 raise damaged(file, f"{twice[0]} lies in {self.stored[twice[0]].file.name} too")
             self.stored |= tensors
@@ -146,6 +147,11 @@ def shards(folder: Path) -> list[Path]:
             )
         return [single]
     if not index.exists() and not index.is_symlink():
+        if (folder / ADAPTER).exists():
+            raise InputError(
+                f"{folder} is an adapter, whose weights lie in no file before they are merged with its base's",
+                remedy=f"Write the merged model and name that: quail quantize {folder} --to bf16 --out NEW_FOLDER",
+            )
         raise InputError(
             f"{folder} is no checkpoint in Hugging Face format: there are no safetensors weights in it, "
             f"neither {SINGLE} nor {INDEX}",
@@ -172,7 +178,7 @@ def _indexed(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _header(file: Path) -> dict[str, StoredTensor]:
+def tensors_in(file: Path) -> dict[str, StoredTensor]:
     """The tensors of one file: eight bytes with the header's length, the header in JSON, then the data."""
     from safetensors import SafetensorError, safe_open
 

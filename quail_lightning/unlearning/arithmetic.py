@@ -16,6 +16,7 @@ from quail_lightning.models.activations import Activations, activations
 from quail_lightning.models.arithmetic import compute_dtype
 from quail_lightning.models.sharded import is_sharded
 from quail_lightning.run.processes import current_processes
+from quail_lightning.unlearning.adapter import Adapter
 from quail_lightning.unlearning.optimizers import WeightPrecision, weight_dtype
 from quail_lightning.unlearning.sharding import load_for
 
@@ -30,10 +31,12 @@ class StepArithmetic:
     Attributes:
         trainer: knows devices and precision.
         weight_precision: of the module.
+        adapter: trained in place of the weights; None trains these.
     """
 
     trainer: Trainer
     weight_precision: WeightPrecision
+    adapter: Adapter | None = None
 
     def forward(
         self,
@@ -56,7 +59,17 @@ class StepArithmetic:
         """Of the head's product."""
         if self.trainer.precision == "bf16-mixed":
             return torch.bfloat16
-        return compute_dtype(weight_dtype(self.weight_precision), self.device)
+        return compute_dtype(self.held_dtype, self.device)
+
+    @property
+    def held_dtype(self) -> torch.dtype:
+        """Of a loaded model's weights; of those that are not in 4 bits where the base is quantized."""
+        return weight_dtype(self.weight_precision) if self.adapter is None else self.adapter.dtype
+
+    @property
+    def held_as(self) -> str:
+        """What tells how models are held, for the reference's cache."""
+        return str(self.held_dtype) if self.adapter is None else self.adapter.held_as
 
     @property
     def device(self) -> torch.device:
@@ -64,8 +77,10 @@ class StepArithmetic:
         return self.trainer.strategy.root_device
 
     def load(self, checkpoint: str) -> PreTrainedModel:
-        """A checkpoint in the dtype that is trained, spread over the devices where the strategy spreads models."""
-        return load_for(self.trainer, checkpoint, weight_dtype(self.weight_precision))
+        """A checkpoint as it is trained: spread over the devices where the strategy does that, or in 4 bits."""
+        if self.adapter is not None and self.adapter.base == "nf4" and self.trainer.state.fn == "fit":
+            return self.adapter.quantized(checkpoint, self.device)
+        return load_for(self.trainer, checkpoint, self.held_dtype)
 
     def on_device(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model, moved in place; shards lie there already."""

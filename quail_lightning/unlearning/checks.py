@@ -22,9 +22,12 @@ from quail_lightning.objectives.term import layer_number
 from quail_lightning.objectives.weighting import Weights
 from quail_lightning.quantization import check_quantizers, load_quantizer
 from quail_lightning.quantization.body_weights import body_weights, matrix_names
+from quail_lightning.unlearning.adapter_checks import check_layers
 from quail_lightning.unlearning.adversary import LatentAdversary
+from quail_lightning.unlearning.arithmetic import StepArithmetic
+from quail_lightning.unlearning.fitting import sizes_of
 from quail_lightning.unlearning.generic_labels import GenericLabels
-from quail_lightning.unlearning.optimizers import AdamStates, weight_dtype
+from quail_lightning.unlearning.optimizers import AdamStates
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
 from quail_lightning.unlearning.sharpness import rounded_perturbation
@@ -71,6 +74,7 @@ def check_parts(module: UnlearningModule, retain: Tensor, layers: int) -> None:
     for layer in module.adversary.layers if module.adversary is not None else ():
         layer_number(layer, layers)
     check_names(module.trainable, module.target)
+    check_layers(module.adapter, module.target)
     check_saliency(module.saliency, module.target)
     check_measured_step(module.hinge, module.target)
 
@@ -276,17 +280,19 @@ def check_whole_models(module: UnlearningModule, trainer: Trainer, *others: str)
         InputError: see ``check_whole``.
     """
     share = 1 / trainer.world_size if shards(trainer) else 1.0
+    held = StepArithmetic(trainer, module.weight_precision, module.adapter).held_dtype
     for checkpoint in dict.fromkeys((module.target, module.start or module.target, *others)):
-        check_whole(checkpoint, weight_dtype(module.weight_precision), share)
+        check_whole(checkpoint, held, share)
 
 
-def check_export(module: UnlearningModule, folder: Path, copies: int = 1) -> None:
+def check_export(module: UnlearningModule, folder: Path, copies: int = 1, adapter_alone: bool = False) -> None:
     """Try to save a module's model, before it is trained, everything but the weights.
 
     Args:
         module: attached to its trainer.
         folder: where the model is to be saved.
         copies: how many will lie there at once.
+        adapter_alone: no model is to be saved but the adapter, in float32.
 
     Raises:
         InputError: see ``try_saving``.
@@ -294,7 +300,10 @@ def check_export(module: UnlearningModule, folder: Path, copies: int = 1) -> Non
     start = module.start or module.target
     model = empty_model(load_config(start), module.export_dtype)
     model.generation_config = stored_generation_config(start, model)
-    try_saving(model, load_tokenizer(module.target), folder, copies * weight_bytes(model, module.export_dtype))
+    size = copies * weight_bytes(model, module.export_dtype)
+    if adapter_alone:
+        size = sizes_of(module.memory_options).trained * torch.float32.itemsize
+    try_saving(model, load_tokenizer(module.target), folder, size)
 
 
 def check_retain_set(windows: Tensor) -> None:

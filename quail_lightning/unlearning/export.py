@@ -12,12 +12,14 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from quail_lightning.models.casting import Cast, Rounding
-from quail_lightning.models.checkpoint import load_config, load_model
+from quail_lightning.models.casting import Cast, Rounding, default_rounding
+from quail_lightning.models.checkpoint import load_config, load_model, stored_dtype
 from quail_lightning.models.empty import empty_model
 from quail_lightning.models.sharded import is_sharded, whole
 from quail_lightning.models.sharded_loading import cast_shards, restore_buffers
 from quail_lightning.run.processes import current_processes
+from quail_lightning.unlearning.adapter import Adapter, is_adapted
+from quail_lightning.unlearning.merging import merged_copy
 from quail_lightning.unlearning.sharding import load_for
 from quail_lightning.unlearning.task_vector import TaskVector
 
@@ -84,7 +86,7 @@ def chosen_cast(dtype: torch.dtype, rounding: Rounding | None, start: str) -> Ca
         start: checkpoint that the training starts from.
     """
     if rounding is None:
-        rounding = "stochastic" if load_config(start).dtype in (torch.bfloat16, torch.float16) else "nearest"
+        rounding = default_rounding(load_config(start).dtype)
     return Cast(dtype, rounding, int(os.environ.get("PL_GLOBAL_SEED", 0)))
 
 
@@ -99,6 +101,8 @@ class Export:
         task_vector: to be negated; None takes the weights as they are.
         trainer: knows the devices.
         sharded: the copies that are evaluated before they are quantized stay spread over them.
+        adapter: that is trained, and merged here; None where the weights themselves are.
+        start: checkpoint that an adapter is trained on.
     """
 
     target: str
@@ -107,9 +111,16 @@ class Export:
     task_vector: TaskVector | None
     trainer: Trainer
     sharded: bool
+    adapter: Adapter | None = None
+    start: str = ""
 
     def whole_copy(self, model: PreTrainedModel) -> PreTrainedModel:
-        """See ``exported_copy``. All processes must call."""
+        """See ``exported_copy`` and, where an adapter is trained, ``merged_copy``. All processes must call."""
+        if is_adapted(model):
+            assert self.adapter is not None
+            # once quantized or rounded, the base that was trained on is not what the adapter is merged with
+            own = None if self.adapter.holds(self.start) else load_model(self.start, stored_dtype(self.start))
+            return merged_copy(model, self.cast, own, self._against_the_target())
         return exported_copy(model, self.cast, self._origin, self.task_vector)
 
     def copy_to_evaluate(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -150,6 +161,13 @@ class Export:
 
     def _origin(self) -> PreTrainedModel:
         return load_for(self.trainer, self.target, self.trained_dtype)
+
+    def _against_the_target(self) -> Callable[[str, Tensor], Tensor] | None:
+        """A weight's name and the weight → the same with its task vector negated; None where there is none."""
+        if self.task_vector is None:
+            return None
+        vector, origin = self.task_vector, dict(self._origin().named_parameters())
+        return lambda name, value: vector.negated(value, origin[name].detach().to(value.device))
 
     def _moved(self) -> Callable[[str, Tensor], Tensor]:
         """A sharded weight's name and the weight → the weight as deployed: its task vector negated, and cast."""

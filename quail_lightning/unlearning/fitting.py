@@ -15,6 +15,7 @@ from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization import Quantizer, widest_copy
 from quail_lightning.reference import LiveReference, Reference
+from quail_lightning.unlearning.adapter import Adapter
 from quail_lightning.unlearning.memory_plan import (
     GIB,
     STATES,
@@ -38,6 +39,7 @@ class MemoryOptions:
 
     target: str
     trainable: Trainable
+    adapter: Adapter | None
     saliency: Saliency | None
     sam: Sam | None
     weight_precision: WeightPrecision
@@ -86,6 +88,9 @@ def check_device_memory(options: MemoryOptions, trainer: Trainer, reads_logits: 
 def sizes_of(options: MemoryOptions) -> Sizes:
     """What of the model decides its memory, without loading a weight."""
     model = empty_model(load_config(options.target), weight_dtype(options.weight_precision))
+    if options.adapter is not None:
+        weights = [model.get_parameter(f"{name}.weight") for name in options.adapter.layers(model)]
+        return replace(Sizes.of(model), trained=options.adapter.rank * sum(sum(each.shape) for each in weights))
     train_only(model, options.trainable)
     sizes = Sizes.of(model)
     left_out = 0.0 if options.saliency is None else options.saliency.percentile / 100
@@ -93,10 +98,11 @@ def sizes_of(options: MemoryOptions) -> Sizes:
 
 
 def state_bytes(options: MemoryOptions) -> float:
-    """What one checkpoint of the training takes on the disk: weights and optimizer states."""
+    """What one checkpoint of the training takes on the disk: weights and optimizer states, or the adapter's."""
     sizes, precision = sizes_of(options), options.weight_precision
     states = STATES_8BIT if options.adam_states == "8bit" else STATES[precision]
-    return sizes.parameters * weight_dtype(precision).itemsize + sizes.trained * states
+    kept = sizes.parameters if options.adapter is None else sizes.trained
+    return kept * weight_dtype(precision).itemsize + sizes.trained * states
 
 
 def evaluation_memory(options: MemoryOptions, trainer: Trainer) -> EvaluationMemory:
@@ -154,6 +160,7 @@ def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluat
         loss_chunk=options.loss_chunk,
         kept_weights=options.sam is not None,
         evaluation_memory=evaluation,
+        base=None if options.adapter is None else options.adapter.base,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from quail_lightning.errors import InputError
 from quail_lightning.functional.chunked import chunk_tokens
 from quail_lightning.models.activations import decoder_layers
+from quail_lightning.unlearning.adapter import Base
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, weight_dtype
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ STATES_8BIT = 2.03
 RESIDUALS_A_LAYER = 2.0  # float32 or bfloat16 vectors of the width that a layer's norms keep beside its input
 LAYER_INPUTS = 27.0  # bfloat16 vectors of the width a token that attention and projections keep
 MLP_INPUTS = 4.0  # bfloat16 vectors of the MLP's width
+ADAPTER_INPUTS = 6.0  # vectors of the width, and one of the MLP's, that a layer's changes keep a copy of
 BITS_OF_SCALES = 0.5  # a 4-bit weight's part of a float32 scale for 64; one for a row is nothing
 CHUNKS = 4  # of logits, in float32: the model's, the target's, their difference, the gradient
 
@@ -34,8 +36,8 @@ class Sizes:
     """What of a model decides its memory.
 
     Attributes:
-        parameters: weights, tied ones once.
-        trained: those that the optimizer moves.
+        parameters: weights, tied ones once, without an adapter's.
+        trained: those that the optimizer moves; an adapter's where one is trained.
         largest_layer: weights of one decoder layer.
         layers: decoder layers.
         width: of the residual stream.
@@ -103,6 +105,7 @@ class Run:
         loss_chunk: as in the module.
         kept_weights: SAM keeps the trained weights while it perturbs them.
         evaluation_memory: of the evaluation after an epoch.
+        base: how the frozen weights below an adapter lie; None where the weights themselves are trained.
     """
 
     processes: int
@@ -119,6 +122,7 @@ class Run:
     loss_chunk: int | None = None
     kept_weights: bool = False
     evaluation_memory: EvaluationMemory = EvaluationMemory()
+    base: Base | None = None
 
 
 def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
@@ -129,7 +133,7 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     share of one, and beside it a quantized one.
     """
     shares = run.processes if run.sharded else 1
-    stored = weight_dtype(run.weight_precision).itemsize
+    stored = weight_dtype(run.weight_precision).itemsize if run.base in (None, "float32") else 2
     weight = 4 if run.emulated else stored
     compute = 2 if run.mixed else weight
     head = sizes.vocabulary * sizes.width
@@ -137,20 +141,29 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     moments = sizes.trained * states / shares
     if run.adam_states == "offloaded":  # those of one weight, and as much again for its update
         moments = head * (STATES[run.weight_precision] + weight)
+    own = weight if run.base is None else 4  # bytes of a trained weight, and of its gradient
+    weights: float = sizes.parameters * weight + (weight > stored) * sizes.trained * stored
+    if run.base is not None:
+        quantized = (sizes.parameters - 2 * head) * (run.base == "nf4")
+        weights = (
+            (sizes.parameters - quantized) * weight + quantized * (4 + BITS_OF_SCALES) / 8 + sizes.trained * own
+        )
     held = {
-        "weights": (sizes.parameters * weight + (weight > stored) * sizes.trained * stored) / shares,
+        "weights": weights / shares,
         "optimizer": moments,
         "reference": run.reference_model * sizes.parameters * weight / shares
         + run.reference_head * head * compute,
     }
     step = {
-        "gradients": sizes.trained * weight / shares + (run.whole_gradient and run.sharded) * 4 * sizes.trained,
-        "DDP buckets": sizes.trained * weight * (run.processes > 1 and not run.sharded),
-        "weights before SAM": sizes.trained * weight / shares * run.kept_weights,
+        "gradients": sizes.trained * own / shares + (run.whole_gradient and run.sharded) * 4 * sizes.trained,
+        "DDP buckets": sizes.trained * own * (run.processes > 1 and not run.sharded),
+        "weights before SAM": sizes.trained * own / shares * run.kept_weights,
         # FSDP2: a layer and the next one gathered, one layer's gradient, embedding and head whole with theirs.
+        # A base in 4 bits: a matrix at a time is unpacked.
         # One device: autocast keeps a bfloat16 copy of all it has cast until the forward pass ends
-        "gathered": (3 * sizes.largest_layer * compute + 2 * 2 * head * weight) * run.sharded,
-        "autocast's copies": 2 * sizes.parameters * (run.mixed and weight == 4 and not run.sharded),
+        "gathered": (3 * sizes.largest_layer * compute + 2 * 2 * head * weight) * run.sharded
+        + (run.base == "nf4") * sizes.width * sizes.mlp_width * compute,
+        "autocast's copies": 2 * _cast_by_autocast(sizes, run, weight),
         "activations": _activations(sizes, run, weight, compute),
         "loss": _loss(sizes, run, head, compute),
     }
@@ -197,6 +210,14 @@ def check_memory(sizes: Sizes, run: Run, capacity: float) -> None:
     )
 
 
+def adapter_weights(sizes: Sizes, rank: int) -> int:
+    """Of an adapter of this rank on every linear layer of a decoder without grouped queries: at least its size.
+
+    A layer has four matrices [width, width] and three of [width, MLP's width].
+    """
+    return rank * (8 * sizes.width + 3 * (sizes.width + sizes.mlp_width)) * sizes.layers
+
+
 def _evaluation(sizes: Sizes, run: Run, head: int) -> float:
     size = run.evaluation_memory.itemsize
     linear, ends = sizes.parameters - 2 * head, 2 * size * head  # embedding and head are not quantized
@@ -218,9 +239,19 @@ def _activations(sizes: Sizes, run: Run, weight: int, compute: int) -> float:
     stream = weight if run.mixed else compute  # under autocast the residual stream keeps the weights' dtype
     layer = RESIDUALS_A_LAYER * 2 * stream * sizes.width
     layer += compute * (LAYER_INPUTS * sizes.width + MLP_INPUTS * sizes.mlp_width)
+    if run.base is not None:
+        layer += (2 if run.mixed else 4) * (ADAPTER_INPUTS * sizes.width + sizes.mlp_width)
     if run.gradient_checkpointing:
         return run.tokens * (sizes.layers * sizes.width * stream + layer)
     return run.tokens * sizes.layers * layer
+
+
+def _cast_by_autocast(sizes: Sizes, run: Run, weight: int) -> int:
+    """Weights that it casts and keeps until the forward pass ends: those in float32."""
+    if not run.mixed or run.sharded:
+        return 0
+    frozen = sizes.parameters if weight == 4 and run.base != "nf4" else 0
+    return frozen + (0 if run.base is None else sizes.trained)
 
 
 def _loss(sizes: Sizes, run: Run, head: int, compute: int) -> float:
@@ -260,6 +291,12 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
         for name, other in options.items()
         if other != run and memory_plan(sizes, other)["total"] + CONTEXT <= capacity
     ]
+    small = replace(sizes, trained=adapter_weights(sizes, 16))
+    adapted = replace(
+        run, sharded=False, weight_precision="float32", adam_states="full", gradient_checkpointing=True, base="nf4"
+    )
+    if run.base != "nf4" and memory_plan(small, adapted)["total"] + CONTEXT <= capacity:
+        fitting.append("train an adapter on a base in 4 bits (--config adapter/qlora.yaml)")
     if fitting:
         return "What fits: " + "; or ".join(fitting)
     return "More devices under FSDP2 (--config trainer/fsdp.yaml), shorter windows, or model.micro_batch_size: 1"

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 SPECIAL = {"refusals": "rt", "generic_labels": "whp", "task_vector": "task_vector"}
 """Option that makes another method of the same terms → that method."""
 
-ADDED = {"saliency": "sure", "dual": "dual", "sam": "sam", "sophia": "sophia"}
+ADDED = {"saliency": "sure", "dual": "dual", "sam": "sam", "sophia": "sophia", "adapter": "lora"}
 """Option that is added to any method → what its name ends with."""
 
 EXTRAS = (*SPECIAL, "adversary", *ADDED)
 
 
 def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge", extras: Mapping[str, Any]) -> str:
-    """The names of the terms, joined: ``ga_gdr``, ``npo_klr_quail``, ``ga_gdr_sure``, ``npo_gdr_sam``, ``whp``.
+    """The names of the terms, joined: ``ga_gdr``, ``npo_klr_quail``, ``ga_gdr_sure``, ``npo_lora``, ``whp``.
 
     Args:
         forget: class of the forget term.

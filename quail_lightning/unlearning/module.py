@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
+import quail_lightning.unlearning.adapter_checks as adapter_checks
 import quail_lightning.unlearning.checks as checks
 import quail_lightning.unlearning.sharding as sharding
 from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
@@ -30,6 +31,7 @@ from quail_lightning.reference import CachedStates, FrozenOutputs, Reference, Si
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.processes import sum_over_processes
 from quail_lightning.unlearning.accumulation import accumulate
+from quail_lightning.unlearning.adapter import Adapter, refuse_other_states, trained_alone
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.arithmetic import StepArithmetic
 from quail_lightning.unlearning.dual import Dual, Multiplier, check_dual
@@ -85,6 +87,7 @@ class UnlearningModule(LightningModule):
         sam: sharpness-aware minimization in the forget steps; None for none.
         dual: bounds the retain loss: its weight moves from α as the bound is broken or kept; None: it stays α.
         trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
+        adapter: train a LoRA adapter, the weights themselves frozen; not with ``trainable`` or ``saliency``.
         saliency: SURE's choice of modules, within what is quantized; None trains what ``trainable`` says.
         adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
         generic_labels: learn generic labels in place of the forget windows' own tokens (Who's Harry Potter).
@@ -124,6 +127,7 @@ class UnlearningModule(LightningModule):
         sam: Sam | None = None,
         dual: Dual | None = None,
         trainable: Trainable = "all",
+        adapter: Adapter | None = None,
         saliency: Saliency | None = None,
         adversary: LatentAdversary | None = None,
         generic_labels: GenericLabels | None = None,
@@ -141,6 +145,7 @@ class UnlearningModule(LightningModule):
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
         checks.check_generic_labels(generic_labels, forget, adversary)
         checks.check_stop(stop, forget)
+        adapter_checks.check_options(adapter, trainable, saliency, weight_precision)
         check_installed(weight_precision, adam_states)
         check_sophia(sophia, weight_precision, adam_states)
         check_sam(sam, weight_precision)
@@ -155,6 +160,7 @@ class UnlearningModule(LightningModule):
         self.adam_states: AdamStates = adam_states
         self.sophia, self.sam, self.dual = sophia, sam, dual
         self.trainable, self.saliency = trainable, saliency
+        self.adapter, self.strict_loading = adapter, adapter is None  # a checkpoint holds the adapter alone
         self.adversary, self.generic_labels, self.task_vector = adversary, generic_labels, task_vector
         self.stop, self.retrained = stop, retrained
         self.export_dtype: torch.dtype = getattr(torch, export_dtype)
@@ -175,6 +181,7 @@ class UnlearningModule(LightningModule):
         """Refuse arithmetic and strategies that this module does not do right; see ``checks``."""
         checks.check_precision(trainer.precision)
         checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge, self.adam_states)
+        adapter_checks.check_run(self.adapter, trainer, self.generic_labels, self.hinge)
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, before any weight is loaded."""
@@ -206,10 +213,21 @@ class UnlearningModule(LightningModule):
             check_head(model, partial(inside, model))
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        train_only(self.model, self.trainable)
+        if self.adapter is None:
+            train_only(self.model, self.trainable)
         if self.trainer.state.fn == "fit":
             with torch.device("cpu"):  # Lightning's context would make every new tensor on the accelerator
                 prepare(self, self.model)
+                if self.adapter is not None:  # now: all that is compared with was taken of the base alone
+                    self.adapter.inject(self.model, self.target)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.adapter is not None:
+            checkpoint["state_dict"] = trained_alone(self, checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.adapter is not None:
+            refuse_other_states(self, checkpoint["state_dict"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -330,7 +348,7 @@ class UnlearningModule(LightningModule):
     @property
     def arithmetic(self) -> StepArithmetic:
         """How the step computes."""
-        return StepArithmetic(self.trainer, self.weight_precision)
+        return StepArithmetic(self.trainer, self.weight_precision, self.adapter)
 
     def on_train_batch_end(self, outputs: Any, batch: ForgetRetainBatch, batch_idx: int) -> None:
         if self.goals is None or not self.trainer.is_last_batch:
@@ -368,7 +386,8 @@ class UnlearningModule(LightningModule):
         vector = self.task_vector if self.trained else None
         sharded = evaluates_shards(self.memory_options, self.trainer)
         trained = weight_dtype(self.weight_precision)
-        return Export(self.target, trained, self.export_cast, vector, self.trainer, sharded)
+        start = self.start or self.target
+        return Export(self.target, trained, self.export_cast, vector, self.trainer, sharded, self.adapter, start)
 
     @property
     def export_cast(self) -> Cast:

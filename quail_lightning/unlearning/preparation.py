@@ -23,7 +23,6 @@ from quail_lightning.run.processes import world_size
 from quail_lightning.unlearning.dual import Multiplier
 from quail_lightning.unlearning.losses import request
 from quail_lightning.unlearning.measured_margin import measure_steps
-from quail_lightning.unlearning.optimizers import weight_dtype
 from quail_lightning.unlearning.provenance import description
 from quail_lightning.unlearning.saliency import SaliencyMap, saliency_table
 from quail_lightning.unlearning.sharding import prepare_reference
@@ -71,7 +70,7 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
 
     if asked := requests(module, model.config.get_text_config().num_hidden_layers):
         identity = weights_digest(module.target) | {
-            "weights": str(weight_dtype(module.weight_precision)),
+            "weights": arithmetic.held_as,
             "precision": str(module.trainer.precision),
             "device": device.type,
             "products": str(dtype),
@@ -162,6 +161,8 @@ def origin(module: UnlearningModule, processes: int) -> dict[str, Any]:
     described = {name: value for name, value in description(module).items() if name not in NOT_COMPARED}
     return described | {
         "target_sha256": weights_digest(module.target),
+        # a checkpoint of the adapter alone goes on from the start's weights, too
+        "base_sha256": None if module.adapter is None else weights_digest(module.start or module.target),
         "reference": type(module.reference).__qualname__,
         "micro_batch_size": module.micro_batch_size,
         "loss_chunk": module.loss_chunk,

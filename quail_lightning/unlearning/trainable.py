@@ -41,21 +41,29 @@ def train_only(model: PreTrainedModel, trainable: Trainable) -> None:
         parameter.requires_grad_(id(parameter) in chosen)
 
 
-def matching_names(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+def matching_names(
+    names: Sequence[str], patterns: Sequence[str], option: str = "model.trainable", what: str = "weights"
+) -> list[str]:
     """The names that fit any of the patterns, in their own order.
+
+    Args:
+        names: of what can be chosen.
+        patterns: of the names that are.
+        option: that gave the patterns, for the message.
+        what: the names are of.
 
     Raises:
         InputError: naming every pattern that fits none, and the names that come near.
     """
     if not patterns:
-        raise InputError("model.trainable names no weights", allowed="all, quantized, or patterns of names")
+        raise InputError(f"{option} names no {what}", allowed=f"patterns of the names of {what}")
     useless = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
     if useless:
         near = [name for pattern in useless for name in get_close_matches(pattern, names, n=2, cutoff=0.3)]
         shown = list(dict.fromkeys(near)) or list(names)[:12]
         raise InputError(
-            "model.trainable names weights that the model does not have",
+            f"{option} names {what} that the model does not have",
             given=", ".join(useless),
-            allowed=f"patterns of its {len(names)} parameters' names, such as {', '.join(shown)}",
+            allowed=f"patterns of the names of its {len(names)} {what}, such as {', '.join(shown)}",
         )
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -221,6 +221,7 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         ["own.yaml", "method/npo_klr.yaml"],
         *([base, method] for base in ("quickstart.yaml", "news.yaml") for method in shipped_names("method")),
         *([base, trainer] for base in ("quickstart.yaml", "news.yaml") for trainer in shipped_names("trainer")),
+        *(["news.yaml", "method/npo_gdr.yaml", adapter] for adapter in shipped_names("adapter")),
         *(["news.yaml", "method/sure.yaml", trainer] for trainer in shipped_names("trainer")),
         *(["news.yaml", method, "news-mini.yaml"] for method in shipped_names("method")),
     ],
@@ -251,7 +252,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml"}
-    folders = ("method/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
+    folders = ("method/", "adapter/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 
 

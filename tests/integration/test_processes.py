@@ -111,7 +111,8 @@ def test_two_processes_train_as_one(kind, name, one, two, alone):
             assert {k: found[k] for k in keys} == pytest.approx({k: losses[k] for k in keys}, rel=within, abs=1e-7)
         assert found.keys() == losses.keys()
     start = load_model(str(one / "checkpoints/quickstart/target"), torch.float32).state_dict()
-    start = {key: start[key] for key in expected["weights"]}
+    # an adapter's matrices are no checkpoint's: B starts at 0, and A moves little beside what it is drawn as
+    start = {key: start.get(key.replace("base_layer.", ""), torch.zeros(())) for key in expected["weights"]}
     moved = distance(expected["weights"], start)
     assert moved > 0.1
     weights = load_file(two / kind / name / "weights.safetensors")

@@ -19,6 +19,7 @@ from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.quantization import quantized_linears
 from quail_lightning.run.results import Estimate, read_results
 from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.adapter import Adapter
 from quail_lightning.unlearning.task_vector import TaskVector
 
 WINDOWS = 4
@@ -158,3 +159,14 @@ def test_quantized_precisions_are_made_from_the_widest_named():
     found = {each.name: each.dtype for each in load_precisions(["bf16", "nf4", "fp32"], "paper")}
     assert found == {"bf16": torch.bfloat16, "nf4": torch.float32, "fp32": torch.float32}
     assert load_precisions(["nf4"], "paper")[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("base", "is_known"), [("bfloat16", True), ("nf4", False)])
+def test_an_adapter_on_4_bits_is_not_compared_with_its_merged_copy(
+    base, is_known, tmp_path, corpus_folder, sixteen_bits
+):
+    """Trained weights and copy would stand on two bases."""
+    options = {"adapter": Adapter(rank=4, base=base), "learning_rate": 1e-3}
+    _, run, _ = fit(tmp_path, corpus_folder, sixteen_bits, **options)
+    (row,) = [row for row in read_results(run) if row.model == "unlearned"]
+    assert ("kept_by_export" in row.metrics) == is_known

@@ -3,6 +3,7 @@
 import copy
 import os
 import random
+import shutil
 import stat
 
 import numpy as np
@@ -10,14 +11,16 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import load_file, save_file
 
 from quail_lightning.callbacks import TrainingCheckpoint, training_checkpoint
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge, MeasuredStep
 from quail_lightning.reference import LiveReference
-from quail_lightning.run.training_state import last_checkpoint, write_manifest
+from quail_lightning.run.training_state import SafetensorsIO, last_checkpoint, write_manifest
 from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.adapter import Adapter
 from quail_lightning.unlearning.saliency import Saliency
 
 
@@ -43,7 +46,7 @@ class DrawAtRandom(Callback):
     def on_train_batch_start(self, trainer, pl_module, *_):
         shift = torch.rand(()).item() + random.random() + np.random.rand()
         with torch.no_grad():
-            next(pl_module.parameters()).add_(shift * 1e-3)
+            next(each for each in pl_module.parameters() if each.requires_grad).add_(shift * 1e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +116,8 @@ METHODS = {
     "saliency": {"saliency": Saliency(percentile=50)},
     "stop": {"stop": 7.5},  # some windows are there before the run is cut short
     "measured": {"hinge": LogitHinge(step=MeasuredStep(precision="uniform4-tensor"))},
+    "adapter": {"adapter": Adapter(rank=4, base="float32", dropout=0.2), "hinge": LogitHinge()},
+    "adapter on 4 bits": {"adapter": Adapter(rank=4, base="nf4"), "adam_states": "8bit"},
 }
 
 
@@ -131,6 +136,33 @@ def test_a_resumed_run_ends_with_the_undisturbed_runs_weights(name, batches, tmp
     found = fit("cut", ckpt_path=last_checkpoint(tmp_path / "cut/run").folder)
     for parameter, value in expected.items():
         assert torch.equal(found[parameter], value), parameter
+
+
+def test_an_adapters_checkpoint_holds_the_adapter_alone(tmp_path, corpus_folder, checkpoint):
+    adapter = Adapter(rank=4)
+    weights = run(tmp_path, corpus_folder, checkpoint, epochs=1, adapter=adapter)
+    folder = last_checkpoint(tmp_path / "run").folder
+    trained = {f"model.{name}" for name in weights if "lora_" in name}
+    state = SafetensorsIO().load_checkpoint(folder)
+    assert state["state_dict"].keys() == trained
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    count = sum(value.numel() for name, value in weights.items() if "lora_" in name)
+    assert 12 * count <= size < 14 * count  # weights and two moments in float32, with headers
+    with pytest.raises(InputError, match="adapter"):
+        run(tmp_path, corpus_folder, checkpoint, ckpt_path=folder, adapter=Adapter(rank=8))
+
+
+def test_an_adapter_goes_on_only_on_the_weights_that_it_started_from(tmp_path, corpus_folder, checkpoint):
+    start = shutil.copytree(checkpoint, tmp_path / "start")
+    options = {"adapter": Adapter(rank=4), "start": str(start)}
+    run(tmp_path, corpus_folder, checkpoint, batches=4, **options)
+    folder = last_checkpoint(tmp_path / "run").folder
+    weights = load_file(start / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
+    (start / "provenance.json").unlink()
+    with pytest.raises(InputError, match="base_sha256"):
+        run(tmp_path, corpus_folder, checkpoint, ckpt_path=folder, **options)
 
 
 def test_a_resumed_run_trains_with_the_step_that_was_measured_first(tmp_path, corpus_folder, checkpoint):

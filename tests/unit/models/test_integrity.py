@@ -276,12 +276,12 @@ PACKED_ROWS = {"right": 64, "wrong": 32}
 
 
 def test_an_adapter_is_named_as_what_it_is(folder):
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8, "lora_alpha": 8}')
     assert "full weights and an adapter" in refusal(folder)
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    assert "is an adapter" in refusal(folder)
+    assert "is an adapter, and its adapter_config.json does not name its base" in refusal(folder)
     (folder / "config.json").unlink()
-    assert "merge_and_unload" in refusal(folder)
+    assert "does not name its base" in refusal(folder)
 
 
 # --- files ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quail_lightning.data.tokenizer import load_tokenizer
-from quail_lightning.models.checkpoint import save_model
+from quail_lightning.models.checkpoint import load_model, save_model
 from quail_lightning.models.tiny import tiny_llama
 
 
@@ -25,4 +25,12 @@ def deep(tmp_path_factory, checkpoint):
                 parameter.mul_(3)
     folder = tmp_path_factory.mktemp("models") / "deep"
     save_model(model, tokenizer, folder, {"made_by": "tests"})
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def bf16(tmp_path_factory, deep):
+    """A target that is stored in bfloat16."""
+    folder = tmp_path_factory.mktemp("models") / "bf16"
+    save_model(load_model(deep, torch.bfloat16), load_tokenizer(deep), folder, {"made_by": "tests"})
     return str(folder)

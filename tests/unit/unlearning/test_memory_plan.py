@@ -10,6 +10,7 @@ from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge
 from quail_lightning.unlearning import UnlearningModule, fitting, memory_plan
+from quail_lightning.unlearning.adapter import Adapter
 from quail_lightning.unlearning.memory_plan import (
     GIB,
     EvaluationMemory,
@@ -65,6 +66,58 @@ def test_sam_keeps_the_trained_weights_once_more_during_a_step():
         plain, sharp = (plan(processes, sharded, 4096, kept_weights=kept) for kept in (False, True))
         assert sharp["weights before SAM"] == pytest.approx(6_738_415_616 * 4 / GIB / processes**sharded)
         assert plain["weights before SAM"] == 0
+
+
+RANK_16 = 16 * 32 * (8 * 4096 + 3 * (4096 + 11008))  # A and B of seven matrices in each of 32 layers
+
+
+def test_an_adapter_of_rank_16_on_a_4_bit_base_of_7b_fits_24_gigabytes():
+    """By hand: 4.5 bits for the body, 2 bytes for both ends; A and B, their gradients and moments in float32."""
+    ends = 2 * 32000 * 4096
+    sizes = replace(LLAMA_2_7B, trained=RANK_16)
+    run = Run(1, False, 2048, base="nf4", evaluation_memory=EvaluationMemory(False, 4))
+    found = memory_plan.memory_plan(sizes, run)
+    assert RANK_16 == 39_976_960 == memory_plan.adapter_weights(LLAMA_2_7B, 16)
+    assert found["weights"] * GIB == pytest.approx((6_738_415_616 - ends) * 4.5 / 8 + ends * 2 + RANK_16 * 4)
+    assert found["optimizer"] * GIB == pytest.approx(8 * RANK_16)
+    assert found["gradients"] * GIB == pytest.approx(4 * RANK_16)
+    assert found["gathered"] * GIB == pytest.approx(2 * 4096 * 11008)  # the largest matrix, unpacked
+    check_memory(sizes, run, 23.5)  # what the driver shows of 24 GB
+    for larger in (
+        replace(run, base="bfloat16"),
+        replace(run, gradient_checkpointing=False),
+        replace(run, evaluation_memory=EvaluationMemory(False, 8)),
+    ):
+        with pytest.raises(InputError, match="do not fit"):
+            check_memory(sizes, larger, 23.5)
+
+
+def test_a_16_bit_base_takes_two_bytes_and_a_float32_one_four():
+    sizes = replace(LLAMA_2_7B, trained=RANK_16)
+    for base, size in (("bfloat16", 2), ("float32", 4)):
+        found = memory_plan.memory_plan(sizes, Run(1, False, 2048, base=base))
+        assert found["weights"] * GIB == pytest.approx(6_738_415_616 * size + 4 * RANK_16)
+        assert found["gathered"] == 0
+
+
+def test_a_run_that_does_not_fit_is_told_of_the_adapter():
+    with pytest.raises(InputError, match=r"adapter/qlora\.yaml"):
+        check_memory(LLAMA_2_7B, Run(1, False, 2048, evaluation_memory=EvaluationMemory(False, 4)), 23.5)
+
+
+@pytest.mark.parametrize("base", ["bfloat16", "nf4"])
+def test_an_adapters_sizes_are_those_that_it_is_made_with(base, checkpoint):
+    from quail_lightning.models.checkpoint import load_model
+
+    adapter = Adapter(rank=3, base=base)
+    module = UnlearningModule(checkpoint, GradientAscent(), adapter=adapter)
+    found = fitting.sizes_of(module.memory_options)
+    model = load_model(checkpoint, torch.float32)
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    adapter.inject(model, checkpoint)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert found.trained == trained > 0
+    assert fitting.state_bytes(module.memory_options) == 12 * trained
 
 
 def test_a_step_and_the_evaluation_take_turns():

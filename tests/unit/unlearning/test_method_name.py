@@ -30,6 +30,7 @@ def test_a_fragments_run_goes_by_the_fragments_name(fragment):
 def test_hinge_and_saliency_are_added_to_any_method():
     terms = (NegativePreference, GradientDescent, LogitHinge)
     assert method_name(*terms, extras={"saliency": object()}) == "npo_gdr_quail_sure"
+    assert method_name(*terms, extras={"adapter": object()}) == "npo_gdr_quail_lora"
 
 
 @pytest.mark.parametrize(
