@@ -36,8 +36,9 @@ def is_first_rank() -> bool:
 def quiet_libraries() -> None:
     """Silence the advertising and the per-file progress bars of libraries; errors and real warnings stay."""
     # transformers imports torchao, which reports kernels for other machines and an enum registered twice;
-    # llm-compressor traces the model, of which torch says how a function will be named
-    for name in ("torchao", "torch.utils._pytree", "torch.fx._symbolic_trace"):
+    # llm-compressor traces the model, of which torch says how a function will be named; bitsandbytes, which peft
+    # imports, misses a package of kernels
+    for name in ("torchao", "torch.utils._pytree", "torch.fx._symbolic_trace", "bitsandbytes.backends"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 

@@ -19,8 +19,7 @@ from quail_lightning.objectives import (
     Misdirection,
     NegativePreference,
 )
-from quail_lightning.unlearning import UnlearningModule
-from quail_lightning.unlearning import module as module_file
+from quail_lightning.unlearning import UnlearningModule, preparation
 from quail_lightning.unlearning.optimizers import weight_dtype
 from quail_lightning.unlearning.provenance import description
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, saliency_table
@@ -413,7 +412,7 @@ def test_the_table_stars_the_salient_modules():
 
 def test_the_table_is_printed_before_training(corpus_folder, deep, monkeypatch):
     printed = []
-    monkeypatch.setattr(module_file, "rank_zero_info", printed.append)
+    monkeypatch.setattr(preparation, "rank_zero_info", printed.append)
     unlearning = module(deep, percentile=90.0)
     fit(unlearning, data_module(corpus_folder, deep), limit_train_batches=1)
     assert printed == [saliency_table(unlearning.saliency_map)]
