@@ -27,6 +27,7 @@ from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.arithmetic import StepArithmetic
 from quail_lightning.unlearning.fitting import sizes_of
 from quail_lightning.unlearning.generic_labels import GenericLabels
+from quail_lightning.unlearning.learning_rate import LearningRate
 from quail_lightning.unlearning.optimizers import AdamStates
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
@@ -80,7 +81,7 @@ def check_parts(module: UnlearningModule, retain: Tensor, layers: int) -> None:
 
 
 def check_numbers(
-    learning_rate: float,
+    learning_rate: LearningRate,
     clip_norm: float | None,
     weight_decay: float,
     betas: tuple[float, float],
@@ -93,7 +94,7 @@ def check_numbers(
         InputError: naming the option.
     """
     for name, value in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
-        if value is not None and not 0 < value < math.inf:
+        if value is not None and value != "auto" and not 0 < value < math.inf:
             raise InputError(f"model.{name} must be a positive number", given=value)
     if not 0 <= weight_decay < math.inf:
         raise InputError("model.weight_decay must be 0 or a positive number", given=weight_decay)

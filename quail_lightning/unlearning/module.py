@@ -39,6 +39,7 @@ from quail_lightning.unlearning.export import Export, chosen_cast
 from quail_lightning.unlearning.fitting import MemoryOptions, check_device_memory, evaluates_shards
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.guards import check_gradient, check_losses, explained_memory
+from quail_lightning.unlearning.learning_rate import LearningRate, chosen_rate
 from quail_lightning.unlearning.losses import SHOWN, Floor, term_losses
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
 from quail_lightning.unlearning.preparation import prepare, requests
@@ -71,7 +72,7 @@ class UnlearningModule(LightningModule):
         gamma: weight of the hinge; larger pushes the forget set's outputs further from the target's.
         schedule: ``alternate``: a forget step, then a retain step; ``joint``: one step on the sum (the published
             code); ``epoch``: all forget batches, then all retain batches (QUAIL, Algorithm 1).
-        learning_rate: constant, as in both papers.
+        learning_rate: constant, as in both papers; ``auto`` chooses it for the model's size (``automatic_rate``).
         weight_decay: decoupled.
         betas: of AdamW, or of Sophia.
         clip_norm: largest gradient norm of an optimizer step; None does not clip.
@@ -113,7 +114,7 @@ class UnlearningModule(LightningModule):
         alpha: float = 1.0,
         gamma: float = 1.0,
         schedule: Schedule = "alternate",
-        learning_rate: float = 1e-5,
+        learning_rate: LearningRate = 1e-5,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         clip_norm: float | None = 1.0,
@@ -197,6 +198,7 @@ class UnlearningModule(LightningModule):
             if asked := requests(self, text.num_hidden_layers):
                 sizes = Sizes(text.vocab_size, text.hidden_size)
                 self.reference.check(asked, sizes, self.arithmetic.head_dtype)
+            self.learning_rate = chosen_rate(self.learning_rate, self.memory_options)
             if self.trainer.is_global_zero:  # now: files may change while training
                 self.sources = sources(self.target, self.start, data)
             for notice in checks.notices(self, data):
@@ -232,12 +234,12 @@ class UnlearningModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if self.sophia is not None:
-            return SophiaG(trained, self.sophia, self.learning_rate, self.weight_decay, self.betas)
+            return SophiaG(trained, self.sophia, float(self.learning_rate), self.weight_decay, self.betas)
         return adamw(
             trained,
             weight_precision=self.weight_precision,
             states=self.adam_states,
-            learning_rate=self.learning_rate,
+            learning_rate=float(self.learning_rate),
             weight_decay=self.weight_decay,
             betas=self.betas,
         )
