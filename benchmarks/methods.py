@@ -33,6 +33,7 @@ STEERED = (  # RMU: the second of two layers, further away, beside a retain term
 SMALL = {  # method → overrides for a model of 14 matrices at the quickstart's learning rate
     "rmu": STEERED,
     "rmu_lat": STEERED,
+    "altpo": ("--data.alternates=others",),  # the newsroom's questions have no alternate answers of their own
     "whp": ("--model.generic_labels.learning_rate=5e-4",),
     "ga_gdr + sure": (
         "--model.saliency.init_args.percentile=75",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SPECIAL = {"refusals": "rt", "generic_labels": "whp", "task_vector": "task_vector"}
 """Option that makes another method of the same terms → that method."""
 
-EXTRAS = (*SPECIAL, "adversary", "saliency")
+EXTRAS = (*SPECIAL, "adversary", "saliency", "alternates")
 
 
 def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge", extras: Mapping[str, Any]) -> str:
@@ -28,6 +28,8 @@ def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge",
     """
     name = next((short for option, short in SPECIAL.items() if extras.get(option) is not None), "")
     name = name or "_".join(filter(None, (_short(forget), _short(retain))))
+    if extras.get("alternates") == "idk":
+        name = f"idk{name}"
     if extras.get("adversary") is not None:
         name += "_lat"
     if hinged := _short(hinge):

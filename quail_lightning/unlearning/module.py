@@ -30,6 +30,7 @@ from quail_lightning.reference import CachedStates, FrozenOutputs, Reference, Si
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.processes import current_processes, sum_over_processes
 from quail_lightning.unlearning.adversary import LatentAdversary
+from quail_lightning.unlearning.alternates import check_alternates
 from quail_lightning.unlearning.arithmetic import StepArithmetic
 from quail_lightning.unlearning.division import passes
 from quail_lightning.unlearning.export import Export, chosen_cast
@@ -173,6 +174,7 @@ class UnlearningModule(LightningModule):
         if stage == "fit":
             text = load_config(self.target).get_text_config()
             checks.check_parts(self, data.served.trained.retain, text.num_hidden_layers)
+            check_alternates(self.forget, self.adversary, data.served.trained.forget)
             if asked := requests(self, text.num_hidden_layers):
                 sizes = Sizes(text.vocab_size, text.hidden_size)
                 self.reference.check(asked, sizes, self.arithmetic.head_dtype)
@@ -297,7 +299,7 @@ class UnlearningModule(LightningModule):
         """Of terms on a batch of a set, each a mean over it."""
         assert self.model is not None
         reads = any(term.needs.frozen for term in terms.values())
-        frozen = self.reference.outputs(side, batch) if reads else FrozenOutputs()
+        frozen = self.reference.outputs(side, batch.rows()) if reads else FrozenOutputs()
         computed, shifts = (self.arithmetic.forward, self.arithmetic.head_dtype), None
         if side == "forget" and self.adversary is not None:
             shifts = self.adversary.attack(self.model, batch, *computed, self.loss_chunk)

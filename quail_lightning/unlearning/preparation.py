@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from quail_lightning.data.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch, true_answers
 from quail_lightning.data.protocol import data_of
 from quail_lightning.data.text_digests import TEXTS
 from quail_lightning.errors import InputError
@@ -79,7 +80,7 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
         together = module.windows_a_pass(data.batch_size * world_size())  # every process trains the same copy
         module.generic_targets = module.generic_labels.labels(target(), forget, forward, dtype, together)
     if module.hinge is not None and isinstance(getattr(module.hinge, "step", None), MeasuredStep):
-        given = (target(), forget, forward, dtype, micro, data.served.tokenizer)
+        given = (target(), true_answers(forget), forward, dtype, micro, data.served.tokenizer)
         module.measured_steps = measure_steps(module.hinge, *given)
     if module.stop is not None:
         module.goals = _goals(module)
@@ -89,7 +90,7 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
             return module.losses("forget", {"forget": module.forget}, module.relabelled(batch))["forget"]
 
         # the gradient of the forget loss over the whole forget set (SURE, Eq. 4)
-        backward = partial(backward_over, model, forget, loss, device, micro)
+        backward = partial(backward_over, model, forget, loss, module.forget.needs.mean_over, device, micro)
         module.saliency_map = module.saliency.map(model, backward)
         module.gradient_masks = module.saliency.masks(model, module.saliency_map)
         rank_zero_info(saliency_table(module.saliency_map))
@@ -99,6 +100,8 @@ def _goals(module: UnlearningModule) -> Goals:
     """Of the forget windows; the model that they are measured on is let go again."""
     data, arithmetic = data_of(module.trainer), module.arithmetic
     measure = measured_on(module.target, module.retrained, data) if module.stop == "retrained" else None
+    if measure is not None:
+        measure = replace(measure, windows=true_answers(measure.windows))
     measured = None if measure is None else arithmetic.on_device(arithmetic.load(measure.checkpoint))
     assert module.stop is not None
     goals = goals_of(module.stop, measure, len(data.served.trained.forget), measured)
