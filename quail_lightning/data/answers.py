@@ -83,16 +83,23 @@ class AnswerWindows:
         except InputError as problem:
             fact = f"{place}: {problem.fact}"
             raise InputError(fact, given=problem.given, remedy=problem.remedy) from None
-        tokens, prompt = token_ids(text, self.tokenizer), token_ids(text[:start], self.tokenizer)
-        # a token that holds the prompt's end and the answer's start is the answer's
-        shared = min(len(prompt), len(tokens))
-        read = int((tokens[:shared] == prompt[:shared]).long().cumprod(0).sum()) if self.loss_on == "answer" else 0
+        tokens = token_ids(text, self.tokenizer)
+        read = self._read(text, start) if self.loss_on == "answer" else 0
         opening = torch.tensor(opening_tokens(self.tokenizer), dtype=torch.int64)
         end = [] if self._is_chat or self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         window = torch.cat([opening, tokens, torch.tensor(end, dtype=torch.int64)])
         if self.loss_on == "all":
             return window
         return masked(window, torch.arange(len(window)) >= len(opening) + read)
+
+    def _read(self, text: str, start: int) -> int:
+        """Tokens before character ``start``; one that stands on both sides of it belongs to the answer."""
+        if getattr(self.tokenizer, "is_fast", False):
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            return sum(end <= start for _, end in encoded["offset_mapping"])
+        whole, prompt = (token_ids(part, self.tokenizer) for part in (text, text[:start]))
+        shared = min(len(whole), len(prompt))
+        return int((whole[:shared] == prompt[:shared]).long().cumprod(0).sum())
 
     def _text(self, pair: Question) -> tuple[str, int]:
         """The whole text without its opening, and the character at which what is learned begins."""
