@@ -61,7 +61,8 @@ class MuseDataModule(LightningDataModule):
             for the terms that compare them; see ``Alternates``. The forget set is evaluated all the same.
         question_part: part whose questions get alternates.
         loss_on: what of refusals and alternates is learned: the ``answer`` (where not given), or ``all``.
-        chat: whether their questions are put in the tokenizer's chat template: ``auto`` where it has one.
+        chat: whether their questions are put in the tokenizer's chat template: ``auto`` where it has one; refusals
+            that are learned whole are plain text.
     """
 
     served: Served  # after setup

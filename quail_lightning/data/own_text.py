@@ -258,9 +258,10 @@ class OwnTextDataModule(LightningDataModule):
             say_overlap(held, "holdout")
             holdout = token_windows(held.retain, tokenizer, self.max_len)
         records = records_from_windows(*windows, holdout, tokenizer, self.validation_windows)
+        asked = self._question_sets()
         if holds_questions(self.forget_file, self.column):
             records = self._of_pairs(records, len(windows.forget), tokenizer)
-        asked = self._question_sets()
+            asked["forget"] = asked["forget"] or records.forget_questions
         left_out = [] if holdout is not None else ["Membership leak is left out: no data.holdout was given."]
         for metric, name in (("Forget Q&A", "forget"), ("Retain Q&A", "retain")):
             if asked[name] is None:
@@ -273,25 +274,25 @@ class OwnTextDataModule(LightningDataModule):
         )
 
     def _of_pairs(self, records: EvaluationRecords, count: int, tokenizer: Any) -> EvaluationRecords:
-        """The first ``count`` questions as verbatim prompts, their answers as truths."""
+        """The first ``count`` pairs, without those held back, as verbatim prompts with truths and as questions."""
         pairs, how = self._pairs(self.forget_file), self._answer_windows(tokenizer)
-        reported = reported_windows(count, self.validation_windows)
-        chosen = [reported[number * len(reported) // MOST_RECORDS] for number in range(MOST_RECORDS)]
-        asked = [pairs[number] for number in (chosen if len(reported) > MOST_RECORDS else reported)]
-        verbatim = tuple(VerbatimPrompt(how.prompt(pair), pair.answer) for pair in asked)
-        note = "Verbatim prompts are the questions of the forget file, their truths its answers."
-        return replace(records, verbatim=verbatim, note=note)
+        reported = tuple(pairs[number] for number in reported_windows(count, self.validation_windows))
+        most = min(MOST_RECORDS, len(reported))
+        spread_out = [reported[number * len(reported) // most] for number in range(most)]
+        return replace(
+            records,
+            verbatim=tuple(VerbatimPrompt(how.prompt(pair), pair.answer) for pair in spread_out),
+            forget_questions=self._question_set(reported, self.forget_file),
+            note="Verbatim prompts are the questions of the forget file, their truths its answers.",
+        )
 
     def _question_sets(self) -> dict[str, QuestionSet | None]:
-        files = dict(self.question_files)
-        if files["forget"] is None and holds_questions(self.forget_file, self.column):
-            files["forget"] = self.forget_file
-        return {name: self._question_set(file) for name, file in files.items()}
+        return {
+            name: None if file is None else self._question_set(read_questions(file), file)
+            for name, file in self.question_files.items()
+        }
 
-    def _question_set(self, file: str | None) -> QuestionSet | None:
-        if file is None:
-            return None
-        pairs = read_questions(file)
+    def _question_set(self, pairs: tuple[Question, ...], file: str) -> QuestionSet:
         if len(pairs) <= self.examples:
             raise InputError(
                 f"{file} holds no question beside its {self.examples} worked examples",

@@ -136,7 +136,9 @@ def test_the_questions_are_the_verbatim_prompts_and_are_asked_for_m2(folder):
     assert len(records.verbatim) == 10
     assert records.verbatim[0].prompt == f"Question: {PAIRS[0]['question']}\nAnswer:"
     assert records.verbatim[0].truth == PAIRS[0]["answer"]
-    assert [asked.answer for asked in records.forget_questions.questions] == [pair["answer"] for pair in PAIRS]
+    asked = [question.answer for question in records.forget_questions.questions]
+    assert asked == [record.truth for record in records.verbatim]
+    assert set(asked) < {pair["answer"] for pair in PAIRS}  # two are held back, to choose a model by
     assert "their truths its answers" in records.note
     assert "forget_questions were given" not in records.note
     free = validation_windows(*module.served.windows, records, module.served.tokenizer)
