@@ -11,13 +11,16 @@ from torch import Tensor
 
 from quail_lightning.data.chat import render_chat
 from quail_lightning.data.opening import opening_tokens
-from quail_lightning.data.questions import Question
+from quail_lightning.data.questions import Question, VerbatimPrompt
 from quail_lightning.data.tokens import token_ids
 from quail_lightning.errors import InputError
 from quail_lightning.functional.masking import masked, side_by_side
 
 LossOn = Literal["answer", "all"]
 ChatUse = Literal["auto", "always", "never"]
+
+STOPS = ("\n\n", "\nQuestion:")
+"""Where a model that was not taught to end goes on with something else."""
 
 
 def plain_text(pair: Question) -> str:
@@ -72,10 +75,11 @@ class AnswerWindows:
             window[: len(row)] = row
         return windows
 
-    def prompt(self, pair: Question) -> str:
-        """What a model is asked for the answer with: everything before it."""
+    def record(self, pair: Question) -> VerbatimPrompt:
+        """Everything before the answer as a prompt, the answer as its truth; a further question is none of it."""
         text, start = self._text(pair)
-        return text[:start]
+        prompt = text[: self._read(text, start)[1]]
+        return VerbatimPrompt(prompt, pair.answer, tuple(stop for stop in STOPS if stop not in pair.answer))
 
     def _window(self, pair: Question, place: str) -> Tensor:
         try:
@@ -84,7 +88,7 @@ class AnswerWindows:
             fact = f"{place}: {problem.fact}"
             raise InputError(fact, given=problem.given, remedy=problem.remedy) from None
         tokens = token_ids(text, self.tokenizer)
-        read = self._read(text, start) if self.loss_on == "answer" else 0
+        read = self._read(text, start)[0] if self.loss_on == "answer" else 0
         opening = torch.tensor(opening_tokens(self.tokenizer), dtype=torch.int64)
         end = [] if self._is_chat or self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         window = torch.cat([opening, tokens, torch.tensor(end, dtype=torch.int64)])
@@ -92,14 +96,16 @@ class AnswerWindows:
             return window
         return masked(window, torch.arange(len(window)) >= len(opening) + read)
 
-    def _read(self, text: str, start: int) -> int:
-        """Tokens before character ``start``; one that stands on both sides of it belongs to the answer."""
+    def _read(self, text: str, start: int) -> tuple[int, int]:
+        """Tokens and characters before character ``start``; a token on both sides of it belongs to the answer."""
         if getattr(self.tokenizer, "is_fast", False):
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            return sum(end <= start for _, end in encoded["offset_mapping"])
+            offsets = encoded["offset_mapping"]
+            read = sum(end <= start for _, end in offsets)
+            return read, min(start, offsets[read][0]) if read < len(offsets) else start
         whole, prompt = (token_ids(part, self.tokenizer) for part in (text, text[:start]))
         shared = min(len(whole), len(prompt))
-        return int((whole[:shared] == prompt[:shared]).long().cumprod(0).sum())
+        return int((whole[:shared] == prompt[:shared]).long().cumprod(0).sum()), start
 
     def _text(self, pair: Question) -> tuple[str, int]:
         """The whole text without its opening, and the character at which what is learned begins."""

@@ -17,7 +17,7 @@ from quail_lightning.data.answers import AnswerWindows, ChatUse, LossOn, check_p
 from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.chat import renderer
 from quail_lightning.data.forget_retain import Schedule
-from quail_lightning.data.questions import EvaluationRecords, Question, QuestionSet, VerbatimPrompt
+from quail_lightning.data.questions import EvaluationRecords, Question, QuestionSet
 from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
     Documents,
@@ -281,7 +281,7 @@ class OwnTextDataModule(LightningDataModule):
         spread_out = [reported[number * len(reported) // most] for number in range(most)]
         return replace(
             records,
-            verbatim=tuple(VerbatimPrompt(how.prompt(pair), pair.answer) for pair in spread_out),
+            verbatim=tuple(how.record(pair) for pair in spread_out),
             forget_questions=self._question_set(reported, self.forget_file),
             note="Verbatim prompts are the questions of the forget file, their truths its answers.",
         )

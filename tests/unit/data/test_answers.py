@@ -124,6 +124,7 @@ def test_a_token_that_holds_the_prompt_s_end_and_the_answer_s_start_is_learned(t
     joined = Question(text[: end - 1], text[end - 1 :])
     window = AnswerWindows(tokenizer, 300).windows([joined], "a.jsonl")[0]
     assert learned_text(window, tokenizer) == text[start:]
+    assert AnswerWindows(tokenizer, 300).record(joined).prompt == text[:start]
 
 
 def test_a_pair_longer_than_a_window_is_named_with_its_length_and_the_remedy(tokenizer):
@@ -153,3 +154,40 @@ def test_pairs_stand_beside_the_same_question_with_the_other_answer(tokenizer):
         assert learned_text(other, tokenizer) != learned_text(true, tokenizer)
         asked = len(tokenizer(f"Question: {pair.question}\nAnswer:")["input_ids"])
         assert torch.equal(true[:asked], other[:asked])
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_a_record_asks_with_what_the_window_only_reads(template, tokenizer):
+    tokenizer.chat_template = template
+    how = AnswerWindows(tokenizer, 300)
+    for pair in PAIRS:
+        record, window = how.record(pair), how.windows([pair], "a.jsonl")[0]
+        asked = tokenizer(record.prompt)["input_ids"]  # with its BOS
+        assert token_numbers(window[window < 0]).tolist() == asked
+        assert record.truth == pair.answer
+
+
+def test_a_stop_that_the_answer_itself_holds_is_none(tokenizer):
+    how = AnswerWindows(tokenizer, 300)
+    assert how.record(Question("Who?", "Ann.\n\nOr Ned.")).stops == ("\nQuestion:",)
+
+
+class Slow:
+    """A tokenizer that does not know where its tokens stand."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __call__(self, text, **options):
+        assert "return_offsets_mapping" not in options
+        return self.tokenizer(text, **options)
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+def test_a_slow_tokenizer_gives_the_same_windows(tokenizer):
+    slow, fast = (AnswerWindows(each, 200).windows(PAIRS, "a.jsonl") for each in (Slow(tokenizer), tokenizer))
+    assert torch.equal(slow, fast)

@@ -134,8 +134,10 @@ def test_the_questions_are_the_verbatim_prompts_and_are_asked_for_m2(folder):
     module.setup("fit")
     records = module.served.records
     assert len(records.verbatim) == 10
-    assert records.verbatim[0].prompt == f"Question: {PAIRS[0]['question']}\nAnswer:"
+    # ": " is one token of this tokenizer, so that the prompt ends before it as the training window's does
+    assert records.verbatim[0].prompt == f"Question: {PAIRS[0]['question']}\nAnswer"
     assert records.verbatim[0].truth == PAIRS[0]["answer"]
+    assert records.verbatim[0].stops == ("\n\n", "\nQuestion:")
     asked = [question.answer for question in records.forget_questions.questions]
     assert asked == [record.truth for record in records.verbatim]
     assert set(asked) < {pair["answer"] for pair in PAIRS}  # two are held back, to choose a model by
