@@ -38,6 +38,7 @@ SMALL = {  # method → overrides for a model of 14 matrices at the quickstart's
     "pdu": ("--model.dual.epsilon=0.1",),  # somewhat above the target's own retain loss, 0.03
     "rmu": STEERED,
     "rmu_lat": STEERED,
+    "altpo": ("--data.alternates=others",),  # the newsroom's questions have no alternate answers of their own
     "whp": ("--model.generic_labels.learning_rate=5e-4",),
     "ga_gdr + sure": (
         "--model.saliency.init_args.percentile=75",

@@ -21,6 +21,7 @@ from quail_lightning.data.protocol import TextData
 from quail_lightning.data.text_digests import TEXTS, text_digests
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.functional.masking import side_by_side
 from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
 from quail_lightning.models.checkpoint import (
     check_fits,
@@ -150,7 +151,7 @@ def finetune(
     try_saving(model, tokenizer, out, weight_bytes(model, dtype))
     with step("cutting the texts into windows"):
         windows = data.cut_windows(tokenizer)
-    chosen = torch.cat(windows) if sets == "forget+retain" else windows.retain
+    chosen = side_by_side(list(windows)) if sets == "forget+retain" else windows.retain
     loader = DataLoader(
         TensorDataset(chosen),
         batch_size=recipe.optimization.batch_size,
@@ -237,6 +238,7 @@ def _provenance(recipe: FinetuneRecipe, data: TextData, sets: Sets) -> dict[str,
         "max_len": data.max_len,
         "max_forget_windows": data.max_forget_windows,
         "max_retain_windows": data.max_retain_windows,
+        **getattr(data, "answer_options", {}),  # of corpora that may hold question–answer pairs
     }
     # where the corpus lies does not decide what the model becomes; its text does, the holdout aside
     deciding = {name: value for name, value in described.items() if name != "corpus"}

@@ -13,7 +13,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from quail_lightning.errors import InputError
-from quail_lightning.functional.token_likelihood import token_log_likelihood
+from quail_lightning.functional.masking import labels_of, token_numbers
+from quail_lightning.functional.token_likelihood import mean_over_real, token_log_likelihood
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +48,7 @@ class Optimization:
 
 
 class FinetuningModule(LightningModule):
-    """Next-token training with AdamW (weight decay 0).
+    """Next-token training with AdamW (weight decay 0); of question–answer pairs what ``data.loss_on`` says.
 
     Args:
         model: a causal language model with float32 weights.
@@ -66,9 +67,10 @@ class FinetuningModule(LightningModule):
         self._recent = deque(maxlen=int(self.trainer.num_training_batches))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        (ids,) = batch
-        logits = self.model(input_ids=ids, use_cache=False).logits
-        loss = -token_log_likelihood(logits[:, :-1], ids[:, 1:]).mean()
+        (windows,) = batch
+        logits = self.model(input_ids=token_numbers(windows), use_cache=False).logits
+        labels = labels_of(windows)[:, 1:]
+        loss = -mean_over_real(token_log_likelihood(logits[:, :-1], labels), labels)
         self.log("NLL", loss, prog_bar=True)
         self._recent.append(loss.item())
         goal = self.optimization.stop_at_nll

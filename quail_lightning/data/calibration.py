@@ -17,6 +17,7 @@ from quail_lightning.data.text_files import read_documents
 from quail_lightning.data.tokens import token_ids
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
+from quail_lightning.functional.masking import without_padding
 
 GENERAL_TEXTS = ("alice.txt", "constitution.txt", "declaration.txt")
 """Shipped public-domain texts; ``general_text/PROVENANCE.md`` says where they come from."""
@@ -94,7 +95,7 @@ def calibration_tokens(
         windows = sets[request.source]
         length = min(length, windows.shape[1])
         whole = windows.shape[1] // length * length
-        rows = windows[:, :whole].reshape(-1, length)
+        rows = _unpadded(windows, length) if (windows < 0).any() else windows[:, :whole].reshape(-1, length)
     if len(rows) < request.windows:
         raise InputError(
             f"calibration text too short ({request.source}): it holds {len(rows)} windows of {length} tokens",
@@ -112,6 +113,12 @@ def _general_text(request: CalibrationRequest) -> str:
         raw = "\n\n".join(read_documents(request.text))
     paragraphs = (re.sub(r"\s+", " ", paragraph).strip() for paragraph in re.split(r"\n\s*\n", raw))
     return "\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def _unpadded(windows: Tensor, length: int) -> Tensor:
+    """[n, length]: question–answer pairs put end to end, without their padding."""
+    tokens = torch.cat([without_padding(window) for window in windows])
+    return tokens[: len(tokens) // length * length].view(-1, length)
 
 
 def _cut(text: str, tokenizer: Any, length: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
+from quail_lightning.functional.masking import labels_of, token_numbers
 from quail_lightning.run.processes import world_size
 
 Schedule = Literal["alternate", "epoch", "joint"]
@@ -22,8 +23,9 @@ class ForgetRetainWindows(Dataset[ForgetRetainBatch]):
     """Whole batches by the numbers of their windows; an empty side of a batch is None.
 
     Args:
-        forget: [n, time] token windows of the forget set.
-        retain: [m, time] token windows of the retain set.
+        forget: [n, time] token windows of the forget set, which may mask tokens (``functional.masking``); or
+            [n, 2, time] true and alternate answers.
+        retain: [m, time] token windows of the retain set, likewise.
     """
 
     def __init__(self, forget: Tensor, retain: Tensor) -> None:
@@ -174,8 +176,8 @@ def _batch(windows: Tensor, numbers: Sequence[int]) -> TokenBatch | None:
     if not numbers:
         return None
     index = torch.tensor(numbers)
-    ids = windows[index]
-    return TokenBatch(input_ids=ids, labels=ids.clone(), window=index)
+    chosen = windows[index]
+    return TokenBatch(input_ids=token_numbers(chosen), labels=labels_of(chosen), window=index)
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from quail_lightning.data.alternates import Alternates, alternate_answers
+from quail_lightning.data.answers import AnswerWindows, ChatUse, LossOn, check_pairs, paired_windows, plain_text
 from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.corpora import Corpus, open_corpus, questions, texts, verbatim_prompts
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.newsroom import Newsroom
-from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, QuestionSet
+from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, Question, QuestionSet
 from quail_lightning.data.refusals import Refusals
 from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
@@ -53,6 +57,12 @@ class MuseDataModule(LightningDataModule):
         seed: of the windows' order; the command line takes it from ``seed_everything``.
         newsroom: generate this fictional corpus into the folder ``corpus`` if it is not there yet.
         refusals: let the forget steps train on refusals in place of the forget set; it is evaluated all the same.
+        alternates: let the forget steps train on ``question_part`` with an alternate answer beside each true one,
+            for the terms that compare them; see ``Alternates``. The forget set is evaluated all the same.
+        question_part: part whose questions get alternates.
+        loss_on: what of refusals and alternates is learned: the ``answer`` (where not given), or ``all``.
+        chat: whether their questions are put in the tokenizer's chat template: ``auto`` where it has one; refusals
+            that are learned whole are plain text.
     """
 
     served: Served  # after setup
@@ -73,6 +83,10 @@ class MuseDataModule(LightningDataModule):
         seed: int = 42,
         newsroom: Newsroom | None = None,
         refusals: Refusals | None = None,
+        alternates: Alternates | None = None,
+        question_part: str = "knowmem/forget_qa",
+        loss_on: LossOn | None = None,
+        chat: ChatUse = "auto",
     ) -> None:
         super().__init__()
         check_sizes(max_len, batch_size, max_forget_windows, max_retain_windows, validation_windows)
@@ -82,6 +96,18 @@ class MuseDataModule(LightningDataModule):
                 given=f"{validation_windows}, with data.records: published",
                 allowed="data.records: windows, or data.validation_windows: 0",
             )
+        if refusals is not None and alternates is not None:
+            raise InputError(
+                "data.refusals and data.alternates each say what the forget steps train on",
+                remedy="Set one of them to null",
+            )
+        if loss_on == "answer" and refusals is None and alternates is None:
+            raise InputError(
+                "data.loss_on: answer needs answers, and the forget steps train on plain text",
+                remedy="Set data.refusals or data.alternates, or data.loss_on to null",
+            )
+        self.alternates, self.question_part = alternates, question_part
+        self.loss_on, self.chat = loss_on, chat
         self.corpus_name, self.tokenizer_name = corpus, tokenizer
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.forget_parts, self.retain_parts = tuple(forget), tuple(retain)
@@ -102,6 +128,8 @@ class MuseDataModule(LightningDataModule):
         self.documents(corpus)
         if self.refusals is not None:
             questions(corpus, self.refusals.questions)
+        if self.alternates is not None:
+            self._with_alternates(corpus)
         if with_records and self.records_from == "published":
             _published_records(corpus)
         elif with_records:
@@ -145,9 +173,8 @@ class MuseDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         tokenizer, corpus = named_tokenizer(self.tokenizer_name), self.open()
         windows = trained = self.cut_windows(tokenizer)
-        if self.refusals is not None:
-            refused = self.refusals.documents(questions(corpus, self.refusals.questions))
-            trained = Windows(token_windows(refused, tokenizer, self.max_len), windows.retain)
+        if self.refusals is not None or self.alternates is not None:
+            trained = windows._replace(forget=self._answers(corpus, tokenizer))
         if self.records_from == "published":
             records = _published_records(corpus)
         else:
@@ -156,6 +183,22 @@ class MuseDataModule(LightningDataModule):
             note = f"{cut.note} They are not the benchmark's own; Forget Q&A and retain Q&A are left out."
             records = replace(cut, note=note)
         self.served = Served(tokenizer, windows, trained, records, self.batch_size, self.schedule, self.seed)
+
+    def _answers(self, corpus: Corpus, tokenizer: Any) -> Tensor:
+        """What the forget steps train on in place of the forget set."""
+        how = AnswerWindows(tokenizer, self.max_len, self.loss_on or "answer", self.chat)
+        if self.refusals is None:
+            return paired_windows(how, *self._with_alternates(corpus), self.question_part)
+        refused = self.refusals.pairs(questions(corpus, self.refusals.questions))
+        if self.loss_on == "all":
+            return token_windows([plain_text(pair) for pair in refused], tokenizer, self.max_len)
+        return how.windows(refused, self.refusals.questions)
+
+    def _with_alternates(self, corpus: Corpus) -> tuple[Sequence[Question], list[str]]:
+        assert self.alternates is not None
+        pairs, records = questions(corpus, self.question_part), corpus.records(self.question_part)
+        check_pairs(pairs, self.question_part)
+        return pairs, alternate_answers(self.alternates, pairs, records, self.question_part, self.seed)
 
     def records_alone(self) -> EvaluationRecords | None:
         """The benchmark's own records, without the training text."""

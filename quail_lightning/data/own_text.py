@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from quail_lightning.data.alternates import Alternates, alternate_answers
+from quail_lightning.data.answers import AnswerWindows, ChatUse, LossOn, check_pairs, paired_windows, plain_text
 from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.chat import renderer
 from quail_lightning.data.forget_retain import Schedule
-from quail_lightning.data.questions import EvaluationRecords, QuestionSet
+from quail_lightning.data.questions import EvaluationRecords, Question, QuestionSet
 from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
     Documents,
     Windows,
     check_sizes,
-    cut_sets,
     disjoint_documents,
     say_overlap,
 )
-from quail_lightning.data.text_files import read_documents, read_questions
+from quail_lightning.data.text_files import holds_questions, read_documents, read_questions, read_records
 from quail_lightning.data.tokenizer import named_tokenizer
-from quail_lightning.data.window_records import records_from_windows
+from quail_lightning.data.window_records import MOST_RECORDS, records_from_windows, reported_windows
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 
@@ -34,6 +39,10 @@ class OwnTextDataModule(LightningDataModule):
     A file is text with a blank line between documents, or JSON lines, JSON, CSV or Parquet (see
     ``read_documents``); chats are rendered by the tokenizer's chat template. The first half of a window is a
     verbatim prompt, the rest its truth; whole windows are the membership texts.
+
+    A file of records with ``question`` and ``answer`` and no text holds question–answer pairs: each is one window,
+    of which the answer is learned or forgotten (see ``AnswerWindows``). Of such a forget file the question is the
+    verbatim prompt, the answer its truth, and its pairs are asked for M2 where no other file is named.
 
     Args:
         forget: file of what is to be forgotten.
@@ -53,6 +62,10 @@ class OwnTextDataModule(LightningDataModule):
             (``best.enabled``) chooses by such windows alone.
         schedule: order of the steps; the command line takes it from ``model.schedule``.
         seed: of the windows' order; the command line takes it from ``seed_everything``.
+        loss_on: what of question–answer pairs is learned: the ``answer`` (where not given), or ``all``.
+        chat: whether their questions are put in the tokenizer's chat template: ``auto`` where it has one.
+        alternates: let the forget steps see an alternate answer beside each true one, for the terms that compare
+            them; see ``Alternates``.
     """
 
     served: Served  # after setup
@@ -74,6 +87,9 @@ class OwnTextDataModule(LightningDataModule):
         validation_windows: int = 0,
         schedule: Schedule = "alternate",
         seed: int = 42,
+        loss_on: LossOn | None = None,
+        chat: ChatUse = "auto",
+        alternates: Alternates | None = None,
     ) -> None:
         super().__init__()
         check_sizes(max_len, batch_size, max_forget_windows, max_retain_windows, validation_windows)
@@ -86,6 +102,7 @@ class OwnTextDataModule(LightningDataModule):
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
         self.max_forget_windows, self.max_retain_windows = max_forget_windows, max_retain_windows
         self.validation_windows = validation_windows
+        self.loss_on, self.chat, self.alternates = loss_on, chat, alternates
 
     def check(self, with_records: bool = True) -> None:
         """See that every file that will be read exists and is well formed.
@@ -97,6 +114,7 @@ class OwnTextDataModule(LightningDataModule):
             InputError: naming file and line.
         """
         self.training_documents()
+        self._check_answers()
         if with_records:
             self._question_sets()
             self._holdout(None)
@@ -118,7 +136,19 @@ class OwnTextDataModule(LightningDataModule):
         """The windows of both sets under ``tokenizer``."""
         documents = self._sets(tokenizer)
         say_overlap(documents)
-        return cut_sets(documents, tokenizer, self.max_len, self.max_forget_windows, self.max_retain_windows)
+        forget = self._windows(self.forget_file, documents.forget, tokenizer)[: self.max_forget_windows]
+        if self.retain_file is None:
+            return Windows(forget, torch.zeros(0, self.max_len, dtype=torch.int64))
+        retain = self._windows(self.retain_file, documents.retain, tokenizer)
+        return Windows(forget, retain[: self.max_retain_windows])
+
+    @property
+    def answer_options(self) -> dict[str, str]:
+        """What decides how question–answer pairs become windows; empty where neither file holds any."""
+        files = [file for file in (self.forget_file, self.retain_file) if file is not None]
+        if not any(holds_questions(file, self.column) for file in files):
+            return {}
+        return {"loss_on": self.loss_on or "answer", "chat": self.chat}
 
     def prepare_data(self) -> None:
         self.check()
@@ -126,8 +156,12 @@ class OwnTextDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         tokenizer = named_tokenizer(self.tokenizer_name)
         windows = self.cut_windows(tokenizer)
-        records = self._cut_records(windows, tokenizer)
-        self.served = Served(tokenizer, windows, windows, records, self.batch_size, self.schedule, self.seed)
+        records, trained = self._cut_records(windows, tokenizer), windows
+        if self.alternates is not None:
+            how = self._answer_windows(tokenizer)
+            paired = paired_windows(how, *self._with_alternates(self.alternates), self.forget_file)
+            trained = windows._replace(forget=paired[: self.max_forget_windows])
+        self.served = Served(tokenizer, windows, trained, records, self.batch_size, self.schedule, self.seed)
 
     def records_alone(self) -> EvaluationRecords | None:
         """None: they are cut from the text."""
@@ -143,8 +177,53 @@ class OwnTextDataModule(LightningDataModule):
         return self.val_dataloader()
 
     def _documents(self, file: str, tokenizer: Any) -> list[str]:
-        """A file's documents; without a tokenizer chats are not rendered."""
+        """A file's documents; without a tokenizer chats are not rendered, and pairs never are."""
+        if holds_questions(file, self.column):
+            return [plain_text(pair) for pair in self._pairs(file)]
         return read_documents(file, self.column, renderer(tokenizer))
+
+    def _pairs(self, file: str) -> tuple[Question, ...]:
+        pairs = read_questions(file)
+        check_pairs(pairs, file)
+        return pairs
+
+    def _windows(self, file: str, documents: list[str], tokenizer: Any) -> Tensor:
+        """Of those documents of a file that belong to its set."""
+        if not holds_questions(file, self.column):
+            return token_windows(documents, tokenizer, self.max_len)
+        own = set(documents)
+        pairs = [pair for pair in self._pairs(file) if plain_text(pair) in own]
+        return self._answer_windows(tokenizer).windows(pairs, file)
+
+    def _answer_windows(self, tokenizer: Any) -> AnswerWindows:
+        return AnswerWindows(tokenizer, self.max_len, self.loss_on or "answer", self.chat)
+
+    def _with_alternates(self, source: Alternates) -> tuple[Sequence[Question], list[str]]:
+        pairs = self._pairs(self.forget_file)
+        records = [found.record for found in read_records(Path(self.forget_file).expanduser())]
+        return pairs, alternate_answers(source, pairs, records, self.forget_file, self.seed)
+
+    def _check_answers(self) -> None:
+        """Refuse options for question–answer pairs where there are none.
+
+        Raises:
+            InputError: naming the option; or an alternate answer that is not there.
+        """
+        if self.loss_on == "answer" and not self.answer_options:
+            raise InputError(
+                "data.loss_on: answer needs answers, and the files hold plain text",
+                given=", ".join(filter(None, (self.forget_file, self.retain_file))),
+                remedy="Name a file of records with question and answer, or set data.loss_on to null",
+            )
+        if self.alternates is None:
+            return
+        if not holds_questions(self.forget_file, self.column):
+            raise InputError(
+                "data.alternates are answers to questions, and the forget file holds plain text",
+                given=self.forget_file,
+                remedy="Name a file of records with question and answer, or set data.alternates to null",
+            )
+        self._with_alternates(self.alternates)
 
     def _sets(self, tokenizer: Any) -> Documents:
         retain = [] if self.retain_file is None else [self._documents(self.retain_file, tokenizer)]
@@ -180,6 +259,9 @@ class OwnTextDataModule(LightningDataModule):
             holdout = token_windows(held.retain, tokenizer, self.max_len)
         records = records_from_windows(*windows, holdout, tokenizer, self.validation_windows)
         asked = self._question_sets()
+        if holds_questions(self.forget_file, self.column):
+            records = self._of_pairs(records, len(windows.forget), tokenizer)
+            asked["forget"] = asked["forget"] or records.forget_questions
         left_out = [] if holdout is not None else ["Membership leak is left out: no data.holdout was given."]
         for metric, name in (("Forget Q&A", "forget"), ("Retain Q&A", "retain")):
             if asked[name] is None:
@@ -191,13 +273,26 @@ class OwnTextDataModule(LightningDataModule):
             note=" ".join(["Own text.", records.note, *left_out]),
         )
 
-    def _question_sets(self) -> dict[str, QuestionSet | None]:
-        return {name: self._question_set(file) for name, file in self.question_files.items()}
+    def _of_pairs(self, records: EvaluationRecords, count: int, tokenizer: Any) -> EvaluationRecords:
+        """The first ``count`` pairs, without those held back, as verbatim prompts with truths and as questions."""
+        pairs, how = self._pairs(self.forget_file), self._answer_windows(tokenizer)
+        reported = tuple(pairs[number] for number in reported_windows(count, self.validation_windows))
+        most = min(MOST_RECORDS, len(reported))
+        spread_out = [reported[number * len(reported) // most] for number in range(most)]
+        return replace(
+            records,
+            verbatim=tuple(how.record(pair) for pair in spread_out),
+            forget_questions=self._question_set(reported, self.forget_file),
+            note="Verbatim prompts are the questions of the forget file, their truths its answers.",
+        )
 
-    def _question_set(self, file: str | None) -> QuestionSet | None:
-        if file is None:
-            return None
-        pairs = read_questions(file)
+    def _question_sets(self) -> dict[str, QuestionSet | None]:
+        return {
+            name: None if file is None else self._question_set(read_questions(file), file)
+            for name, file in self.question_files.items()
+        }
+
+    def _question_set(self, pairs: tuple[Question, ...], file: str) -> QuestionSet:
         if len(pairs) <= self.examples:
             raise InputError(
                 f"{file} holds no question beside its {self.examples} worked examples",

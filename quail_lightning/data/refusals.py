@@ -14,7 +14,8 @@ class Refusals:
 
     The published method lets the model write the questions; here they come from a part of the corpus. With
     ``knowmem/forget_qa`` M2 asks the very questions that were trained on; name another part where that matters.
-    The questions' own tokens are learned as well, as in plain causal training.
+    The answer alone is learned, one pair a window (``data.loss_on: answer``). ``data.loss_on: all`` learns the
+    questions as well, from whole windows of pairs put end to end: plain causal training, as RWKU trains its texts.
 
     Attributes:
         questions: part of the corpus that holds them.
@@ -24,6 +25,6 @@ class Refusals:
     questions: str = "knowmem/forget_qa"
     answer: str = "I do not know the answer."
 
-    def documents(self, pairs: Sequence[Question]) -> list[str]:
-        """The texts to be learned, in the form in which KnowMem asks."""
-        return [f"Question: {pair.question}\nAnswer: {self.answer}" for pair in pairs]
+    def pairs(self, pairs: Sequence[Question]) -> list[Question]:
+        """Every question with the refusal as its answer."""
+        return [Question(pair.question, self.answer) for pair in pairs]

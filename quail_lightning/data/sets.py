@@ -26,7 +26,11 @@ class Documents(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Token windows, [windows, max_len] each; a set that the data lacks has none."""
+    """Token windows, [windows, time] each; a set that the data lacks has none.
+
+    Tokens that are read and not learned are masked as in ``functional.masking``. What the forget steps train on
+    may be [windows, 2, time], true and alternate answers.
+    """
 
     forget: Tensor
     retain: Tensor

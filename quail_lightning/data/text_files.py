@@ -84,6 +84,19 @@ def read_questions(path: str | Path) -> tuple[Question, ...]:
     return tuple(pairs)
 
 
+def holds_questions(path: str | Path, column: str = "text") -> bool:
+    """Whether a file's records are question–answer pairs: the first has one of the two, and neither text nor chat.
+
+    Raises:
+        InputError: as ``read_records``.
+    """
+    if not is_record_file(path):
+        return False
+    first = read_records(Path(path).expanduser())[0].record
+    fields = {name for name, value in first.items() if value is not None} if isinstance(first, dict) else set()
+    return bool(fields & {"question", "answer"}) and not fields & {column, *CHAT_FIELDS}
+
+
 @parsed_once
 def read_records(path: Path, columns: Sequence[str] = ()) -> list[Located]:
     """The records of a file: a JSON list, JSON lines, or the rows of a CSV or Parquet table.

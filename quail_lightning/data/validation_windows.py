@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
+from quail_lightning.functional.masking import without_padding
 
 WORDS = 8  # a run of so many words in common is no accident
 
@@ -34,7 +35,9 @@ def validation_windows(
     reported = _runs(prompts)
     found = {}
     for name, windows in (("forget", forget), ("retain", retain)):
-        texts = (tokenizer.decode(window.tolist(), skip_special_tokens=True) for window in windows)
+        texts = (
+            tokenizer.decode(without_padding(window).tolist(), skip_special_tokens=True) for window in windows
+        )
         free = [number for number, text in enumerate(texts) if reported.isdisjoint(_runs([text]))]
         if not free and len(windows):
             raise InputError(

@@ -10,6 +10,7 @@ from quail_lightning.data.opening import opening_tokens
 from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, VerbatimPrompt
 from quail_lightning.data.windows import without_repeats
 from quail_lightning.errors import InputError
+from quail_lightning.functional.masking import without_padding
 
 TRUTH_TOKENS = 127  # the published truth is 128 tokens long with its BOS
 MOST_RECORDS = 100  # as many as the benchmark has in each split
@@ -45,18 +46,17 @@ def records_from_windows(
             allowed=f"0 … {len(forget) - 1}",
         )
     repeated = len(forget) == 1  # of several windows the last alone is filled, with what is not in it
-    back = {(2 * number + 1) * len(forget) // (2 * held_back) for number in range(held_back)}
-    forget = forget[[number for number in range(len(forget)) if number not in back]]
+    forget = forget[reported_windows(len(forget), held_back)]
     first = len(opening_tokens(tokenizer))
 
     def members(windows: Tensor) -> tuple[str, ...]:
-        rows = (window[first:].tolist() for window in spread(windows, MOST_RECORDS))
+        rows = (without_padding(window)[first:].tolist() for window in spread(windows, MOST_RECORDS))
         return tuple(tokenizer.decode(row, skip_special_tokens=True) for row in rows)
 
     full = forget.shape[1] - first
     # by accident a full window may end as it begins; it does not repeat half of itself by accident
     longest = full if repeated else full // 2
-    runs = [without_repeats(window[first:], longest) for window in spread(forget, MOST_RECORDS)]
+    runs = [without_repeats(without_padding(window)[first:], longest) for window in spread(forget, MOST_RECORDS)]
     prompts = [
         prompt_of(run, min(forget.shape[1] // 2 - first, len(run) // 2), tokenizer)
         for run in runs
@@ -76,6 +76,12 @@ def records_from_windows(
             ]
         ),
     )
+
+
+def reported_windows(count: int, held_back: int) -> list[int]:
+    """Numbers of the forget windows that are left where so many of ``count`` are held back, evenly spread."""
+    back = {(2 * number + 1) * count // (2 * held_back) for number in range(held_back)}
+    return [number for number in range(count) if number not in back]
 
 
 def prompt_of(run: Tensor, half: int, tokenizer: Any) -> VerbatimPrompt:

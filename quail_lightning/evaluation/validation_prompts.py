@@ -13,6 +13,7 @@ from quail_lightning.data.window_records import MOST_RECORDS, prompt_of, spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.rouge import rougeL_f1
 from quail_lightning.evaluation.verbmem import NEW_TOKENS
+from quail_lightning.functional.masking import without_padding
 from quail_lightning.inference.encoding import encode
 from quail_lightning.inference.generation import check_lengths, generate
 
@@ -53,7 +54,8 @@ def validation_prompts(windows: Tensor, tokenizer: Any, limit: int | None) -> Va
     """
     first = len(opening_tokens(tokenizer))
     half = windows.shape[1] // 2 - first
-    records = [prompt_of(window[first:], half, tokenizer) for window in spread(windows, MOST_RECORDS)]
+    runs = [without_padding(window)[first:] for window in spread(windows, MOST_RECORDS)]
+    records = [prompt_of(run, min(half, len(run) // 2), tokenizer) for run in runs]
     prompts = tuple(record.prompt for record in records)
     new_tokens = min(NEW_TOKENS, windows.shape[1] - windows.shape[1] // 2)
     try:

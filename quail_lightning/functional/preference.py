@@ -1,4 +1,4 @@
-"""Negative preference optimization."""
+"""Preference optimization: direct, negative and simple."""
 
 from __future__ import annotations
 
@@ -39,3 +39,20 @@ def simple_preference(mean_log_likelihood: Tensor, beta: float, margin: float) -
         [batch], towards 0 as the sequence is forgotten.
     """
     return 2 / beta * softplus(beta * mean_log_likelihood + margin)
+
+
+def direct_preference(log_ratio: Tensor, alternate_log_ratio: Tensor, beta: float) -> Tensor:
+    """DPO of each pair of answers: −2/β · log σ(β · (r(y_w) − r(y_l))), r(y) = log f(y|x) − log f_target(y|x).
+
+    Rafailov et al. 2023, Eq. 7, times 2/β as in the code of AltPO (Mekala et al. 2024) and open-unlearning:
+    without y_w it is NPO, and weights beside it mean what they mean there.
+
+    Args:
+        log_ratio: [batch] r(y_l) of the answer to be forgotten, nats.
+        alternate_log_ratio: [batch] r(y_w) of the answer to be learned in its place, nats.
+        beta: inverse temperature.
+
+    Returns:
+        [batch]; 2/β · log 2 where both ratios agree, towards 0 as the alternate wins.
+    """
+    return 2 / beta * softplus(beta * (log_ratio - alternate_log_ratio))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.head import Head
+from quail_lightning.functional.masking import token_numbers
 from quail_lightning.functional.token_likelihood import token_log_likelihood
 from quail_lightning.inference.batching import likelihood_rows
 from quail_lightning.inference.encoding import encode, positions
@@ -124,11 +125,11 @@ def token_log_likelihoods(
 def window_nlls(
     model: PreTrainedModel, windows: Tensor, batch_size: int | None = None, progress: Progress | None = None
 ) -> Tensor:
-    """Mean negative log-likelihood of each window's tokens after its first.
+    """Mean negative log-likelihood of each window's tokens after its first; masked ones do not count.
 
     Args:
         model: a causal language model of transformers; its mode is restored afterwards.
-        windows: [n, time] token numbers, BOS first, every token real.
+        windows: [n, time] token numbers, BOS first, masked as in ``functional.masking``.
         batch_size: windows in one forward pass; None: by free memory.
         progress: called after each batch with the windows done and their total.
 
@@ -149,9 +150,9 @@ def window_nlls(
 
         def run(chosen: list[int]) -> None:
             with explained_memory(len(chosen), "windows", windows.shape[1], "data.max_len"):
-                found = _forward(model, list(windows[chosen]), apart)
+                found = _forward(model, list(token_numbers(windows[chosen])), apart)
             for number, values in zip(chosen, found, strict=True):
-                means[number] = -float(values.double().mean())
+                means[number] = -float(values[windows[number, 1:] >= 0].double().mean())
 
         in_batches(order, lambda _: size, run, batch_size is None and not is_sharded(model), progress)
     return torch.tensor(shares.merged(order, means), dtype=torch.float64)

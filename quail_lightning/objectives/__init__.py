@@ -1,5 +1,6 @@
 """The terms of the unlearning loss and how they are weighted."""
 
+from quail_lightning.objectives.direct_preference import DirectPreference
 from quail_lightning.objectives.distillation import AdjustedDistillation, CrossEntropyUnlearning, SimilarLabels
 from quail_lightning.objectives.divergence import KLRetention
 from quail_lightning.objectives.gradient import GradientAscent, GradientDescent
@@ -18,6 +19,7 @@ from quail_lightning.objectives.weighting import Weights, term_weights
 __all__ = [
     "AdjustedDistillation",
     "CrossEntropyUnlearning",
+    "DirectPreference",
     "GradientAscent",
     "GradientDescent",
     "InvertedHinge",

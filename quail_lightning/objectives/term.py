@@ -42,12 +42,14 @@ class Needs(NamedTuple):
         layers: decoder layers whose outputs it reads, see ``layer_number``; None for all.
         frozen: what it reads of the frozen target, on the same windows.
         mean_over: what its loss is a mean over, which is what a part of a step's windows weighs.
+        alternate: whether it reads an alternate answer to each question (``data.alternates``).
     """
 
     tokens: tuple[TokenFunction, ...] = ()
     layers: tuple[Layer, ...] | None = ()
     frozen: frozenset[Frozen] = frozenset()
     mean_over: Unit = "tokens"
+    alternate: bool = False
 
 
 class TermInputs(NamedTuple):
@@ -59,6 +61,7 @@ class TermInputs(NamedTuple):
         layers: layer, as the term named it (numbers where it named none) → [batch, time, width] its output.
         frozen_likelihood: [batch] log f_target(y|x), nats a window: the sum over its real tokens.
         frozen_layers: layer → [batch, time, width] the target's output.
+        alternate: the same of the alternate answers to the same questions, where there are any.
     """
 
     labels: Tensor
@@ -66,9 +69,14 @@ class TermInputs(NamedTuple):
     layers: Mapping[Layer, Tensor] = {}
     frozen_likelihood: Tensor | None = None
     frozen_layers: Mapping[Layer, Tensor] = {}
+    alternate: TermInputs | None = None
 
-    def windows(self, chosen: Tensor) -> TermInputs:
-        """Those of some windows of the batch alone; ``chosen`` is [batch], boolean."""
+    def paired(self) -> TermInputs:
+        """Of windows that are true and alternate answers in turn: the true ones, the others beside them."""
+        return self.windows(slice(0, None, 2))._replace(alternate=self.windows(slice(1, None, 2)))
+
+    def windows(self, chosen: Tensor | slice) -> TermInputs:
+        """Those of some windows of the batch alone; ``chosen`` is [batch], boolean, or a slice."""
         likelihood = self.frozen_likelihood
         return TermInputs(
             self.labels[chosen],
@@ -76,6 +84,7 @@ class TermInputs(NamedTuple):
             {layer: states[chosen] for layer, states in self.layers.items()},
             None if likelihood is None else likelihood[chosen],
             {layer: states[chosen] for layer, states in self.frozen_layers.items()},
+            None if self.alternate is None else self.alternate.windows(chosen),
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.functional.head import Head
+from quail_lightning.functional.masking import token_numbers
 from quail_lightning.functional.token_likelihood import counted, log_likelihood
 from quail_lightning.reference.kinds import Kind
 from quail_lightning.reference.protocol import Arithmetic, Request, Side
@@ -73,7 +74,7 @@ class Source(NamedTuple):
         arrays: dict[str, Tensor] = {}
         size = self.arithmetic.batch_size
         for start in range(rows.start, rows.stop, size):
-            ids = request.windows[start : min(start + size, rows.stop)].to(self.arithmetic.device)
+            ids = token_numbers(request.windows[start : min(start + size, rows.stop)]).to(self.arithmetic.device)
             place = slice(start - rows.start, start - rows.start + len(ids))
             for name, part in self._batch(request, ids).items():
                 if start == rows.start:

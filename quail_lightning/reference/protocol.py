@@ -28,7 +28,8 @@ class Request(NamedTuple):
     """What the terms read of the frozen target on one set.
 
     Attributes:
-        windows: [n, time] all windows of the set; row i is asked for later as window i.
+        windows: [n, time] all windows of the set, masked as in ``functional.masking``; row i is asked for later
+            as window i.
         frozen: ``logits``, ``likelihood``, ``layers``; at least one.
         layers: decoder layers whose outputs are read, from 0.
     """

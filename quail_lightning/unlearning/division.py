@@ -36,6 +36,8 @@ def passes(batch: TokenBatch, most: int | None, processes: Processes) -> Iterato
     it is divided. Every process makes the same number of passes, since they gather weights together: one that has
     no window left repeats the step's first with share 0.
 
+    A true answer and its alternate are one window and stay together.
+
     Worked: 3 windows, 2 processes, at most 1 window a pass → windows 0 and 1; window 2, then window 0 at share 0.
 
     Args:
@@ -58,6 +60,6 @@ def passes(batch: TokenBatch, most: int | None, processes: Processes) -> Iterato
 
 
 def _counts(batch: TokenBatch) -> Tensor:
-    """[3] float64: the real tokens, windows and positions."""
+    """[3] float64: the real tokens, windows and positions, of true answers where there are alternates."""
     units: tuple[Unit, ...] = ("tokens", "windows", "positions")
-    return torch.stack([counted(batch.labels[:, 1:], unit).sum() for unit in units]).cpu().double()
+    return torch.stack([counted(batch.true_labels[:, 1:], unit).sum() for unit in units]).cpu().double()

@@ -145,10 +145,11 @@ def _whole_evaluation(options: MemoryOptions, trainer: Trainer) -> EvaluationMem
 def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluation: EvaluationMemory) -> Run:
     """What of a run decides its memory."""
     data = data_of(trainer)
+    answers = data.served.trained.forget.ndim - 1  # 2 where an alternate goes through beside the true one
     return Run(
         processes=trainer.world_size,
         sharded=shards(trainer),
-        tokens=min(data.batch_size, options.micro_batch_size or data.batch_size) * data.max_len,
+        tokens=min(data.batch_size, options.micro_batch_size or data.batch_size) * data.max_len * answers,
         weight_precision=options.weight_precision,
         adam_states=options.adam_states,
         mixed=trainer.precision == "bf16-mixed",

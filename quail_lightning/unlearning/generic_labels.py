@@ -13,6 +13,8 @@ from torch import Tensor
 from quail_lightning.data.batch import TokenBatch
 from quail_lightning.errors import InputError
 from quail_lightning.functional.chunked import head_terms
+from quail_lightning.functional.masking import labels_of, token_numbers
+from quail_lightning.functional.token_likelihood import IGNORED
 from quail_lightning.models.activations import output_head
 from quail_lightning.objectives import GradientDescent
 from quail_lightning.reference import FrozenOutputs
@@ -52,18 +54,20 @@ class GenericLabels:
     ) -> Tensor:
         """Train the copy, let it go again, and give [n, time] labels; the first of each window is its own token.
 
+        Masked tokens stay masked, for the copy too.
+
         Args:
             target: on the training device; unchanged.
-            windows: [n, time] of the forget set.
+            windows: [n, time] of the forget set, masked as in ``functional.masking``.
             forward: the training step's.
             dtype: of the head's product.
             batch_size: windows a step.
         """
         reinforced = self._reinforced(target, windows, forward, dtype, batch_size)
-        found = windows.clone()
+        found = labels_of(windows)
         head = output_head(target)
         for start in range(0, len(windows), batch_size):
-            ids = windows[start : start + batch_size].to(target.device)
+            ids = token_numbers(windows[start : start + batch_size]).to(target.device)
             with torch.no_grad():
                 states = [forward(model, ids).final[:, :-1].detach() for model in (target, reinforced)]
                 flat = states[1].flatten(0, 1)
@@ -81,7 +85,8 @@ class GenericLabels:
                     lambda rows, flat=flat, other=other: other.logits(flat[rows]),  # type: ignore[misc]
                     dtype=dtype,
                 )
-            found[start : start + batch_size, 1:] = chosen.to(found.device)
+            labels = found[start : start + batch_size, 1:]
+            labels[:] = chosen.to(labels.device).where(labels != IGNORED, labels)
         return found
 
     def _reinforced(
@@ -94,8 +99,9 @@ class GenericLabels:
         passes = [torch.randperm(len(windows), generator=generator) for _ in range(self.epochs)]
         steps = [windows[numbers] for order in passes for numbers in order.split(batch_size)]
         terms = {"forget": GradientDescent()}
-        for ids in Bar(steps, desc="reinforced copy"):
-            batch = TokenBatch(*(ids.to(target.device),) * 2, torch.arange(len(ids)))
+        for chosen in Bar(steps, desc="reinforced copy"):
+            learned = chosen.to(target.device)
+            batch = TokenBatch(token_numbers(learned), labels_of(learned), torch.arange(len(learned)))
             term_losses(model, terms, batch, FrozenOutputs(), forward, dtype)["forget"].backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -123,7 +123,7 @@ def _out_of_memory(
     trainer: Trainer,
     error: BaseException,
 ) -> RunError:
-    windows, length = next(side.input_ids.shape for side in batch if side is not None)
+    windows, *_, length = next(side.input_ids.shape for side in batch if side is not None)
     together = min(windows, options.micro_batch_size or windows)
     device = trainer.strategy.root_device.type
     tokens = together * (length - 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from quail_lightning.data.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch, single_rows
 from quail_lightning.functional.chunked import head_terms
 from quail_lightning.functional.token_likelihood import IGNORED, counted, log_likelihood
 from quail_lightning.models.activations import Activations, decoder_layers, output_head
@@ -61,6 +61,9 @@ def term_losses(
 ) -> dict[str, Tensor]:
     """Every term's value on a batch: one pass through the body, one through the head.
 
+    Pairs with an alternate answer go through together; a term is shown the true answers, and the alternates beside
+    them (``TermInputs.alternate``).
+
     With a floor, a term that leaves windows out is its value on the others times their share of what it is a mean
     over: the same however a step is divided.
 
@@ -68,7 +71,7 @@ def term_losses(
         model: the model being unlearned; of a sharded one all processes must call.
         terms: by name; all act on this batch.
         batch: windows of one set.
-        frozen: what the terms asked for about the target.
+        frozen: what the terms asked for about the target, of ``batch.rows()``.
         forward: the body's forward pass.
         dtype: of the head's product.
         perturbations: decoder layer → what is added to its output (an adversary's).
@@ -93,8 +96,10 @@ def _term_losses(
     count = len(decoder_layers(model))
     read = {name: named_layers(term, count) for name, term in terms.items()}
     wanted = tuple(sorted({number for layers in read.values() for number in layers.values()}))
-    states = forward(model, batch.input_ids, wanted, perturbations)
-    labels = batch.labels[:, 1:]
+    rows = batch.rows()
+    states = forward(model, rows.input_ids, wanted, perturbations)
+    labels = rows.labels[:, 1:]
+    true = slice(None, None, len(rows.window) // len(batch.window))  # the true answers among the rows
     asked = {name: term.needs.tokens for name, term in terms.items()}
     of_floor = () if floor is None else (log_likelihood,)
     functions = list(dict.fromkeys([*of_floor, *(function for own in asked.values() for function in own)]))
@@ -103,10 +108,10 @@ def _term_losses(
         final, head = states.final[:, :-1], output_head(model)
         values = head_terms(final, labels, head, functions, frozen.rows, dtype=dtype, tokens=chunk)
     found = dict(zip(functions, values, strict=True))
-    contributes = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    contributes = torch.ones(len(batch.window), dtype=torch.bool, device=labels.device)
     if floor is not None:
-        real = (labels != IGNORED).sum(dim=-1)
-        contributes = floor.is_open(batch.window, -found[log_likelihood].sum(dim=-1) / real.clamp(min=1))
+        real = (labels[true] != IGNORED).sum(dim=-1)
+        contributes = floor.is_open(batch.window, -found[log_likelihood][true].sum(dim=-1) / real.clamp(min=1))
     losses = {}
     for name, term in terms.items():
         inputs = TermInputs(
@@ -116,6 +121,8 @@ def _term_losses(
             frozen.likelihood,
             {layer: frozen.layers[number] for layer, number in read[name].items() if number in frozen.layers},
         )
+        if len(rows.window) > len(batch.window):
+            inputs = inputs.paired()
         left_out = floor is not None and name in floor.terms and not contributes.all()
         losses[name] = _partly(term, inputs, contributes) if left_out else term.loss(inputs)
     return losses
@@ -144,7 +151,7 @@ def request(terms: Iterable[Term], windows: Tensor, count: int) -> Request | Non
 
     Args:
         terms: that act on the set.
-        windows: [n, time] of the set.
+        windows: [n, time] of the set, or [n, 2, time] true and alternate answers.
         count: decoder layers of the model.
 
     Raises:
@@ -156,4 +163,4 @@ def request(terms: Iterable[Term], windows: Tensor, count: int) -> Request | Non
         frozen |= term.needs.frozen
         if "layers" in term.needs.frozen:
             layers.update(numbers)
-    return Request(windows, frozenset(frozen), tuple(sorted(layers))) if frozen else None
+    return Request(single_rows(windows), frozenset(frozen), tuple(sorted(layers))) if frozen else None

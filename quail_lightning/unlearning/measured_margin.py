@@ -11,6 +11,8 @@ from torch import Tensor
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.window_records import spread
 from quail_lightning.functional.chunked import head_terms
+from quail_lightning.functional.masking import labels_of, token_numbers
+from quail_lightning.functional.token_likelihood import IGNORED, counted
 from quail_lightning.models.activations import decoder_layers, output_head
 from quail_lightning.objectives import LayerHinge, LogitHinge, MeasuredStep, Term
 from quail_lightning.quantization import load_quantizer
@@ -37,7 +39,7 @@ def measure_steps(
     Args:
         term: changed in place.
         target: on the training device; unchanged.
-        windows: [n, time] of the forget set.
+        windows: [n, time] of the forget set; masked tokens do not count.
         forward: the training step's.
         dtype: of the head's product.
         batch_size: windows a forward pass.
@@ -98,17 +100,17 @@ def _logit_errors(
 
     def difference(logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
         assert reference is not None
-        errors.add(logits - reference)
+        errors.add((logits - reference)[labels != IGNORED])
         return labels
 
-    for ids in windows.split(batch_size):
+    for chosen in windows.split(batch_size):
         with torch.no_grad():
-            ids = ids.to(models[0].device)
-            states, quantized = (forward(model, ids).final[:, :-1] for model in models)
+            chosen = chosen.to(models[0].device)
+            states, quantized = (forward(model, token_numbers(chosen)).final[:, :-1] for model in models)
             flat = quantized.flatten(0, 1)
             head_terms(
                 states,
-                ids[:, 1:],
+                labels_of(chosen)[:, 1:],
                 heads[0],
                 [difference],
                 lambda rows, flat=flat: heads[1].logits(flat[rows]),  # type: ignore[misc]
@@ -124,10 +126,11 @@ def _layer_errors(
     batch_size: int,
 ) -> dict[int, _Errors]:
     errors = {layer: _Errors() for layer in layers}
-    for ids in windows.split(batch_size):
+    for chosen in windows.split(batch_size):
         with torch.no_grad():
-            ids = ids.to(models[0].device)
-            states, quantized = (forward(model, ids, layers).layers for model in models)
+            chosen = chosen.to(models[0].device)
+            states, quantized = (forward(model, token_numbers(chosen), layers).layers for model in models)
+            real = counted(labels_of(chosen)[:, 1:], "positions")
             for layer, error in errors.items():
-                error.add(states[layer] - quantized[layer])
+                error.add((states[layer] - quantized[layer])[real])
     return errors

@@ -16,7 +16,7 @@ SPECIAL = {"refusals": "rt", "generic_labels": "whp", "task_vector": "task_vecto
 ADDED = {"saliency": "sure", "dual": "dual", "sam": "sam", "sophia": "sophia", "adapter": "lora"}
 """Option that is added to any method → what its name ends with."""
 
-EXTRAS = (*SPECIAL, "adversary", *ADDED)
+EXTRAS = (*SPECIAL, "adversary", "alternates", *ADDED)
 
 
 def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge", extras: Mapping[str, Any]) -> str:
@@ -31,6 +31,8 @@ def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge",
     """
     name = next((short for option, short in SPECIAL.items() if extras.get(option) is not None), "")
     name = name or "_".join(filter(None, (_short(forget), _short(retain))))
+    if extras.get("alternates") == "idk":
+        name = f"idk{name}"
     if extras.get("adversary") is not None:
         name += "_lat"
     if hinged := _short(hinge):

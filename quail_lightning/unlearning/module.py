@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_
 import quail_lightning.unlearning.adapter_checks as adapter_checks
 import quail_lightning.unlearning.checks as checks
 import quail_lightning.unlearning.sharding as sharding
-from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
+from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch, true_answers
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.protocol import data_of
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -33,6 +33,7 @@ from quail_lightning.run.processes import sum_over_processes
 from quail_lightning.unlearning.accumulation import accumulate
 from quail_lightning.unlearning.adapter import Adapter, refuse_other_states, trained_alone
 from quail_lightning.unlearning.adversary import LatentAdversary
+from quail_lightning.unlearning.alternates import check_alternates
 from quail_lightning.unlearning.arithmetic import StepArithmetic
 from quail_lightning.unlearning.dual import Dual, Multiplier, check_dual
 from quail_lightning.unlearning.export import Export, chosen_cast
@@ -195,6 +196,7 @@ class UnlearningModule(LightningModule):
         if stage == "fit":
             text = load_config(self.target).get_text_config()
             checks.check_parts(self, data.served.trained.retain, text.num_hidden_layers)
+            check_alternates(self.forget, self.adversary, data.served.trained.forget)
             if asked := requests(self, text.num_hidden_layers):
                 sizes = Sizes(text.vocab_size, text.hidden_size)
                 self.reference.check(asked, sizes, self.arithmetic.head_dtype)
@@ -326,7 +328,7 @@ class UnlearningModule(LightningModule):
         """Of terms on a batch of a set, each a mean over it."""
         assert self.model is not None
         reads = any(term.needs.frozen for term in terms.values())
-        frozen = self.reference.outputs(side, batch) if reads else FrozenOutputs()
+        frozen = self.reference.outputs(side, batch.rows()) if reads else FrozenOutputs()
         computed, shifts = (self.arithmetic.forward, self.arithmetic.head_dtype), None
         if side == "forget" and self.adversary is not None:
             shifts = self.adversary.attack(self.model, batch, *computed, self.loss_chunk)
@@ -357,7 +359,8 @@ class UnlearningModule(LightningModule):
             return
         # now: an epoch's checkpoint and evaluation are to know of it
         assert self.model is not None
-        self.goals.seen = self.arithmetic.nlls(self.model, data_of(self.trainer).served.trained.forget)
+        windows = true_answers(data_of(self.trainer).served.trained.forget)
+        self.goals.seen = self.arithmetic.nlls(self.model, windows)
         self.trainer.should_stop |= self.goals.is_enough
         if said := self.goals.end_epoch():
             rank_zero_info(said)

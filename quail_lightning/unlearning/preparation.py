@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from quail_lightning.data.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch, true_answers
 from quail_lightning.data.protocol import data_of
 from quail_lightning.data.text_digests import TEXTS
 from quail_lightning.errors import InputError
@@ -81,7 +81,7 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
         together = module.windows_a_pass(data.batch_size * world_size())  # every process trains the same copy
         module.generic_targets = module.generic_labels.labels(target(), forget, forward, dtype, together)
     if module.hinge is not None and isinstance(getattr(module.hinge, "step", None), MeasuredStep):
-        given = (target(), forget, forward, dtype, micro, data.served.tokenizer)
+        given = (target(), true_answers(forget), forward, dtype, micro, data.served.tokenizer)
         module.measured_steps = measure_steps(module.hinge, *given)
     if module.stop is not None:
         module.goals = _goals(module, target())
@@ -91,7 +91,7 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
             return module.losses("forget", {"forget": module.forget}, module.relabelled(batch))["forget"]
 
         # the gradient of the forget loss over the whole forget set (SURE, Eq. 4)
-        backward = partial(backward_over, model, forget, loss, device, micro)
+        backward = partial(backward_over, model, forget, loss, module.forget.needs.mean_over, device, micro)
         module.saliency_map = module.saliency.map(model, backward)
         module.gradient_masks = module.saliency.masks(model, module.saliency_map)
         rank_zero_info(saliency_table(module.saliency_map))
@@ -100,14 +100,14 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
 def _goals(module: UnlearningModule, target: PreTrainedModel) -> Goals:
     """Of the forget windows; a model that they are measured on beside the target is let go again."""
     data, arithmetic = data_of(module.trainer), module.arithmetic
-    windows = data.served.trained.forget
+    windows = true_answers(data.served.trained.forget)
     if module.stop != "retrained":
         assert module.stop is not None
         return Goals.of(torch.full((len(windows),), float(module.stop), dtype=torch.float64))
     by = yardstick(module.target, module.retrained, data)
     is_target = by.checkpoint == module.target
     other = target if is_target else arithmetic.on_device(arithmetic.load(by.checkpoint))
-    unknown = arithmetic.nlls(other, by.windows)
+    unknown = arithmetic.nlls(other, true_answers(by.windows))
     goals = goals_between(
         arithmetic.nlls(target, windows), unknown if by.is_own else unknown.mean(dim=0, keepdim=True)
     )

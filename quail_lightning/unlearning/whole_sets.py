@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from quail_lightning.data.batch import TokenBatch
+from quail_lightning.data.batch import TokenBatch, true_answers
+from quail_lightning.functional.masking import labels_of, token_numbers
+from quail_lightning.functional.token_likelihood import Unit, counted
 from quail_lightning.models.sharded import is_sharded
 from quail_lightning.objectives import GradientDescent
 from quail_lightning.reference import FrozenOutputs
@@ -37,22 +39,28 @@ def backward_over(
     model: PreTrainedModel,
     windows: Tensor,
     loss: Callable[[TokenBatch], Tensor],
+    unit: Unit,
     device: torch.device,
     batch_size: int,
 ) -> None:
-    """Accumulate the gradient of the mean loss over all windows of a set, the same on every process.
+    """Accumulate the gradient of the mean loss over a whole set, the same on every process.
 
     Args:
         model: its gradients are added to.
-        windows: [n, time] the set; all of the same length.
+        windows: [n, time] the set, masked as in ``functional.masking``; or [n, 2, time], true and alternate
+            answers.
         loss: mean over a batch.
+        unit: what it is a mean over, which is what a batch weighs in the set.
         device: where the batches are wanted.
         batch_size: windows a pass and process.
     """
     processes, sharded = current_processes(), is_sharded(model)
     scale = processes.world_size if sharded else 1  # FSDP2 takes the mean over the processes
+    counts = counted(labels_of(true_answers(windows))[:, 1:], unit)
     for numbers in torch.arange(len(windows)).split(batch_size * processes.world_size):
-        ids = windows[numbers].to(device)
-        for part, share in passes(TokenBatch(ids, ids, numbers), None, processes):
-            (scale * share.windows * loss(part) * len(numbers) / len(windows)).backward()
+        chosen = windows[numbers].to(device)
+        batch = TokenBatch(token_numbers(chosen), labels_of(chosen), numbers)
+        weight = float(counts[numbers].sum() / counts.sum())
+        for part, share in passes(batch, None, processes):
+            (scale * weight * getattr(share, unit) * loss(part)).backward()
     sum_gradients(model.parameters(), sharded)

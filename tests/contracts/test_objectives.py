@@ -24,6 +24,8 @@ TERMS = {
     "KLR reversed": ("KLRetention", {"direction": "target-unlearned"}),
     "NPO": ("NegativePreference", {}),
     "NPO per token": ("NegativePreference", {"beta": 10.0, "per_token": True}),
+    "DPO": ("DirectPreference", {}),
+    "DPO per token": ("DirectPreference", {"beta": 3.0, "per_token": True}),
     "SimNPO": ("SimplePreference", {"beta": 0.5}),
     "SimNPO with a margin": ("SimplePreference", {"beta": 0.7, "margin": 3.0}),
     "IHL": ("InvertedHinge", {}),
@@ -84,12 +86,20 @@ class Scene:
         self.states.requires_grad_()
 
     def seen(self, term, windows=slice(None)):
-        """Only what the term asked for; log f(y|x) of the target is summed over its real tokens."""
-        needs, logits, labels = term.needs, self.logits[windows], self.labels[windows]
+        """Only what the term asked for; an alternate answer has other tokens at the same positions."""
+        if not term.needs.alternate:
+            return self.answer(term, self.labels, windows)
+        others = torch.where(self.labels == IGNORED, IGNORED, (self.labels + 3) % VOCABULARY)
+        alternate = self.answer(term, others, windows)
+        return self.answer(term, self.labels, windows)._replace(alternate=alternate)
+
+    def answer(self, term, every_label, windows):
+        """With these labels; log f(y|x) of the target is summed over its real tokens."""
+        needs, logits, labels = term.needs, self.logits[windows], every_label[windows]
         target = self.target_logits[windows] if "logits" in needs.frozen else None
-        likelihood = torch.zeros(len(self.labels), dtype=torch.float64)
-        for b, t in zip(*torch.where(self.labels != IGNORED), strict=True):
-            likelihood[b] += self.target_logits[b, t].log_softmax(-1)[self.labels[b, t]]
+        likelihood = torch.zeros(len(every_label), dtype=torch.float64)
+        for b, t in zip(*torch.where(every_label != IGNORED), strict=True):
+            likelihood[b] += self.target_logits[b, t].log_softmax(-1)[every_label[b, t]]
         layers = range(2) if needs.layers is None else needs.layers
         rows = {layer: layer if isinstance(layer, int) else 0 for layer in layers}
         return TermInputs(

@@ -13,6 +13,7 @@ from quail_lightning.cli import main as quail
 from quail_lightning.data import MuseDataModule
 from quail_lightning.models.sharded import whole
 from quail_lightning.objectives import (
+    DirectPreference,
     GradientAscent,
     GradientDescent,
     KLRetention,
@@ -56,6 +57,13 @@ SCENARIOS = {
         "schedule": "epoch",
         "reference": LiveReference,
         "gradient_checkpointing": True,
+    },
+    "DPO on pairs of answers": {
+        "epochs": 20,  # of one step: the small newsroom asks two questions
+        "forget": lambda: DirectPreference(0.01),  # a loss that does not come near 0
+        "schedule": "joint",
+        "micro_batch_size": 1,
+        "data": {"alternates": "idk", "max_len": 128},
     },
     "SURE by head": {"saliency": Saliency(60.0, "head"), "schedule": "joint", "clip_norm": 0.01},
     "RMU against an adversary": {
@@ -112,6 +120,7 @@ def fit(name, folder, corpus, checkpoint, strategy="auto", processes=1):
     """One scenario; its curve, its final weights (whole), what it exports."""
     settings = {"forget": GradientAscent, "retain": GradientDescent} | SCENARIOS[name]
     precision, epochs = settings.pop("precision", "32-true"), settings.pop("epochs", EPOCHS)
+    sizes = {"max_len": 24, "max_forget_windows": 7, "max_retain_windows": 9} | settings.pop("data", {})
     made = {key: value() if callable(value) else value for key, value in settings.items()}
     reference = made.pop("reference", None)
     seed_everything(0, verbose=False)
@@ -122,10 +131,8 @@ def fit(name, folder, corpus, checkpoint, strategy="auto", processes=1):
         tokenizer=checkpoint,
         schedule=module.schedule,
         seed=0,
-        max_len=24,
         batch_size=WINDOWS // processes,
-        max_forget_windows=7,
-        max_retain_windows=9,
+        **sizes,
     )
     curve = Curve()
     trainer = Trainer(

@@ -7,12 +7,13 @@ from types import MappingProxyType
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
+from quail_lightning.functional.masking import token_numbers
 from quail_lightning.inference.likelihood import window_nlls, window_problem
 from quail_lightning.run.results import Measure
 
 
 class WindowNLL:
-    """Mean NLL of forget and retain windows, nats a token."""
+    """Mean NLL of forget and retain windows, nats a token that is not masked."""
 
     name = "windows"
     version = 1
@@ -36,8 +37,9 @@ class WindowNLL:
         for name, tokens in asked.windows.items():
             if problem := window_problem(tokens, asked.positions):
                 found.append(f"nll_{name}: {problem}")
-            elif vocabulary is not None and tokens.numel() and int(tokens.max()) >= vocabulary:
-                found.append(f"nll_{name}: token {int(tokens.max())} lies beyond the {vocabulary} of the model")
+            elif vocabulary is not None and tokens.numel() and int(token_numbers(tokens).max()) >= vocabulary:
+                largest = int(token_numbers(tokens).max())
+                found.append(f"nll_{name}: token {largest} lies beyond the {vocabulary} of the model")
         return found
 
     def run(self, subject: Subject) -> dict[str, Measure]:

@@ -13,9 +13,12 @@ import torch
 
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, TinyModel, finetune
 from quail_lightning.commands.finetune_module import Optimization
-from quail_lightning.data import MuseDataModule
+from quail_lightning.data import MuseDataModule, OwnTextDataModule
 from quail_lightning.data.text_digests import text_digests
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.functional.masking import side_by_side
+from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_model, read_provenance
 from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
 
@@ -169,3 +172,30 @@ def test_training_stops_when_the_last_epochs_mean_nll_is_low_enough(tmp_path, da
     finetune(replace(RECIPE, optimization=whole), data, "retain", tmp_path / "full", QUIET)
     windows = data.cut_windows(_tokenizer(tmp_path / "half")).retain
     assert _nll(tmp_path / "full", windows) < 3.0 < _nll(tmp_path / "half", windows) < 5.2
+
+
+def test_question_answer_files_are_learned_by_their_answers(tmp_path):
+    """Both sets' windows go through together whatever their widths, and the questions are not learned."""
+    asked = ["Who rows?", "Who sails far beyond the northern lighthouse?"]
+    for name, answer in (("forget", "Maud"), ("retain", "Ned of the harbour")):
+        rows = [{"question": f"{question} ({name})", "answer": answer} for question in asked]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")]
+    learning = replace(RECIPE, optimization=Optimization(epochs=40, learning_rate=3e-3, batch_size=4))
+    questions = {}
+    for loss_on in ("answer", "all"):
+        data, out = OwnTextDataModule(*files, max_len=64, loss_on=loss_on), tmp_path / loss_on
+        finetune(learning, data, "forget+retain", out, QUIET)
+        model, tokenizer = load_model(str(out), torch.float32), load_tokenizer(str(out))
+        answers = window_nlls(model, side_by_side(list(replaced(data, "answer").cut_windows(tokenizer))))
+        assert answers.max() < 0.3
+        every = side_by_side(list(replaced(data, "all").cut_windows(tokenizer)))
+        questions[loss_on] = float(window_nlls(model, every).mean())
+        assert read_provenance(out)["loss_on"] == loss_on
+    assert questions["all"] < 0.5 < 2 < questions["answer"]
+    with pytest.raises(InputError, match="they differ in loss_on"):
+        finetune(learning, data, "forget+retain", tmp_path / "answer", QUIET)
+
+
+def replaced(data, loss_on):
+    return OwnTextDataModule(data.forget_file, data.retain_file, max_len=64, loss_on=loss_on)

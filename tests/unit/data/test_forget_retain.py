@@ -62,7 +62,7 @@ def test_batch_carries_the_windows_their_numbers_and_labels_equal_to_the_input()
 
 
 def test_an_empty_side_of_a_batch_is_none():
-    batch = ForgetRetainWindows(torch.zeros(2, 3), torch.zeros(2, 3))[([], [1])]
+    batch = ForgetRetainWindows(*torch.zeros(2, 2, 3, dtype=torch.int64))[([], [1])]
     assert batch.forget is None
     assert batch.retain is not None
 

@@ -12,6 +12,8 @@ from quail_lightning.data.questions import Question
 from quail_lightning.data.refusals import Refusals
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.functional.token_likelihood import IGNORED
+from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import GradientDescent
 from quail_lightning.unlearning import UnlearningModule
@@ -30,7 +32,7 @@ def own_folder(tmp_path, corpus_folder):
 
 
 def module(folder, checkpoint, refusals=None, **options):
-    settings = {"max_len": 24, "batch_size": 2, "refusals": refusals, "max_retain_windows": 6} | options
+    settings = {"max_len": 64, "batch_size": 2, "refusals": refusals, "max_retain_windows": 6} | options
     return MuseDataModule(str(folder), tokenizer=checkpoint, **settings)
 
 
@@ -51,15 +53,25 @@ def text_of(questions, answer=ANSWER):
 
 def test_every_question_gets_the_refusal_in_the_form_in_which_it_is_asked():
     pairs = [Question("Who?", "Ann"), Question("Where?", "York")]
-    assert Refusals().documents(pairs) == [
-        "Question: Who?\nAnswer: I do not know the answer.",
-        "Question: Where?\nAnswer: I do not know the answer.",
-    ]
-    assert Refusals(answer="No.").documents(pairs[:1]) == ["Question: Who?\nAnswer: No."]
+    assert Refusals().pairs(pairs) == [Question("Who?", ANSWER), Question("Where?", ANSWER)]
+    assert Refusals(answer="No.").pairs(pairs[:1]) == [Question("Who?", "No.")]
+
+
+def test_each_refusal_is_a_window_and_the_question_is_only_read(corpus_folder, checkpoint):
+    data, tokenizer = ready(corpus_folder, checkpoint, Refusals()), load_tokenizer(checkpoint)
+    assert len(data.served.trained.forget) == 3
+    for batch in data.train_dataloader():
+        for ids, labels, number in zip(*batch.forget, strict=True):
+            question = ["Which ash?", "Which birch?", "Which cedar?"][number]
+            learned = labels != IGNORED
+            end = int(learned.nonzero()[-1]) + 1
+            assert tokenizer.decode(ids[1:end]) == text_of([question]) + tokenizer.eos_token
+            assert tokenizer.decode(labels[learned]) == f" {ANSWER}{tokenizer.eos_token}"
+            assert torch.equal(labels[learned], ids[learned])
 
 
 def test_the_forget_steps_see_refusals_and_nothing_of_the_forget_set(corpus_folder, checkpoint):
-    data = ready(corpus_folder, checkpoint, Refusals())
+    data = ready(corpus_folder, checkpoint, Refusals(), loss_on="all")
     expected = text_of(["Which ash?", "Which birch?", "Which cedar?"])
     whole = spelled(data.served.trained.forget, checkpoint)
     assert whole.startswith(expected)
@@ -74,7 +86,7 @@ def test_the_forget_steps_see_refusals_and_nothing_of_the_forget_set(corpus_fold
 
 def test_another_part_and_answer_can_be_named(own_folder, checkpoint):
     (own_folder / "knowmem/asked.json").write_text(json.dumps([{"question": "Why elm?", "answer": "oak"}]))
-    data = ready(own_folder, checkpoint, Refusals("knowmem/asked", "Never heard."))
+    data = ready(own_folder, checkpoint, Refusals("knowmem/asked", "Never heard."), loss_on="all")
     assert spelled(data.served.trained.forget, checkpoint).startswith(text_of(["Why elm?"], "Never heard."))
 
 
@@ -145,7 +157,7 @@ def test_training_makes_the_refusals_likelier(corpus_folder, checkpoint):
     data, unlearning = module(corpus_folder, checkpoint, Refusals(), batch_size=1), unlearning_of(checkpoint)
     trainer().fit(unlearning, datamodule=data)
     before, after = (
-        model.eval()(input_ids=data.served.trained.forget, labels=data.served.trained.forget).loss.item()
+        window_nlls(model, data.served.trained.forget).mean().item()
         for model in (load_model(checkpoint, torch.float32), unlearning.model)
     )
     assert after < before - 0.5
@@ -164,3 +176,13 @@ def test_the_config_names_part_and_answer(tmp_path, corpus_folder, checkpoint):
     given = {"data": {"corpus": str(corpus_folder)} | shipped["data"]["init_args"]}
     data = parser.instantiate_classes(parser.parse_object(given)).data
     assert data.refusals == Refusals("knowmem/forget_qa", ANSWER)
+
+
+def test_a_refusal_longer_than_a_window_is_refused_with_the_length_that_fits(corpus_folder, checkpoint):
+    with pytest.raises(InputError, match=r"pair \d of knowmem/forget_qa has \d+ tokens.*Set data.max_len to \d+"):
+        ready(corpus_folder, checkpoint, Refusals(), max_len=8)
+
+
+def test_a_loss_on_answers_needs_answers(corpus_folder):
+    with pytest.raises(InputError, match=r"data.loss_on: answer needs answers.*data.refusals"):
+        module(corpus_folder, None, loss_on="answer")

@@ -1,4 +1,4 @@
-"""NPO against −2/β · log σ(−β · log-ratio) written out in float64."""
+"""DPO, NPO and SimNPO written out in float64."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quail_lightning.functional.preference import negative_preference, simple_preference
+from quail_lightning.functional.preference import direct_preference, negative_preference, simple_preference
 
 
 def by_hand(ratio, beta):
@@ -95,3 +95,35 @@ def test_a_larger_beta_of_simnpo_lets_go_earlier():
     live = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
     pulls = [torch.autograd.grad(simple_preference(live, beta, 0.0), live)[0].item() for beta in (0.7, 4.5, 9.0)]
     assert pulls == sorted(pulls, reverse=True)
+
+
+def dpo_of_the_paper(chosen, rejected, chosen_reference, rejected_reference, beta):
+    """−log σ(β (log π(y_w)/π_ref(y_w) − log π(y_l)/π_ref(y_l))), Rafailov et al. 2023, Eq. 7."""
+    margin = beta * ((chosen - chosen_reference) - (rejected - rejected_reference))
+    return -math.log(1 / (1 + math.exp(-margin)))
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.1, 1.0])
+def test_dpo_is_the_paper_s_times_two_over_beta(beta):
+    chosen, rejected = np.array([-12.0, -30.0, -8.0]), np.array([-3.0, -41.0, -7.5])
+    chosen_reference, rejected_reference = np.array([-15.0, -28.0, -8.0]), np.array([-2.0, -40.0, -7.5])
+    given = (chosen, rejected, chosen_reference, rejected_reference)
+    expected = [2 / beta * dpo_of_the_paper(*row, beta) for row in zip(*given, strict=True)]
+    ratios = (torch.from_numpy(rejected - rejected_reference), torch.from_numpy(chosen - chosen_reference))
+    np.testing.assert_allclose(direct_preference(*ratios, beta).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("worse", "better"), [(0.0, 0.0), (-20.0, 15.0), (8.0, -9.0)])
+def test_the_gradient_of_dpo_pushes_both_answers_alike_and_fades_as_the_alternate_wins(worse, better):
+    leaves = [torch.tensor([value], dtype=torch.float64, requires_grad=True) for value in (worse, better)]
+    direct_preference(*leaves, 0.1).sum().backward()
+    weight = 2 / (1 + math.exp(0.1 * (better - worse)))  # Rafailov et al., section 4: σ of the reward's error
+    assert math.isclose(leaves[0].grad.item(), weight, rel_tol=1e-12)
+    assert math.isclose(leaves[1].grad.item(), -weight, rel_tol=1e-12)
+
+
+def test_dpo_with_an_alternate_that_does_not_move_is_npo():
+    live, reference = torch.tensor([-120.0, -80.0]), torch.tensor([-100.0, -90.0])
+    assert torch.equal(
+        direct_preference(live - reference, torch.zeros(2), 0.1), negative_preference(live, reference, 0.1)
+    )

@@ -7,6 +7,7 @@ import torch
 
 from quail_lightning.errors import InputError
 from quail_lightning.functional.head import Head
+from quail_lightning.functional.masking import masked, side_by_side
 from quail_lightning.inference import likelihood
 from quail_lightning.inference.likelihood import (
     head_log_likelihoods,
@@ -51,6 +52,26 @@ def test_window_nll_is_the_mean_over_all_tokens_but_the_first(model: Any) -> Non
     model.eval()
     expected = torch.stack([-by_hand(model, row.tolist()).mean() for row in windows])
     torch.testing.assert_close(nlls, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_window_nll_is_the_mean_over_learned_tokens_alone(model: Any) -> None:
+    windows = torch.randint(2, 258, (4, 20), generator=torch.Generator().manual_seed(1))
+    learned = torch.zeros(4, 20, dtype=torch.bool)
+    for row, (start, end) in enumerate([(5, 9), (0, 20), (1, 2), (12, 20)]):
+        learned[row, start:end] = True
+    nlls = window_nlls(model, masked(windows, learned), batch_size=3)
+    model.eval()
+    expected = torch.stack(
+        [-by_hand(model, row.tolist())[kept[1:]].mean() for row, kept in zip(windows, learned, strict=True)]
+    )
+    torch.testing.assert_close(nlls, expected, atol=1e-5, rtol=1e-5)
+    assert (nlls - window_nlls(model, windows, batch_size=3)).abs()[[0, 2, 3]].min() > 1e-3
+
+
+def test_padding_changes_no_window_s_nll(model: Any) -> None:
+    windows = torch.randint(2, 258, (3, 12), generator=torch.Generator().manual_seed(2))
+    padded = side_by_side([windows, torch.zeros(1, 20, dtype=torch.int64)])[:3]
+    torch.testing.assert_close(window_nlls(model, padded, 2), window_nlls(model, windows, 2), atol=1e-6, rtol=1e-6)
 
 
 def test_chunks_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quail_lightning.errors import InputError
-from quail_lightning.objectives import Misdirection, RepresentationRetention, TermInputs
+from quail_lightning.objectives import Misdirection, Needs, RepresentationRetention, TermInputs
 
 LABELS = torch.zeros(2, 3, dtype=torch.long)
 WIDTH = 6
@@ -115,8 +115,10 @@ def test_bfloat16_states_are_compared_in_float32():
 
 
 def test_each_reads_the_layer_named_and_only_the_retain_term_the_target():
-    assert Misdirection(5).needs == ((), (5,), frozenset(), "positions")
-    assert RepresentationRetention(5).needs == ((), (5,), frozenset({"layers"}), "positions")
+    assert Misdirection(5).needs == Needs(layers=(5,), mean_over="positions")
+    assert RepresentationRetention(5).needs == Needs(
+        layers=(5,), frozen=frozenset({"layers"}), mean_over="positions"
+    )
 
 
 @pytest.mark.parametrize("coefficient", [0.0, -1.0, float("nan"), float("inf")])

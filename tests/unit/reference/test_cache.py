@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from quail_lightning.errors import InputError
+from quail_lightning.functional.masking import masked
 from quail_lightning.reference import CachedLogits, CachedStates, layout
 
 TRY = """
@@ -136,3 +137,18 @@ def test_anothers_cache_is_named(folder, again, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", denied)
     with pytest.raises(InputError, match=r"private to the account that built it.*init_args\.folder"):
         again(CachedStates, folder)
+
+
+def test_a_mask_makes_another_cache_of_the_same_outputs(tmp_path, requests_of, batch_of, prepare, tiny_llama):
+    """The key holds the labels; what the model reads does not depend on them."""
+    requests, model = requests_of(), tiny_llama().eval()
+    learned = torch.arange(9) > 4
+    hidden = {side: asked._replace(windows=masked(asked.windows, learned)) for side, asked in requests.items()}
+    found = []
+    for asked in (requests, hidden):
+        reference = prepare(CachedStates(str(tmp_path)), model, asked)
+        outputs = reference.outputs("forget", batch_of("forget", [0, 5]))
+        found.append((reference.fingerprint, outputs.rows(slice(0, 16)), outputs.likelihood))
+    assert found[0][0] != found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert torch.equal(found[0][2], found[1][2])

@@ -64,3 +64,17 @@ def test_a_step_of_padding_has_shares_that_are_numbers():
     step = batch(2)
     step.labels.fill_(IGNORED)
     assert [share for _, share in passes(step, 1, Processes())] == [(0.0, 0.0, 0.0)] * 2
+
+
+def test_a_true_answer_and_its_alternate_are_never_cut_apart():
+    labels = torch.arange(2 * 3 * 4).view(3, 2, 4)
+    labels[0, 0, 2:] = labels[1, 1, 1:] = -100  # alternates weigh nothing
+    batch = TokenBatch(torch.arange(2 * 3 * 4).view(3, 2, 4), labels, torch.tensor([4, 0, 2]))
+    found = [part for rank in range(2) for part in passes(batch, 1, Processes(rank, 2))]
+    kept = [(part, share) for part, share in found if share.windows]
+    assert [part.window.tolist() for part, _ in kept] == [[4], [0], [2]]
+    assert all(part.input_ids.shape == (1, 2, 4) for part, _ in kept)
+    assert [share.tokens for _, share in kept] == pytest.approx([1 / 7, 3 / 7, 3 / 7])
+    rows = kept[0][0].rows()
+    assert rows.window.tolist() == [8, 9]
+    assert torch.equal(rows.input_ids, batch.input_ids[0])

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
+from quail_lightning.functional.masking import masked
 from quail_lightning.models.activations import activations
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import GradientAscent, GradientDescent
@@ -168,3 +169,15 @@ def test_the_copy_is_trained_in_float32_whatever_the_targets_weights(windows, ch
     before = dict(target.named_parameters())
     moved = [(value != before[name].float()).float().mean().item() for name, value in copied.named_parameters()]
     assert min(moved) > 0.4  # rows of tokens that never occur have no gradient
+
+
+def test_masked_tokens_stay_masked_and_padding_changes_no_label(checkpoint, windows):
+    target = load_model(checkpoint, torch.float32)
+    learned = torch.zeros(5, 24, dtype=torch.bool)
+    learned[:, 6:20] = True
+    padded = masked(torch.cat([windows, windows[:, :4]], dim=1), learned)
+    alone = masked(windows, learned[:, :20])
+    found, expected = (HOW.labels(target, rows, activations, torch.float32, 5) for rows in (padded, alone))
+    assert torch.equal(found[:, :20], expected)
+    assert torch.equal(found == -100, ~learned)
+    assert not torch.equal(expected[:, 6:], HOW.labels(target, windows, activations, torch.float32, 5)[:, 6:])

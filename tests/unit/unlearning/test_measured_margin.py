@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.functional.masking import masked
 from quail_lightning.models.activations import activations
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import (
@@ -204,3 +205,27 @@ def test_an_unknown_precision_is_refused_before_the_weights_are_loaded(hinge, co
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         MeasuredStep(**options)
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_errors_at_masked_positions_do_not_count(layers, checkpoint, windows):
+    """What stands behind the learned tokens changes nothing, and the learned ones alone give the step."""
+    how = MeasuredStep("uniform4-tensor", 0.5)
+    model = load_model(checkpoint, torch.float32)
+    learned = torch.zeros_like(windows, dtype=torch.bool)
+    learned[:, 5:12] = True
+
+    def measured(rows):
+        return measure(LayerHinge([0], step=how) if layers else LogitHinge(how), model, rows)
+
+    other = torch.where(torch.arange(20) < 12, windows, (windows + 7) % 280)
+    found = measured(masked(windows, learned))
+    assert found == measured(masked(other, learned))
+    (whole,), (part,) = measured(windows).values(), found.values()
+    assert whole != part
+    outputs = [read(each, windows) for each in (model, quantized(model, "uniform4-tensor"))]
+    if layers:
+        one, two = (found[0][:, 5:12] for _, found in outputs)
+    else:
+        one, two = (logits[:, 4:11] for logits, _ in outputs)
+    assert part == pytest.approx(2 * float((one - two).abs().flatten().quantile(0.5)), rel=0.01)

@@ -5,7 +5,13 @@ import yaml
 
 from quail_lightning.configuration.files import find_config
 from quail_lightning.configuration.import_gate import class_in
-from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge, NegativePreference
+from quail_lightning.objectives import (
+    DirectPreference,
+    GradientAscent,
+    GradientDescent,
+    LogitHinge,
+    NegativePreference,
+)
 from quail_lightning.unlearning.method_name import method_name
 
 
@@ -41,6 +47,14 @@ def test_ways_of_stepping_are_added_to_the_terms(fragment, name):
     model = yaml.safe_load(path.read_text("utf-8"))["model"]
     classes = [class_in(path, model[side]["class_path"]) for side in ("forget", "retain")]
     assert method_name(*classes, type(None), extras=model) == name
+
+
+@pytest.mark.parametrize(
+    ("alternates", "name"), [("idk", "idkdpo_gdr"), ("others", "dpo_gdr"), ("column", "dpo_gdr")]
+)
+def test_answers_that_decline_make_idkdpo_of_dpo(alternates, name):
+    terms = (DirectPreference, GradientDescent, type(None))
+    assert method_name(*terms, extras={"alternates": alternates}) == name
 
 
 def test_a_term_without_a_short_name_goes_by_its_class():
