@@ -2,11 +2,11 @@
 
     python benchmarks/first_run.py [--model FOLDER] [--only NAME] [--out FOLDER] [--json FILE]
 
-Articles of the fictional newsroom as plain text files; a target that learned the forget and the retain file by heart,
-a retrained model that saw the retain file alone, and `fit --config own.yaml` with nothing but the files and the two
-models named. The two small Llamas start from nothing, the third from a pretrained folder (`--model`), such as
-SmolLM2-135M. Prints a Markdown table; what is finished below --out is not made again. About 4 minutes on two cores
-without --model, half an hour more with a model of 135 million weights.
+Articles of the fictional newsroom as plain text files; a target that learned the forget and the retain file by
+heart, a retrained model that saw the retain file alone, and `fit --config own.yaml` with nothing but the files and
+the two models named. The two small Llamas start from nothing, the third from a pretrained folder (`--model`), such
+as SmolLM2-135M. Prints a Markdown table; what is finished below --out is not made again. About 4 minutes on two
+cores without --model, half an hour more with a model of 135 million weights.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,8 @@ class KeepBest(Callback):
         max_windows: of each set, evenly spread; None for all.
         batch_size: windows or prompts at once.
         max_prompts: windows of each set whose first half is to be completed; 0 for none.
+        stop_verbatim: training ends after the epoch in which the completions of forget prompts score no more than
+            this (ROUGE-L F1 × 100) at every precision; None trains on.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class KeepBest(Callback):
         max_windows: int | None = 64,
         batch_size: int = 8,
         max_prompts: int = 16,
+        stop_verbatim: float | None = None,
     ) -> None:
         if enabled and retrained is None and forget_nll is None:
             raise InputError(
@@ -85,7 +88,14 @@ class KeepBest(Callback):
         self.enabled, self.retrained, self.forget_nll = enabled, retrained, forget_nll
         if max_prompts < 0:
             raise InputError("best.max_prompts must not be negative", given=max_prompts)
+        if stop_verbatim is not None and not (0 <= stop_verbatim <= 100 and max_prompts and enabled):
+            raise InputError(
+                "best.stop_verbatim is a score of 0 … 100 over validation prompts",
+                given={"stop_verbatim": stop_verbatim, "max_prompts": max_prompts, "enabled": enabled},
+                remedy="Set best.enabled to true and best.max_prompts to at least 1",
+            )
         self.max_windows, self.batch_size, self.max_prompts = max_windows, batch_size, max_prompts
+        self.stop_verbatim = stop_verbatim
         self.quantizers = {name: load_quantizer(name) for name in dict.fromkeys(precisions)}
         if calibrated := [name for name, quantizer in self.quantizers.items() if quantizer.needs_calibration]:
             raise InputError(
@@ -166,6 +176,9 @@ class KeepBest(Callback):
         evaluated = trainer.strategy.broadcast([entry["epoch"] for entry in self._history])
         if trainer.current_epoch and trainer.current_epoch not in evaluated:
             self._consider(trainer, pl_module, trainer.current_epoch)
+        elif self.stop_verbatim is not None and evaluated:  # a run that had ended by itself
+            last = self._history[-1]["verbatim"] if self._history else {}
+            self._stop(trainer, trainer.strategy.broadcast(list(last.values())))
 
     def _consider(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
         if not self.enabled:
@@ -182,9 +195,16 @@ class KeepBest(Callback):
                 best_model = pl_module.export.saved_copy(pl_module.model) if is_sharded(evaluated) else evaluated
             if trainer.is_global_zero:
                 self._keep(folder, best_model, found, score, pl_module, epoch)
+        self._stop(trainer, [values.verbatim for values in found.values()])
         del evaluated, best_model
         release_memory()
         trainer.strategy.barrier()
+
+    def _stop(self, trainer: Trainer, verbatim: Iterable[Mapping[str, float]]) -> None:
+        """End the training where the forget prompts' completions are unlike the text."""
+        if self.stop_verbatim is not None:
+            scores = [scored["forget"] for scored in verbatim]
+            trainer.should_stop |= trainer.strategy.broadcast(max(scores, default=100.0) <= self.stop_verbatim)
 
     def _keep(
         self,

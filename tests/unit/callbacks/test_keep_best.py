@@ -111,6 +111,19 @@ def test_of_a_damaged_history_the_best_models_own_figure_is_taken(tmp_path, corp
     assert [path.name for path in tmp_path.glob("best-epoch-*")] == [f"best-epoch-{best}"]
 
 
+def test_training_ends_where_the_completions_are_unlike_the_text(tmp_path, corpus_folder, checkpoint):
+    always, *_ = fit(tmp_path / "always", corpus_folder, checkpoint, 3, stop_verbatim=100.0)
+    assert [entry["epoch"] for entry in always["epochs"]] == [1]
+    never, *_ = fit(tmp_path / "never", corpus_folder, checkpoint, 2, stop_verbatim=0.0)
+    assert [entry["epoch"] for entry in never["epochs"]] == [1, 2]
+    assert all(each["bf16"]["forget"] > 0 for each in (entry["verbatim"] for entry in never["epochs"]))
+    last = last_checkpoint(tmp_path / "always").folder
+    again, *_ = fit(tmp_path / "always", corpus_folder, checkpoint, 3, ckpt_path=last, stop_verbatim=100.0)
+    assert again == always, "a run that had ended trains no further"
+    with pytest.raises(InputError, match=r"stop_verbatim is a score of 0 … 100 over validation prompts"):
+        KeepBest(True, forget_nll=1.0, max_prompts=0, stop_verbatim=20.0)
+
+
 def test_an_epoch_cut_short_is_not_considered(tmp_path, corpus_folder, checkpoint):
     data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, schedule="joint")
     data.setup("fit")
