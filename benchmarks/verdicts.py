@@ -24,9 +24,11 @@ from quail_lightning.run.results import read_verdicts
 CHECKPOINTS = "checkpoints/quickstart"
 FIT = ("fit", "--config", "quickstart.yaml")
 LAST = ("--evaluation.every_n_epochs=1000",)  # only after the last
+ON_AND_ON = ("--model.stop=null", "--model.learning_rate=5e-4")  # five epochs, however much is forgotten
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "quail": ("QUAIL, the quickstart", FIT),
-    "ga": ("GA alone", (*FIT, "--config", "method/ga.yaml")),
+    "endless": ("QUAIL for five epochs of larger steps, without a stop", (*FIT, *ON_AND_ON)),
+    "ga": ("GA alone, likewise", (*FIT, "--config", "method/ga.yaml", *ON_AND_ON)),
     "sure": (
         "GA_GDR + SURE with a 7B model's settings: nothing happens",
         (*FIT, "--config", "method/ga_gdr.yaml", "--config", "method/sure.yaml"),
@@ -38,10 +40,13 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
             *FIT,
             "--model.forget.class_path=quail_lightning.objectives.GradientDescent",
             "--model.hinge=null",
-            "--model.learning_rate=1e-4",
+            "--model.stop=null",
         ),
     ),
-    "destroyed": ("GA, learning rate 1e-2", (*FIT, "--config", "method/ga.yaml", "--model.learning_rate=1e-2")),
+    "destroyed": (
+        "GA, learning rate 1e-2, without a stop",
+        (*FIT, "--config", "method/ga.yaml", "--model.stop=null", "--model.learning_rate=1e-2"),
+    ),
     "twitter": ("Twitter, the second quickstart", ("fit", "--config", "quickstart_twitter.yaml")),
 }
 """Folder → what it is, and its command but for the evaluation's turn and the folder."""

@@ -27,7 +27,7 @@ def test_the_table_has_a_line_a_precision_and_leaves_out_runs_that_are_missing(t
         (tmp_path / name / "results.json").write_text(json.dumps({"rows": [], "verdicts": said}))
     _, _, *lines = verdicts.table(tmp_path)
     assert lines == [
-        "| GA alone | bf16 | yes |  |  |  | no | ga in words |",
+        "| GA alone, likewise | bf16 | yes |  |  |  | no | ga in words |",
         "|  | nf4 | yes |  |  |  | in part | ga in words |",
         "| QUAIL, its nf4 folder as deployed | nf4 | no |  |  |  | no | nf4 in words |",
     ]
