@@ -28,6 +28,7 @@ OPTIONS = [
     "prepare=null",
     "model.target=target",
     "model.learning_rate=1e-3",
+    "model.stop=null",
     "data.corpus=corpus",
     "data.newsroom=null",
     "data.max_len=128",

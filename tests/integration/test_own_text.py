@@ -58,7 +58,8 @@ def test_two_files_and_a_model_are_enough_and_what_was_not_given_is_left_out(fol
     fit("--trainer.logger.init_args.version=plain")
     rows = results(folder / "logs/own/plain")
     assert {model for model, _ in rows} == {"target", "unlearned"}
-    assert rows["unlearned", "bf16"].keys() == {"verbmem_forget", "repetition_forget", "nll_forget", "nll_retain"}
+    measured = {"verbmem_forget", "repetition_forget", "nll_forget", "nll_retain", "kept_by_export"}
+    assert rows["unlearned", "bf16"].keys() == measured
     note = json.loads((folder / "logs/own/plain/results.json").read_text())["note"]
     assert "Membership leak is left out: no data.holdout was given" in note
     assert "Forget Q&A is left out" in note
@@ -105,7 +106,7 @@ def test_ascent_alone_needs_no_retain_file(folder):
     alone = ["--data.forget=my.txt", "--data.retain=null", "--trainer.logger.init_args.version=alone"]
     main(["fit", "--config", "own.yaml", "--config", "method/ga.yaml", "--model.target=target", *SMALL, *alone])
     metrics = results(folder / "logs/own/alone")["unlearned", "bf16"]
-    assert metrics.keys() == {"verbmem_forget", "repetition_forget", "nll_forget"}
+    assert metrics.keys() == {"verbmem_forget", "repetition_forget", "nll_forget", "kept_by_export"}
 
 
 def test_utility_of_a_text_file_stands_in_the_results_and_what_was_not_asked_for_does_not(folder, capsys):
