@@ -52,7 +52,7 @@ def main() -> None:
         "5M": Size(("--recipe.tiny={vocab_size: 4096, width: 256, layers: 4, positions: 512}",), 40, 2e-3, 128),
     }
     if options.model is not None:
-        sizes["pretrained"] = Size((f"--recipe.base={options.model}",), 10, 1e-4, 256)
+        sizes["pretrained"] = Size((f"--recipe.base={options.model}",), 30, 2e-4, 256)
     found = {name: _made(name, size) for name, size in sizes.items() if options.only in (None, name)}
     print("\n".join(_table(found)))
     if options.json is not None:
