@@ -10,10 +10,7 @@ from torch import Tensor
 
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.survival import delivered_forgetting
-from quail_lightning.inference.likelihood import window_nlls
-from quail_lightning.inference.shares import shared_among
 from quail_lightning.models.casting import Cast
-from quail_lightning.run.processes import current_processes
 from quail_lightning.run.results import Estimate, Measure
 
 if TYPE_CHECKING:
@@ -48,8 +45,7 @@ def kept_by_export(
     if other_base or not narrower or export.task_vector is not None or not module.trained or None in given:
         return {}
     assert module.model is not None
-    with shared_among(current_processes(), module.model):
-        trained = bootstrap_mean(window_nlls(module.model, windows, batch_size).numpy())
+    trained = bootstrap_mean(module.arithmetic.nlls(module.model, windows, batch_size).numpy())
     copied, before = given
     assert copied is not None
     assert before is not None

@@ -49,10 +49,10 @@ class StepArithmetic:
         with self.trainer.precision_plugin.forward_context():
             return activations(model, input_ids, layers, perturbations)
 
-    def nlls(self, model: PreTrainedModel, windows: Tensor) -> Tensor:
+    def nlls(self, model: PreTrainedModel, windows: Tensor, batch_size: int | None = None) -> Tensor:
         """[n] mean NLL of each window, nats a token, float64; all processes must call."""
         with shared_among(current_processes(), model), self.trainer.precision_plugin.forward_context():
-            return window_nlls(model, windows)
+            return window_nlls(model, windows, batch_size)
 
     @property
     def head_dtype(self) -> torch.dtype:

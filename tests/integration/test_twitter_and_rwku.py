@@ -91,5 +91,6 @@ def test_rwku_is_asked_its_probes_after_refusal_training(folder):
     )
     rows = read_results(folder / "logs/rwku/latest")
     probes = {"rwku_fb", "rwku_qa", "rwku_aa", "rwku_neighbor_fb", "rwku_neighbor_qa"}
-    compared = {"delivered_forgetting", "kept_forgetting", *(f"recovery_{name}" for name in probes)}
+    compared = {"delivered_forgetting", "kept_forgetting", "kept_by_export"}
+    compared |= {f"recovery_{name}" for name in probes}
     assert all(row.metrics.keys() - compared == probes | {"nll_forget"} for row in rows)
