@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from plain_trainer import plain_trainer
 from safetensors.torch import load_file
 
 from quail_lightning.callbacks import BucketOverlap, ExportModel, KeepBest, QuantizedEvaluation
@@ -44,15 +44,9 @@ def fit(corpus_folder, target, *callbacks, name="run", **options):
     data = MuseDataModule(
         str(corpus_folder), tokenizer=target, max_len=24, batch_size=2, max_forget_windows=6, max_retain_windows=6
     )
-    trainer = Trainer(
+    trainer = plain_trainer(
         max_epochs=1,
-        accelerator="cpu",
         precision="32-true",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
         logger=TensorBoardLogger(".", name="", version=name),
         callbacks=list(callbacks),
     )

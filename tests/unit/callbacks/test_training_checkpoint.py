@@ -9,8 +9,9 @@ import stat
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from plain_trainer import plain_trainer
 from safetensors.torch import load_file, save_file
 
 from quail_lightning.callbacks import TrainingCheckpoint, training_checkpoint
@@ -84,16 +85,10 @@ def run(
     own = [TrainingCheckpoint(enabled, every_n_steps=2, keep=9), *callbacks]
     if batches is not None:
         own.insert(0, KillAfter(batches))
-    trainer = Trainer(
+    trainer = plain_trainer(
         max_epochs=epochs,
         max_steps=max_steps,
-        accelerator="cpu",
         precision="32-true",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
         log_every_n_steps=1,
         logger=TensorBoardLogger(folder, name="", version="run"),
         callbacks=own,

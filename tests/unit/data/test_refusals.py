@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.questions import Question
@@ -129,17 +129,7 @@ def test_a_part_without_questions_is_refused(own_folder):
 
 
 def trainer():
-    return Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    return plain_trainer(max_epochs=1, precision="32-true")
 
 
 def unlearning_of(checkpoint):

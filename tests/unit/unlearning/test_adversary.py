@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.batch import TokenBatch
@@ -138,17 +138,9 @@ def fit(corpus_folder, checkpoint, adversary, forget=None, **options):
     unlearning = UnlearningModule(
         checkpoint, forget, retain, adversary=adversary, **({"learning_rate": 1e-3} | options)
     )
-    Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    ).fit(unlearning, datamodule=data_module(corpus_folder, checkpoint))
+    plain_trainer(max_epochs=1, precision="32-true").fit(
+        unlearning, datamodule=data_module(corpus_folder, checkpoint)
+    )
     return unlearning, dict(unlearning.model.named_parameters())
 
 
@@ -186,17 +178,7 @@ def test_a_step_of_rmu_lat_equals_the_same_step_written_out(corpus_folder, deep)
         learning_rate=1e-3,
         clip_norm=None,
     )
-    Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    ).fit(unlearning, datamodule=data)
+    plain_trainer(max_epochs=1, precision="32-true").fit(unlearning, datamodule=data)
     (batch,) = data.train_dataloader()
     model, target = (load_model(deep, torch.float32) for _ in range(2))
     shift = torch.zeros(4, 24, 64)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 from torch.nn.functional import log_softmax, logsigmoid
 
 from quail_lightning.data import MuseDataModule
@@ -36,17 +36,7 @@ def data_module(corpus, checkpoint, **options):
 
 
 def fit(unlearning, data, epochs=1):
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    trainer = plain_trainer(max_epochs=epochs, precision="32-true")
     trainer.fit(unlearning, datamodule=data)
     return {name: value.detach().clone() for name, value in unlearning.model.named_parameters()}
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from plain_trainer import plain_trainer
 
 from quail_lightning.callbacks import TrainingCheckpoint
 from quail_lightning.data import MuseDataModule
@@ -74,17 +75,10 @@ def fit(tmp_path, corpus_folder, checkpoint, dual, dies_after=None, ckpt_path=No
         max_retain_windows=6,
     )
     steps = Steps(dies_after)
-    trainer = Trainer(
+    trainer = plain_trainer(
         max_epochs=2,
-        accelerator="cpu",
         precision="32-true",
-        logger=False,
         callbacks=[TrainingCheckpoint(enabled=saves, every_n_steps=1), steps],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
         default_root_dir=tmp_path,
     )
     try:

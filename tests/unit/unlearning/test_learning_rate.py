@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import yaml
-from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 
 from quail_lightning.configuration.files import find_config
 from quail_lightning.data import MuseDataModule
@@ -30,16 +30,7 @@ def test_auto_is_what_the_optimizer_is_given(tmp_path, corpus_folder, checkpoint
     module = UnlearningModule(checkpoint, GradientAscent(), learning_rate="auto")
     data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, max_forget_windows=2)
     with caplog.at_level(logging.INFO):
-        Trainer(
-            max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-        ).fit(module, datamodule=data)
+        plain_trainer(max_epochs=1).fit(module, datamodule=data)
     expected = automatic_rate(sum(p.numel() for p in load_model(checkpoint, torch.float32).parameters()))
     assert module.trainer.optimizers[0].param_groups[0]["lr"] == module.learning_rate == expected
     assert f"model.learning_rate: {expected:.1e}, chosen for the model's size" in caplog.text

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -148,17 +148,7 @@ def fit(corpus_folder, checkpoint, hinge):
         reference=LiveReference(),
     )
     data = data_module(corpus_folder, checkpoint)
-    Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    ).fit(unlearning, datamodule=data)
+    plain_trainer(max_epochs=1, precision="32-true").fit(unlearning, datamodule=data)
     return unlearning, data.served.trained.forget
 
 

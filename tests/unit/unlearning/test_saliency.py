@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -70,19 +71,7 @@ def module(checkpoint, forget=None, percentile=50.0, granularity="module", **opt
 
 
 def fit(unlearning, data, epochs=1, callbacks=(), **options):
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        **options,
-    )
+    trainer = plain_trainer(max_epochs=epochs, precision="32-true", callbacks=list(callbacks), **options)
     trainer.fit(unlearning, datamodule=data)
     return trainer
 

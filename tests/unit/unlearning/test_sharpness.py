@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
@@ -45,19 +46,7 @@ def fit(checkpoint, corpus_folder, steps=1, windows=3, forget=GradientAscent, **
         max_retain_windows=6,
     )
     seen = Gradients()
-    trainer = Trainer(
-        max_epochs=1,
-        limit_train_batches=steps,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        callbacks=[seen],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    trainer = plain_trainer(max_epochs=1, limit_train_batches=steps, precision="32-true", callbacks=[seen])
     trainer.fit(unlearning, datamodule=data)
     return seen, trainer, next(iter(data.train_dataloader()))
 

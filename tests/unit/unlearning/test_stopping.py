@@ -4,7 +4,8 @@ import logging
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from plain_trainer import plain_trainer
 from torch.nn.functional import cross_entropy
 
 from quail_lightning.data import MuseDataModule
@@ -38,18 +39,9 @@ def module(checkpoint, **options):
 
 
 def fit(unlearning, data, epochs=1, callbacks=()):
-    Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        callbacks=list(callbacks),
-    ).fit(unlearning, datamodule=data)
+    plain_trainer(max_epochs=epochs, precision="32-true", callbacks=list(callbacks)).fit(
+        unlearning, datamodule=data
+    )
     return {name: value.detach().clone() for name, value in unlearning.model.named_parameters()}
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
@@ -25,17 +26,7 @@ def fit(corpus_folder, checkpoint, scale=1.0, epochs=1, **options):
     unlearning = UnlearningModule(
         checkpoint, GradientDescent(), task_vector=TaskVector(scale), **({"learning_rate": 1e-3} | options)
     )
-    Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    ).fit(unlearning, datamodule=data)
+    plain_trainer(max_epochs=epochs, precision="32-true").fit(unlearning, datamodule=data)
     return unlearning, data.served.trained.forget
 
 

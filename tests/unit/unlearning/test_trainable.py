@@ -3,7 +3,7 @@
 import pytest
 import torch
 from architectures import tiny_model
-from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
@@ -36,17 +36,7 @@ def fit(corpus_folder, checkpoint, trainable, **options):
         max_forget_windows=4,
         max_retain_windows=6,
     )
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    trainer = plain_trainer(max_epochs=1, precision="32-true")
     try:
         trainer.fit(unlearning, datamodule=data)
     except InputError:
