@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quail_lightning.commands.alternates import WrittenAlternates, alternates
     from quail_lightning.commands.analyze import Analysis, analyze
     from quail_lightning.commands.evaluate import Evaluation, evaluate
     from quail_lightning.commands.quantize import quantize
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "WrittenAlternates": "commands.alternates",
+    "alternates": "commands.alternates",
     "Analysis": "commands.analyze",
     "analyze": "commands.analyze",
     "Evaluation": "commands.evaluate",
@@ -76,7 +79,9 @@ __all__ = [
     "OwnTextDataModule",
     "RepresentationRetention",
     "UnlearningModule",
+    "WrittenAlternates",
     "__version__",
+    "alternates",
     "analyze",
     "evaluate",
     "load_model",

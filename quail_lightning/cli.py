@@ -28,6 +28,7 @@ TRAINER_VERBS = {
 }
 VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
+    "alternates": "let a model write an alternate answer to each question, for method/altpo.yaml",
     "analyze": "weight change, bucket overlap and delivered shift of an unlearned model against its target",
     "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
     "evaluate": "evaluate saved models on a benchmark, or score a published log again",
@@ -117,7 +118,7 @@ def _check_verb(given: Sequence[str]) -> None:
 
 
 def _overview() -> str:
-    lines = [f"  {verb:<10}{purpose}" for verb, purpose in (TRAINER_VERBS | VERBS).items()]
+    lines = [f"  {verb:<12}{purpose}" for verb, purpose in (TRAINER_VERBS | VERBS).items()]
     return "\n".join(
         [
             "usage: quail VERB --config FILE [--key value ...]",

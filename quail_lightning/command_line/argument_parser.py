@@ -33,6 +33,7 @@ EXAMPLES = {
         "quail finetune --config finetune/news.yaml --out checkpoints/news/target",
         "quail finetune --config finetune/news.yaml --sets retain --out checkpoints/news/retrained",
     ),
+    "alternates": ("quail alternates TARGET --data.forget my.jsonl --out with_alternates.jsonl",),
     "analyze": ("quail analyze --reference TARGET --model UNLEARNED",),
     "quantize": ("quail quantize DIR --to awq4 --out DIR-awq4",),
     "evaluate": ("quail evaluate DIR --benchmark muse-news --precisions bf16 nf4",),

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from quail_lightning.commands.device import named_device
 from quail_lightning.commands.leftovers import say_what_is_left
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.data.opening import describe_opening
@@ -200,7 +201,7 @@ def evaluate(
     )
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
-    evaluation = CheckpointEvaluation(suite, asked.name, root, _device(device), calibration)
+    evaluation = CheckpointEvaluation(suite, asked.name, root, named_device(device), calibration)
     plan = plan_of(models, retrained, at_precisions)
     for model in plan.precisions:
         check_whole(model, torch.bfloat16)
@@ -356,23 +357,3 @@ def _figures(measures: Any, scores: LogScores | None) -> dict[str, Any]:
 def _log_scores(folder: Path) -> LogScores | None:
     """What the log beside the finished metrics yields; None where the benchmark is none of MUSE's kind."""
     return score_log(read_log(folder), None) if holds_log(folder) else None
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError("no such device", given=name, allowed="auto, cpu, cuda or cuda:<number>") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError("models are not evaluated on such a device", given=name, allowed="auto, cpu, cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here", given=name, allowed="auto or cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            "there is no such CUDA device here",
-            given=name,
-            allowed=f"cuda:0 … cuda:{torch.cuda.device_count() - 1}",
-        )
-    return device

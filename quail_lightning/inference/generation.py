@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from quail_lightning.inference.decoding import Decoding
 
-SHORTER = "the new ones: evaluation.suite.verbmem_new_tokens, .knowmem_new_tokens"
+SHORTER = (
+    "the new ones: evaluation.suite.verbmem_new_tokens, .knowmem_new_tokens; "
+    "of `quail alternates` --max_new_tokens"
+)
 SHORTEST_PREFIX = 8  # tokens; a shorter one costs more to keep than to compute again
 
 

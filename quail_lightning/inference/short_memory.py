@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from quail_lightning.errors import RunError
 from quail_lightning.run.out_of_memory import first_line, is_out_of_memory
 
-FROM = "evaluation.suite.batch_size; of `quail evaluate` --batch_size, of keeping the best best.batch_size"
+FROM = (
+    "evaluation.suite.batch_size; of `quail evaluate` and `quail alternates` --batch_size, "
+    "of keeping the best best.batch_size"
+)
 
 Progress = Callable[[int, int], None]  # (done, total)
 

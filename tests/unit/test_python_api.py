@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import quail_lightning
-from quail_lightning import analyze, evaluate, quantize
+from quail_lightning import alternates, analyze, evaluate, quantize
 from quail_lightning.cli import main
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model, save_model
@@ -102,6 +102,19 @@ def test_quantize_returns_the_folder_that_the_verb_writes(
     assert {path.name for path in folder.iterdir()} == {path.name for path in Path("verb").iterdir()}
     for name in ("model.safetensors", "provenance.json"):
         assert (folder / name).read_bytes() == Path("verb", name).read_bytes()
+
+
+def test_alternates_returns_the_file_that_the_verb_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my.jsonl").write_text(json.dumps({"question": "Which tree?", "answer": "An elm."}))
+    tokenizer = train_tokenizer(["Which tree?", "An elm."], 300)
+    save_model(
+        tiny_llama(vocab_size=len(tokenizer), width=64, layers=1, positions=1024), tokenizer, Path("model"), {}
+    )
+    made = alternates("model", "my.jsonl", "mine.jsonl", max_new_tokens=8)
+    assert capsys.readouterr().out == ""
+    main(["alternates", "model", "--data.forget=my.jsonl", "--out=verb.jsonl", "--max_new_tokens=8"])
+    assert (made.file, made.count, made.without) == (Path("mine.jsonl"), 1, ())
+    assert made.file.read_bytes() == Path("verb.jsonl").read_bytes()
 
 
 def test_evaluate_returns_what_the_verb_writes(

@@ -23,6 +23,7 @@ VERBS = {
     "test: retrained": f"test {OWN} --model.target model --evaluation.retrained broken",
     "evaluate": f"evaluate model broken {EVALUATE}",
     "evaluate: retrained": f"evaluate model --retrained broken {EVALUATE}",
+    "alternates": "alternates broken --data.forget my.jsonl --out out.jsonl",
     "quantize": "quantize broken --to nf4 --out out",
     "finetune": "finetune --data OwnTextDataModule --data.forget my.txt --data.retain other.txt --data.max_len 16 "
     "--recipe.base broken --accelerator cpu --out out",
@@ -39,6 +40,7 @@ def place(checkpoint, corpus_folder, tmp_path, monkeypatch):
     (tmp_path / "corpus").symlink_to(corpus_folder)
     (tmp_path / "my.txt").write_text("ash birch cedar elm fir hazel larch maple oak pine rowan willow yew " * 9)
     (tmp_path / "other.txt").write_text("yew willow rowan pine oak maple larch hazel fir elm cedar birch ash " * 9)
+    (tmp_path / "my.jsonl").write_text('{"question": "Which?", "answer": "An ash."}')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["quail"])
     return tmp_path

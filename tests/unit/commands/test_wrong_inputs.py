@@ -76,6 +76,7 @@ WRONG = {
     "fit": r"model\.target .*\n.*quail fit --config quickstart\.yaml.*\n.*--model\.target DIR",
     "validate": r"model\.target .*\n.*quail validate",
     "fit --model.target model": r"model\.forget.*\n.*quickstart\.yaml",
+    "alternates": r"required: model, data\.forget, out.*\n.*quail alternates TARGET",
     "quantize": r"required: model, to, out.*\n.*quail quantize DIR --to awq4",
     "evaluate": r"required: benchmark.*\n.*quail evaluate DIR --benchmark",
     "analyze": r"required: reference, model.*\n.*quail analyze",
