@@ -177,7 +177,7 @@ class KeepBest(Callback):
         if trainer.current_epoch and trainer.current_epoch not in evaluated:
             self._consider(trainer, pl_module, trainer.current_epoch)
         elif self.stop_verbatim is not None and evaluated:  # a run that had ended by itself
-            last = self._history[-1]["verbatim"] if self._history else {}
+            last = self._history[-1].get("verbatim", {}) if self._history else {}
             self._stop(trainer, trainer.strategy.broadcast(list(last.values())))
 
     def _consider(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:

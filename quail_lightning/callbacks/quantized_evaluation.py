@@ -290,7 +290,7 @@ class QuantizedEvaluation(Callback):
         self.rows += evaluated
         folder = run_folder(trainer)  # asked by all processes
         if trainer.is_global_zero:
-            kept = told(whole.get("kept_by_export"), pl_module.export.cast)
+            kept = told(whole.get("kept_by_export"), pl_module.export_cast)
             note = " ".join(filter(None, [self._note(data_of(trainer)), kept]))
             shown = [(name, self._sixteen_bits) for name in ("target", "retrained", "unlearned")]
             shown += [("unlearned", precision) for precision in measured if precision != self._sixteen_bits][:1]

@@ -13,7 +13,8 @@ from quail_lightning.unlearning.method_name import method_of
 if TYPE_CHECKING:
     from quail_lightning.unlearning.module import UnlearningModule
 
-WEIGHTS = ("clip_norm", "weight_precision", "trainable")  # of the model: how they are moved
+MODEL = ("target", "start", "alpha", "gamma", "learning_rate", "schedule", "weighting", "stop")
+WEIGHTS = ("clip_norm", "weight_precision", "trainable", "weight_decay", "betas")  # how they are moved
 
 
 def run_setting(module: UnlearningModule, trainer: Trainer, suite: EvaluationSuite) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def run_setting(module: UnlearningModule, trainer: Trainer, suite: EvaluationSui
     data = data_of(trainer)
     found: dict[str, Any] = {"method": method_of(module, data), "trainer.max_epochs": trainer.max_epochs}
     options = {
-        "model": (module, ("target", "alpha", "gamma", "learning_rate", "schedule", "weighting", *WEIGHTS)),
+        "model": (module, (*MODEL, *WEIGHTS)),
         "model.forget": (module.forget, ("beta",)),
         "model.hinge": (module.hinge, ("step",)),
         "model.saliency": (module.saliency, ("percentile",)),
@@ -33,4 +34,4 @@ def run_setting(module: UnlearningModule, trainer: Trainer, suite: EvaluationSui
     }
     for section, (owner, names) in options.items():
         found |= {f"{section}.{name}": getattr(owner, name, None) for name in names}
-    return found
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}

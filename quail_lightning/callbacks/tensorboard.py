@@ -137,6 +137,10 @@ def hyperparameters(trainer: Trainer, module: UnlearningModule) -> dict[str, Any
     options |= {f"weight/{name}": value for name, value in described["weights"].items()}
     if module.saliency is not None:
         options["saliency/percentile"] = module.saliency.percentile
+    for name in ("sam", "dual", "sophia"):
+        if (chosen := getattr(module, name)) is not None:
+            options |= {f"{name}/{key}": value for key, value in vars(chosen).items()}
+    options |= {name: described[name] for name in ("stop", "export_rounding")}
     if module.adapter is not None:
         options |= {f"adapter/{name}": getattr(module.adapter, name) for name in ("rank", "alpha", "base")}
     options |= {"batch_size": data.batch_size, "max_len": data.max_len, "max_epochs": trainer.max_epochs}

@@ -85,8 +85,9 @@ class QuailCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(QuantizedEvaluation, "evaluation")
+        # best before evaluation: where it ends the training, the evaluation is to know that it is the last
         parser.add_lightning_class_args(KeepBest, "best")
+        parser.add_lightning_class_args(QuantizedEvaluation, "evaluation")
         parser.add_lightning_class_args(ExportModel, "export")
         parser.add_argument(
             "--prepare",

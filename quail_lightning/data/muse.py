@@ -101,10 +101,11 @@ class MuseDataModule(LightningDataModule):
                 "data.refusals and data.alternates each say what the forget steps train on",
                 remedy="Set one of them to null",
             )
-        if loss_on == "answer" and refusals is None and alternates is None:
+        if refusals is None and alternates is None and (loss_on == "answer" or chat == "always"):
+            given = "loss_on: answer" if loss_on == "answer" else "chat: always"
             raise InputError(
-                "data.loss_on: answer needs answers, and the forget steps train on plain text",
-                remedy="Set data.refusals or data.alternates, or data.loss_on to null",
+                f"data.{given} needs answers, and the forget steps train on plain text",
+                remedy="Set data.refusals or data.alternates, or leave the option out",
             )
         self.alternates, self.question_part = alternates, question_part
         self.loss_on, self.chat = loss_on, chat
@@ -188,7 +189,8 @@ class MuseDataModule(LightningDataModule):
         """What the forget steps train on in place of the forget set."""
         how = AnswerWindows(tokenizer, self.max_len, self.loss_on or "answer", self.chat)
         if self.refusals is None:
-            return paired_windows(how, *self._with_alternates(corpus), self.question_part)
+            paired = paired_windows(how, *self._with_alternates(corpus), self.question_part)
+            return paired[: self.max_forget_windows]
         refused = self.refusals.pairs(questions(corpus, self.refusals.questions))
         if self.loss_on == "all":
             return token_windows([plain_text(pair) for pair in refused], tokenizer, self.max_len)

@@ -209,11 +209,12 @@ class OwnTextDataModule(LightningDataModule):
         Raises:
             InputError: naming the option; or an alternate answer that is not there.
         """
-        if self.loss_on == "answer" and not self.answer_options:
+        if (self.loss_on == "answer" or self.chat == "always") and not self.answer_options:
+            option = "loss_on: answer" if self.loss_on == "answer" else "chat: always"
             raise InputError(
-                "data.loss_on: answer needs answers, and the files hold plain text",
+                f"data.{option} needs answers, and the files hold plain text",
                 given=", ".join(filter(None, (self.forget_file, self.retain_file))),
-                remedy="Name a file of records with question and answer, or set data.loss_on to null",
+                remedy="Name a file of records with question and answer, or leave the option out",
             )
         if self.alternates is None:
             return

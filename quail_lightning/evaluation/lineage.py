@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quail_lightning.evaluation.evaluator import Precision, as_stored, named_precision, widest
+from quail_lightning.evaluation.evaluator import UNQUANTIZED, Precision, as_stored, named_precision, widest
 from quail_lightning.models.checkpoint import load_config, read_provenance
 from quail_lightning.quantization import available_precisions
 
@@ -69,12 +69,24 @@ def plan_of(models: Sequence[str], retrained: str | None, precisions: Sequence[P
             chosen[model] = compared if model in targets.values() else at
     for model in origins.values():
         chosen.setdefault(model, [sixteen])
-    notes = tuple(
+    notes = [
         f"{model} is {name} already; the 16-bit model it came from is not at hand: nothing is said of survival."
         for model, name in deployed.items()
         if model not in origins
-    )
-    return Plan(chosen, sixteen, targets, origins, notes)
+    ]
+    notes += [
+        f"{model} was made to be evaluated as {evaluated}, and is evaluated as {sixteen.name} here, its formats "
+        f"made from that: name {evaluated} among the precisions."
+        for model in whole
+        if (evaluated := _evaluated_as(model)) not in (None, sixteen.name)
+    ]
+    return Plan(chosen, sixteen, targets, origins, tuple(notes))
+
+
+def _evaluated_as(model: str) -> str | None:
+    """The precision at which the run that made a model evaluated it unquantized; None of the models of others."""
+    dtype = str(_noted(model).get("export_dtype", "")).removeprefix("torch.")
+    return {str(each).removeprefix("torch."): name for each, name in UNQUANTIZED.items()}.get(dtype)
 
 
 def _targets(models: Sequence[str], retrained: str | None) -> dict[str, str]:

@@ -54,7 +54,7 @@ class Cast:
         if self.rounding == "nearest" or self.dtype.itemsize >= weight.dtype.itemsize:
             return weight.to(self.dtype, copy=True)
         key = int.from_bytes(hashlib.sha256(f"{self.seed}:{name}".encode()).digest()[:8], "little")
-        row = weight[0].numel() if weight.ndim > 1 and len(weight) else 1
+        row = weight.shape[1:].numel()  # of the shape alone: to index a sharded weight would gather it
         rounded = round_stochastically(share(weight), self.dtype, key, own_rows(weight).start * row)
         if not isinstance(weight, DTensor):
             return rounded

@@ -53,7 +53,7 @@ def notices(module: UnlearningModule, data: UnlearningData) -> list[str]:
     if module.retain is not None:
         counts["retain"] = len(data.served.trained.retain)
     return [
-        *idle_terms(module.weights, module.retain, module.hinge),
+        *idle_terms(module.weights, module.retain, module.hinge, moves=module.dual is not None),
         *rounded_perturbation(module.sam, module.trainer.precision),
         *oversized_batches(data.batch_size, module.trainer.world_size, counts),
     ]
@@ -106,11 +106,21 @@ def check_numbers(
         raise InputError("model.loss_chunk must be at least 1 token", given=loss_chunk)
 
 
-def idle_terms(weights: Weights, retain: Term | None, hinge: Term | None) -> list[str]:
-    """A sentence for each term of the loss that has no weight, and for each weight that has no term."""
+def idle_terms(weights: Weights, retain: Term | None, hinge: Term | None, moves: bool = False) -> list[str]:
+    """A sentence for each term of the loss that has no weight, and for each weight that has no term.
+
+    Args:
+        weights: of the terms.
+        retain: the retain term.
+        hinge: the hinge.
+        moves: whether a dual variable moves the retain term's weight.
+    """
     told = {
         "forget": (weights.forget, "model.alpha 0 under weighting convex gives the forget term no weight"),
-        "retain": (weights.retain if retain is not None else 1.0, "model.alpha gives the retain term no weight"),
+        "retain": (
+            weights.retain if retain is not None and not moves else 1.0,
+            "model.alpha gives the retain term no weight",
+        ),
         "hinge": (weights.hinge if hinge is not None else 1.0, "model.gamma 0 gives the hinge no weight"),
     }
     found = [f"{said}: it is computed and changes nothing." for weight, said in told.values() if weight == 0]
@@ -155,11 +165,12 @@ def check_generic_labels(labels: GenericLabels | None, forget: Term, adversary: 
         raise InputError("an adversary would bring the generic labels back, not the text", given=adversary)
 
 
-def check_stop(stop: Stop | None, forget: Term) -> None:
+def check_stop(stop: Stop | None, forget: Term, adversary: LatentAdversary | None) -> None:
     """Refuse an end of forgetting that is none.
 
     Raises:
-        InputError: no positive number; or a forget term that lowers the NLL whose rise is to end it.
+        InputError: no positive number; a forget term that lowers the NLL whose rise is to end it; or an adversary,
+            under whose perturbation the forget steps see another NLL than the model's own.
     """
     if stop is None:
         return
@@ -169,6 +180,12 @@ def check_stop(stop: Stop | None, forget: Term) -> None:
     if isinstance(forget, GradientDescent):
         raise InputError(
             "model.stop waits for the forget windows' NLL to rise, and GradientDescent as forget term lowers it",
+            given=f"model.stop: {stop}",
+            remedy="Set model.stop to null",
+        )
+    if adversary is not None:
+        raise InputError(
+            "model.stop waits for the NLL without a perturbation, which the steps against an adversary do not see",
             given=f"model.stop: {stop}",
             remedy="Set model.stop to null",
         )

@@ -17,10 +17,11 @@ from torch.nn.utils import clip_grads_with_norm_
 import quail_lightning.unlearning.adapter_checks as adapter_checks
 import quail_lightning.unlearning.checks as checks
 import quail_lightning.unlearning.sharding as sharding
-from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch, true_answers
+from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.protocol import data_of
 from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.functional.token_likelihood import counted
 from quail_lightning.models.activations import check_head
 from quail_lightning.models.casting import Cast, Rounding
 from quail_lightning.models.checkpoint import load_config
@@ -48,7 +49,7 @@ from quail_lightning.unlearning.provenance import sources
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, write_saliency
 from quail_lightning.unlearning.sharpness import Sam, check_sam
 from quail_lightning.unlearning.sophia import Sophia, SophiaG, check_sophia, estimate_curvature
-from quail_lightning.unlearning.stopping import Goals, Stop
+from quail_lightning.unlearning.stopping import Goals, Stop, end_where_enough, look_again
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
 from quail_lightning.unlearning.whole_sets import mean_nll
@@ -146,7 +147,7 @@ class UnlearningModule(LightningModule):
         checks.check_numbers(learning_rate, clip_norm, weight_decay, betas, micro_batch_size, loss_chunk)
         checks.check_combination(weighting, retain, trainable, saliency, weight_decay)
         checks.check_generic_labels(generic_labels, forget, adversary)
-        checks.check_stop(stop, forget)
+        checks.check_stop(stop, forget, adversary)
         adapter_checks.check_options(adapter, trainable, saliency, weight_precision)
         check_installed(weight_precision, adam_states)
         check_sophia(sophia, weight_precision, adam_states)
@@ -251,7 +252,6 @@ class UnlearningModule(LightningModule):
         self.model.train()  # checkpoints are loaded in evaluation mode
         self.trained = True
         folder = run_folder(self.trainer)  # asked by all processes
-        self.trainer.should_stop |= self.goals is not None and self.goals.is_enough  # of a run that had ended
         if self.saliency_map is not None and self.trainer.is_global_zero:
             write_saliency(self.saliency_map, folder)
 
@@ -354,16 +354,14 @@ class UnlearningModule(LightningModule):
         """How the step computes."""
         return StepArithmetic(self.trainer, self.weight_precision, self.adapter)
 
+    def on_train_start(self) -> None:
+        if self.goals is not None:  # of a run that had ended: only now is its checkpoint's state here
+            end_where_enough(self.goals, self.trainer)
+
     def on_train_batch_end(self, outputs: Any, batch: ForgetRetainBatch, batch_idx: int) -> None:
-        if self.goals is None or not self.trainer.is_last_batch:
-            return
-        # now: an epoch's checkpoint and evaluation are to know of it
-        assert self.model is not None
-        windows = true_answers(data_of(self.trainer).served.trained.forget)
-        self.goals.seen = self.arithmetic.nlls(self.model, windows)
-        self.trainer.should_stop |= self.goals.is_enough
-        if said := self.goals.end_epoch():
-            rank_zero_info(said)
+        if self.goals is not None and self.model is not None and self.trainer.is_last_batch:
+            # now: an epoch's checkpoint and evaluation are to know of it
+            look_again(self.goals, self.arithmetic, self.model, data_of(self.trainer))
 
     def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         self._log_nll("val", batch)
@@ -377,7 +375,7 @@ class UnlearningModule(LightningModule):
             if tokens is not None:
                 computed = (self.arithmetic.forward, self.arithmetic.head_dtype)
                 nll = mean_nll(self.model, tokens, *computed, self.loss_chunk)
-                count = len(tokens.input_ids)
+                count = int(counted(tokens.true_labels[:, 1:]).sum())  # means over tokens are weighed by them
                 self.log(f"{stage}/nll_{side}", nll, batch_size=count, on_epoch=True, sync_dist=True)
 
     @property

@@ -155,7 +155,7 @@ def estimate_curvature(module: UnlearningModule, sides: Sequence[tuple[Side, Tok
     assert model is not None
     generator = torch.Generator().manual_seed((sophia.seed * 1_000_003 + number) % 2**32)
     batches = [batch._replace(labels=draws_like(batch.labels, generator)) for _, batch in sides]
-    counts = [int(counted(batch.labels[:, 1:]).sum()) for batch in batches]
+    counts = [int(counted(batch.true_labels[:, 1:]).sum()) for batch in batches]
     processes, sharded = current_processes(), is_sharded(model)
     scale = (processes.world_size if sharded else 1) / max(sum(counts), 1)  # FSDP2 takes the mean over the ranks
     computed = (module.arithmetic.forward, module.arithmetic.head_dtype)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from quail_lightning.data.batch import true_answers
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.protocol import UnlearningData
 from quail_lightning.data.windows import token_windows
+from quail_lightning.unlearning.arithmetic import StepArithmetic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Stop = Literal["retrained"] | float
 
@@ -108,6 +115,26 @@ class Visit:
 
     def _goals(self, windows: Tensor) -> Tensor:
         return self.goals.nll[windows.cpu()].to(windows.device)
+
+
+def end_where_enough(goals: Goals, trainer: Trainer) -> None:
+    """End the training where hardly anything is left to forget."""
+    trainer.should_stop |= goals.is_enough
+
+
+def look_again(goals: Goals, arithmetic: StepArithmetic, model: PreTrainedModel, data: UnlearningData) -> None:
+    """At an epoch's end: every window's NLL now, and whether it is enough; all processes must call.
+
+    Args:
+        goals: of the windows.
+        arithmetic: of the steps.
+        model: that is trained.
+        data: set up.
+    """
+    goals.seen = arithmetic.nlls(model, true_answers(data.served.trained.forget))
+    end_where_enough(goals, arithmetic.trainer)
+    if said := goals.end_epoch():
+        rank_zero_info(said)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,9 @@ def test_training_ends_where_the_completions_are_unlike_the_text(tmp_path, corpu
     last = last_checkpoint(tmp_path / "always").folder
     again, *_ = fit(tmp_path / "always", corpus_folder, checkpoint, 3, ckpt_path=last, stop_verbatim=100.0)
     assert again == always, "a run that had ended trains no further"
+    kept = tmp_path / "always/validation.json"
+    kept.write_text(kept.read_text().replace('"epoch": 1', '"epoch": 1, "x": 2'))  # edited, and so not believed
+    fit(tmp_path / "always", corpus_folder, checkpoint, 1, ckpt_path=last, stop_verbatim=100.0)
     with pytest.raises(InputError, match=r"stop_verbatim is a score of 0 … 100 over validation prompts"):
         KeepBest(True, forget_nll=1.0, max_prompts=0, stop_verbatim=20.0)
 

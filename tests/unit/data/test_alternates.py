@@ -96,6 +96,12 @@ def test_muse_s_forget_steps_see_both_answers_and_its_evaluation_the_text(corpus
         assert batch.input_ids.equal(token_numbers(forget[batch.window]))
 
 
+def test_no_more_pairs_are_trained_on_than_asked_for(corpus_folder, checkpoint):
+    data = MuseDataModule(str(corpus_folder), checkpoint, max_len=128, alternates="idk", max_forget_windows=2)
+    data.setup("fit")
+    assert len(data.served.trained.forget) == 2
+
+
 def test_refusals_and_alternates_exclude_each_other(corpus_folder):
     from quail_lightning.data.refusals import Refusals
 

@@ -176,3 +176,5 @@ def test_a_refusal_longer_than_a_window_is_refused_with_the_length_that_fits(cor
 def test_a_loss_on_answers_needs_answers(corpus_folder):
     with pytest.raises(InputError, match=r"data.loss_on: answer needs answers.*data.refusals"):
         module(corpus_folder, None, loss_on="answer")
+    with pytest.raises(InputError, match=r"data.chat: always needs answers"):
+        module(corpus_folder, None, chat="always")

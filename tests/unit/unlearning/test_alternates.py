@@ -11,6 +11,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.functional.masking import labels_of, token_numbers
+from quail_lightning.functional.token_likelihood import IGNORED
 from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import DirectPreference, GradientAscent, LogitHinge
@@ -18,6 +19,7 @@ from quail_lightning.reference import CachedLogits, CachedStates, LiveReference
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.saliency import Saliency
+from quail_lightning.unlearning.sophia import Sophia, SophiaG
 
 
 @pytest.fixture
@@ -143,6 +145,18 @@ def test_data_and_terms_that_do_not_fit_are_refused_before_weights_are_loaded(
     with pytest.raises(InputError, match=said):
         fit(unlearning, data_module(corpus, deep, alternates=alternates))
     assert unlearning.model is None
+
+
+def test_a_sampled_curvature_is_of_the_true_answers_tokens(corpus, deep, monkeypatch):
+    counts = []
+    update = SophiaG.update_hessian
+    monkeypatch.setattr(
+        SophiaG, "update_hessian", lambda self, count: (counts.append(count), update(self, count))[1]
+    )
+    data = data_module(corpus, deep)
+    fit(UnlearningModule(deep, DirectPreference(), sophia=Sophia(every_n_steps=1)), data)
+    true = labels_of(data.served.trained.forget[:, 0])[:, 1:]
+    assert counts == [int((true != IGNORED).sum())]
 
 
 def test_saliency_is_that_of_the_whole_set_of_pairs(corpus, deep):

@@ -42,6 +42,7 @@ def test_a_term_without_weight_gets_a_notice():
     assert idle_terms(term_weights("additive", 5, 1), retain, hinge) == []
     assert idle_terms(term_weights("additive", 0, 0), None, None) == []
     (said,) = idle_terms(term_weights("additive", 0, 1), retain, hinge)
+    assert idle_terms(term_weights("additive", 0, 1), retain, hinge, moves=True) == []
     assert said.startswith("model.alpha gives the retain term no weight")
     (said,) = idle_terms(term_weights("additive", 1, 0), retain, hinge)
     assert said.startswith("model.gamma 0 gives the hinge no weight")

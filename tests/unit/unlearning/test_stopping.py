@@ -1,6 +1,7 @@
 """Forgetting that ends a window at a time."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,13 +9,16 @@ from lightning.pytorch import Callback
 from plain_trainer import plain_trainer
 from torch.nn.functional import cross_entropy
 
+from quail_lightning.callbacks import TrainingCheckpoint
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_model, save_model
 from quail_lightning.objectives import GradientAscent, GradientDescent, LogitHinge, NegativePreference
+from quail_lightning.run.training_state import last_checkpoint
 from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.stopping import ENOUGH, LEFT, Goals, goals_between, yardstick
 
 FAR = 50.0  # nats a token that no window reaches
@@ -198,6 +202,24 @@ def test_an_epoch_that_leads_nowhere_is_named(corpus_folder, checkpoint, caplog)
 def test_a_goal_that_is_no_nll_is_refused(stop, checkpoint):
     with pytest.raises(InputError, match=r"model.stop is an NLL.*retrained, or a positive number"):
         UnlearningModule(checkpoint, GradientAscent(), stop=stop)
+
+
+def test_a_run_that_ended_stays_ended_when_it_is_gone_on_with(corpus_folder, checkpoint):
+    def run(**options):
+        unlearning = module(checkpoint, stop=1e-3)
+        trainer = plain_trainer(max_epochs=5, precision="32-true", callbacks=[TrainingCheckpoint(True)])
+        trainer.fit(unlearning, datamodule=data_module(corpus_folder, checkpoint), **options)
+        return trainer.current_epoch, {name: p.detach().clone() for name, p in unlearning.model.named_parameters()}
+
+    epoch, weights = run()
+    again, found = run(ckpt_path=str(last_checkpoint(Path()).folder))
+    assert (epoch, again) == (1, 1)
+    assert_same(found, weights)
+
+
+def test_an_adversary_is_refused(checkpoint):
+    with pytest.raises(InputError, match=r"steps against an adversary do not see.*model.stop to null"):
+        UnlearningModule(checkpoint, GradientAscent(), stop=3.0, adversary=LatentAdversary(layers=(0,)))
 
 
 def test_a_forget_term_that_learns_is_refused(checkpoint):
