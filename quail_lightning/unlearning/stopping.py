@@ -71,7 +71,7 @@ class Goals:
         if self.is_enough or self.left < (1 - CLOSER) * before or before == float("inf"):
             return ""
         return (
-            f"model.stop ends nothing as things are: an epoch brought the forget windows no nearer to their goals "
+            f"model.stop ends nothing so far: an epoch brought the forget windows hardly nearer to their goals "
             f"(NLL {float(self.seen.mean()):.3g} of {float(self.nll.mean()):.3g} nats a token, "
             f"{self.reached:.0%} of them there). Raise model.learning_rate, or take another forget term"
         )
