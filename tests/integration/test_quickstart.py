@@ -53,6 +53,7 @@ def test_forgetting_ends_near_what_the_retrained_model_knows(tables):
     for precision in ("bf16", "nf4"):
         unlearned, retrained = (table[model, precision]["nll_forget"] for model in ("unlearned", "retrained"))
         assert 0.8 * retrained.low <= unlearned.value <= 1.25 * retrained.high
+        # measured: 12 with bfloat16 products, -11 with float32 products of AVX2
         assert abs(value(table, "unlearned", "privleak", precision)) <= 25
         assert value(table, "unlearned", "knowmem_retain", precision) >= 95
 
