@@ -30,6 +30,7 @@ from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, w
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
 from quail_lightning.unlearning.sharpness import Sam
+from quail_lightning.unlearning.sophia import Sophia
 from quail_lightning.unlearning.trainable import Trainable, train_only
 
 
@@ -42,6 +43,7 @@ class MemoryOptions:
     adapter: Adapter | None
     saliency: Saliency | None
     sam: Sam | None
+    sophia: Sophia | None
     weight_precision: WeightPrecision
     adam_states: AdamStates
     micro_batch_size: int | None
@@ -50,6 +52,11 @@ class MemoryOptions:
     defer_gradient_sync: bool
     reference: Reference
     export_dtype: torch.dtype
+
+    @property
+    def takes_16_bits(self) -> bool:
+        """Whether 16-bit weights and 8-bit states are allowed beside the other options."""
+        return self.adapter is None and self.sam is None and self.sophia is None
 
 
 @runtime_checkable
@@ -160,6 +167,8 @@ def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluat
         whole_gradient=options.defer_gradient_sync,
         loss_chunk=options.loss_chunk,
         kept_weights=options.sam is not None,
+        takes_16_bits=options.takes_16_bits,
+        takes_offloading=options.sophia is None,
         evaluation_memory=evaluation,
         base=None if options.adapter is None else options.adapter.base,
     )

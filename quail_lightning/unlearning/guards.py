@@ -136,7 +136,7 @@ def _out_of_memory(
     if chunk > 1:
         remedies.append(f"model.loss_chunk: {chunk // 2} (tokens whose logits are held at once; the same losses)")
     remedies.append(f"data.max_len: less than {length}")
-    if (options.weight_precision, options.adam_states) != ("bf16-stochastic", "8bit"):
+    if options.takes_16_bits and (options.weight_precision, options.adam_states) != ("bf16-stochastic", "8bit"):
         remedies.append("model.weight_precision: bf16-stochastic, model.adam_states: 8bit (6 bytes a parameter)")
     remedies.append("more devices (FSDP2)")
     return RunError(

@@ -104,6 +104,8 @@ class Run:
         whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
         loss_chunk: as in the module.
         kept_weights: SAM keeps the trained weights while it perturbs them.
+        takes_16_bits: 16-bit weights and 8-bit states are allowed beside the other options.
+        takes_offloading: likewise, moments in main memory.
         evaluation_memory: of the evaluation after an epoch.
         base: how the frozen weights below an adapter lie; None where the weights themselves are trained.
     """
@@ -121,6 +123,8 @@ class Run:
     whole_gradient: bool = False
     loss_chunk: int | None = None
     kept_weights: bool = False
+    takes_16_bits: bool = True
+    takes_offloading: bool = True
     evaluation_memory: EvaluationMemory = EvaluationMemory()
     base: Base | None = None
 
@@ -260,6 +264,8 @@ def _loss(sizes: Sizes, run: Run, head: int, compute: int) -> float:
 
 
 def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
+    low_bits = "round bfloat16 weights stochastically, with 8-bit states (--config trainer/one_a100.yaml)"
+    offloading = "keep the optimizer's moments in main memory (--config trainer/one_a100_offload.yaml)"
     options: Mapping[str, Run] = {
         "set model.gradient_checkpointing": replace(run, gradient_checkpointing=True),
         f"shard over the {run.processes} devices (--config trainer/fsdp.yaml)": replace(
@@ -268,10 +274,10 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
             gradient_checkpointing=True,
             evaluation_memory=replace(run.evaluation_memory, sharded=True),
         ),
-        "round bfloat16 weights stochastically, with 8-bit states (--config trainer/one_a100.yaml)": replace(
+        low_bits: replace(
             run, weight_precision="bf16-stochastic", adam_states="8bit", gradient_checkpointing=True
         ),
-        "keep the optimizer's moments in main memory (--config trainer/one_a100_offload.yaml)": replace(
+        offloading: replace(
             run,
             processes=1,
             sharded=False,
@@ -286,10 +292,11 @@ def _remedy(sizes: Sizes, run: Run, capacity: float) -> str:
             run, reference_model=False, gradient_checkpointing=True
         ),
     }
+    refused = {low_bits: not run.takes_16_bits, offloading: not run.takes_offloading}
     fitting = [
         name
         for name, other in options.items()
-        if other != run and memory_plan(sizes, other)["total"] + CONTEXT <= capacity
+        if not refused.get(name) and other != run and memory_plan(sizes, other)["total"] + CONTEXT <= capacity
     ]
     small = replace(sizes, trained=adapter_weights(sizes, 16))
     adapted = replace(

@@ -8,6 +8,7 @@ from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import RunError
 from quail_lightning.objectives import GradientAscent, GradientDescent
 from quail_lightning.unlearning import UnlearningModule
+from quail_lightning.unlearning.sharpness import Sam
 
 
 class SpoiledAscent(GradientAscent):
@@ -118,6 +119,12 @@ def test_short_memory_names_no_option_that_is_set_already(tmp_path, corpus_folde
     assert "gradient_checkpointing: true" not in message
     assert "chunks of 1 tokens" in message
     assert "model.loss_chunk" not in message
+
+
+def test_short_memory_names_no_option_that_another_one_refuses(tmp_path, corpus_folder, checkpoint):
+    message, *_ = fit(tmp_path, corpus_folder, checkpoint, ShortOfMemory(MemoryError()), sam=Sam(0.1))
+    assert "micro_batch_size" in message
+    assert "bf16-stochastic" not in message
 
 
 def test_other_errors_pass_unchanged(tmp_path, corpus_folder, checkpoint):

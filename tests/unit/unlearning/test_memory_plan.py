@@ -61,6 +61,18 @@ def test_offloaded_moments_leave_the_device_those_of_the_largest_weight():
     assert found["weights"] == found["gradients"] == pytest.approx(6_738_415_616 * 4 / GIB)
 
 
+def test_no_remedy_is_named_that_another_option_refuses():
+    run = Run(1, False, 2048)
+    for refused, words in (
+        ({}, {"stochastically", "main memory"}),
+        ({"takes_16_bits": False}, {"main memory"}),
+        ({"takes_16_bits": False, "takes_offloading": False}, set()),
+    ):
+        with pytest.raises(InputError) as short:
+            memory_plan.check_memory(LLAMA_2_7B, replace(run, **refused), 79.0)
+        assert {each for each in ("stochastically", "main memory") if each in str(short.value)} == words
+
+
 def test_sam_keeps_the_trained_weights_once_more_during_a_step():
     for processes, sharded in ((1, False), (4, True)):
         plain, sharp = (plan(processes, sharded, 4096, kept_weights=kept) for kept in (False, True))
