@@ -10,13 +10,14 @@ from torch import Tensor
 
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.survival import delivered_forgetting
+from quail_lightning.evaluation.verdict import ENOUGH
 from quail_lightning.models.casting import Cast
 from quail_lightning.run.results import Estimate, Measure
 
 if TYPE_CHECKING:
     from quail_lightning.unlearning.module import UnlearningModule
 
-ENOUGH, DIGITS = 0.8, 4
+DIGITS = 4
 
 
 def kept_by_export(

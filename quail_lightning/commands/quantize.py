@@ -20,6 +20,7 @@ from quail_lightning.errors import InputError, check_choice
 from quail_lightning.inference.encoding import positions
 from quail_lightning.models.checkpoint import (
     check_whole,
+    evaluated_dtype,
     load_config,
     load_model,
     read_provenance,
@@ -84,9 +85,7 @@ def quantize(
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
-    provenance = read_provenance(Path(model)) or {}
-    evaluated = str(provenance.get("export_dtype", "bfloat16")).removeprefix("torch.")
-    held: torch.dtype = getattr(torch, evaluated if dtype is None else dtype)
+    held: torch.dtype = (evaluated_dtype(model) or torch.bfloat16) if dtype is None else getattr(torch, dtype)
     share = check_quantizers(config, {to: quantizer}, held)[to]
     check_whole(model, held)
     tokenizer = load_tokenizer(model)
@@ -115,6 +114,7 @@ def quantize(
         "backend": quantizer.backend,
         "share": share,
     }
+    provenance = read_provenance(Path(model)) or {}
     card = model_card(model, provenance, made, calibration if quantizer.needs_calibration else None)
     save_or_rescue(quantized, tokenizer, out, provenance | {"quantized": made}, card)
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.evaluation.evaluator import UNQUANTIZED, Precision, as_stored, named_precision, widest
-from quail_lightning.models.checkpoint import load_config, read_provenance
+from quail_lightning.models.checkpoint import evaluated_dtype, load_config, read_provenance
 from quail_lightning.quantization import available_precisions
 
 
@@ -78,15 +78,9 @@ def plan_of(models: Sequence[str], retrained: str | None, precisions: Sequence[P
         f"{model} was made to be evaluated as {evaluated}, and is evaluated as {sixteen.name} here, its formats "
         f"made from that: name {evaluated} among the precisions."
         for model in whole
-        if (evaluated := _evaluated_as(model)) not in (None, sixteen.name)
+        if (evaluated := UNQUANTIZED.get(evaluated_dtype(model) or sixteen.dtype)) not in (None, sixteen.name)
     ]
     return Plan(chosen, sixteen, targets, origins, tuple(notes))
-
-
-def _evaluated_as(model: str) -> str | None:
-    """The precision at which the run that made a model evaluated it unquantized; None of the models of others."""
-    dtype = str(_noted(model).get("export_dtype", "")).removeprefix("torch.")
-    return {str(each).removeprefix("torch."): name for each, name in UNQUANTIZED.items()}.get(dtype)
 
 
 def _targets(models: Sequence[str], retrained: str | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from quail_lightning.functional.token_likelihood import IGNORED
+from quail_lightning.functional.token_likelihood import IGNORED, widened
 
 
 def squared_margin(logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
@@ -21,6 +21,5 @@ def squared_margin(logits: Tensor, labels: Tensor, reference: Tensor | None) -> 
     Returns:
         [...] squared logits, at least float32.
     """
-    if logits.dtype.itemsize < 4:
-        logits = logits.float()
+    logits = widened(logits)
     return (logits.amax(dim=-1) - logits.mean(dim=-1)).square() * (labels != IGNORED)

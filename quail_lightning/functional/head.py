@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from quail_lightning.functional.token_likelihood import widened
+
 
 class Head(NamedTuple):
     """The output head: z = softcap · tanh(scale · (W h + b) / softcap).
@@ -36,7 +38,7 @@ class Head(NamedTuple):
 
     def finish(self, product: Tensor) -> Tensor:
         """What follows the product W h."""
-        logits = product if product.dtype == torch.float64 else product.float()
+        logits = widened(product)
         if self.bias is not None:
             logits = logits + self.bias.to(logits.dtype)
         if self.scale != 1.0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quail_lightning.functional.token_likelihood import IGNORED, token_log_likelihood
+from quail_lightning.functional.token_likelihood import IGNORED, token_log_likelihood, widened
 
 DRAWS = 2**24  # exact in float32
 
@@ -32,7 +32,7 @@ def sampled_log_likelihood(logits: Tensor, labels: Tensor, reference: Tensor | N
     Returns:
         [...] nats, at least float32, 0 where the label is ``IGNORED``; no gradient flows through the choice.
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
+    wide = widened(logits)
     below = wide.detach().softmax(dim=-1).cumsum(dim=-1)
     points = labels.clamp(min=0).unsqueeze(-1) / DRAWS * below[..., -1:]
     tokens = torch.searchsorted(below, points, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)

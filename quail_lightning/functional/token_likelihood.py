@@ -13,6 +13,11 @@ Unit = Literal["tokens", "windows", "positions"]
 """What a mean is over: predicted tokens, windows, or positions of hidden states; see ``counted``."""
 
 
+def widened(logits: Tensor) -> Tensor:
+    """At least float32, in which losses are computed whatever multiplied."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def token_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """log f(y_t | x, y_<t) of each label.
 
@@ -23,9 +28,8 @@ def token_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         [...] natural logarithms, at least float32, 0 where the label is ``IGNORED``.
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
     flat = torch.nn.functional.cross_entropy(
-        logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        widened(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
     return -flat.view(labels.shape)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from quail_lightning.functional.rounding import round_stochastically
 from quail_lightning.models.sharded import own_rows, share
+from quail_lightning.run.seeds import named_key
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Rounding = Literal["stochastic", "nearest"]
 
@@ -53,10 +58,39 @@ class Cast:
         """
         if self.rounding == "nearest" or self.dtype.itemsize >= weight.dtype.itemsize:
             return weight.to(self.dtype, copy=True)
-        key = int.from_bytes(hashlib.sha256(f"{self.seed}:{name}".encode()).digest()[:8], "little")
+        key = named_key(self.seed, name)
         row = weight.shape[1:].numel()  # of the shape alone: to index a sharded weight would gather it
         rounded = round_stochastically(share(weight), self.dtype, key, own_rows(weight).start * row)
         if not isinstance(weight, DTensor):
             return rounded
         mesh, places = weight.device_mesh, weight.placements
         return DTensor.from_local(rounded, mesh, places, shape=weight.shape, stride=weight.stride())
+
+
+def copy_with(model: PreTrainedModel, value: Callable[[str, Tensor], Tensor]) -> PreTrainedModel:
+    """A copy of a whole model whose weights are new ones; buffers, tied weights and modes as they are.
+
+    Weights enter the copy as they are to be: a plain copy first would hold the model twice.
+
+    Args:
+        model: unchanged.
+        value: a weight's name and the weight → a new tensor in its place.
+    """
+    weights: dict[int, Any] = {
+        id(weight): nn.Parameter(value(name, weight.detach()), requires_grad=weight.requires_grad)
+        for name, weight in model.named_parameters()
+    }
+    return copy.deepcopy(model, weights)
+
+
+def as_deployed(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy that is to be deployed, in evaluation mode and without gradients; in place.
+
+    Args:
+        model: with its weights in ``dtype``.
+        dtype: noted in its config.
+    """
+    model.config.dtype = dtype
+    if model.is_gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    return model.requires_grad_(False).eval()

@@ -225,6 +225,13 @@ def weights_digest(name_or_path: str) -> dict[str, str]:
     return digests | {f"base/{name}": digest for name, digest in of_base.items()}
 
 
+def evaluated_dtype(name_or_path: str) -> torch.dtype | None:
+    """The dtype in which the run that made a checkpoint evaluated it; None of those that no run here exported."""
+    noted = str((read_provenance(Path(name_or_path)) or {}).get("export_dtype", "")).removeprefix("torch.")
+    found = getattr(torch, noted, None)
+    return found if isinstance(found, torch.dtype) else None
+
+
 def stored_dtype(name_or_path: str) -> torch.dtype:
     """The dtype that holds a checkpoint's weights as they are stored, by its config."""
     stored = load_config(name_or_path).dtype

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quail_lightning.models.casting import Cast
+from quail_lightning.models.casting import Cast, copy_with
 from quail_lightning.models.sharded_loading import cast_shards
 from quail_lightning.quantization.buckets import CastBuckets
 from quail_lightning.quantization.protocol import PreTrainedModel
@@ -36,12 +35,7 @@ class Unquantized:
 
     def quantize(self, model: PreTrainedModel, calibration: Tensor | None = None) -> PreTrainedModel:
         """See ``Quantizer.quantize``."""
-        cast: Any = Cast(self.dtype)
-        weights: dict[int, Any] = {
-            id(weight): nn.Parameter(cast(name, weight.detach()), requires_grad=weight.requires_grad)
-            for name, weight in model.named_parameters()
-        }
-        copied = copy.deepcopy(model, weights)
+        copied = copy_with(model, Cast(self.dtype))
         copied.config.dtype = self.dtype
         return copied
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +17,7 @@ from quail_lightning.models.checkpoint import load_config, load_model, stored_dt
 from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization import BitsAndBytes
 from quail_lightning.quantization.body_weights import body_weights, dense_names
+from quail_lightning.run.seeds import global_seed, named_key
 from quail_lightning.unlearning.trainable import matching_names
 
 if TYPE_CHECKING:
@@ -160,8 +159,7 @@ class Adapter:
         assert made.keys() == set(layers)
         for name, layer in made.items():
             a, b = matrices(layer)
-            key = hashlib.sha256(f"{os.environ.get('PL_GLOBAL_SEED', 0)}:{name}".encode()).digest()[:8]
-            generator = torch.Generator().manual_seed(int.from_bytes(key, "little"))
+            generator = torch.Generator().manual_seed(named_key(global_seed(), name))
             drawn = torch.empty(a.shape, device="cpu")
             nn.init.kaiming_uniform_(drawn, math.sqrt(5), generator=generator)
             for parameter, values in ((a, drawn), (b, torch.zeros(b.shape, device="cpu"))):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from quail_lightning.models.casting import Cast, Rounding, default_rounding
+from quail_lightning.models.casting import Cast, Rounding, as_deployed, copy_with, default_rounding
 from quail_lightning.models.checkpoint import load_config, load_model, stored_dtype
 from quail_lightning.models.empty import empty_model
 from quail_lightning.models.sharded import is_sharded, whole
 from quail_lightning.models.sharded_loading import cast_shards, restore_buffers
 from quail_lightning.run.processes import current_processes
+from quail_lightning.run.seeds import global_seed
 from quail_lightning.unlearning.adapter import Adapter, is_adapted
 from quail_lightning.unlearning.merging import merged_copy
 from quail_lightning.unlearning.sharding import load_for
@@ -54,16 +54,7 @@ def exported_copy(
         device = next(model.parameters()).device
         gathered = {name: cast(name, whole(value)).to(device) for name, value in values.items()}
         return _assembled(model, gathered, cast.dtype)
-    # parameters enter the copy already cast: a copy in float32 first would cost twice the memory
-    weights: dict[int, Any] = {
-        id(parameter): nn.Parameter(cast(name, values[name]), requires_grad=False)
-        for name, parameter in model.named_parameters()
-    }
-    exported = copy.deepcopy(model, weights)
-    exported.config.dtype = cast.dtype
-    if exported.is_gradient_checkpointing:
-        exported.gradient_checkpointing_disable()
-    return exported.eval()
+    return as_deployed(copy_with(model, lambda name, _: cast(name, values[name])), cast.dtype)
 
 
 def _assembled(model: PreTrainedModel, weights: Mapping[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
@@ -73,8 +64,7 @@ def _assembled(model: PreTrainedModel, weights: Mapping[str, Tensor], dtype: tor
     exported.tie_weights()
     restore_buffers(exported, next(iter(weights.values())).device)
     exported.generation_config = copy.deepcopy(model.generation_config)
-    exported.config.dtype = dtype
-    return exported.requires_grad_(False).eval()
+    return as_deployed(exported, dtype)
 
 
 def chosen_cast(dtype: torch.dtype, rounding: Rounding | None, start: str) -> Cast:
@@ -87,7 +77,7 @@ def chosen_cast(dtype: torch.dtype, rounding: Rounding | None, start: str) -> Ca
     """
     if rounding is None:
         rounding = default_rounding(load_config(start).dtype)
-    return Cast(dtype, rounding, int(os.environ.get("PL_GLOBAL_SEED", 0)))
+    return Cast(dtype, rounding, global_seed())
 
 
 @dataclass(frozen=True)
@@ -171,7 +161,5 @@ class Export:
 
     def _moved(self) -> Callable[[str, Tensor], Tensor]:
         """A sharded weight's name and the weight → the weight as deployed: its task vector negated, and cast."""
-        if self.task_vector is None:
-            return self.cast
-        vector, origin = self.task_vector, dict(self._origin().named_parameters())
-        return lambda name, value: self.cast(name, vector.negated(value, origin[name].detach()))
+        negated = self._against_the_target()
+        return self.cast if negated is None else lambda name, value: self.cast(name, negated(name, value))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from quail_lightning.models.adapters import PREFIX, WEIGHTS, lora_change
-from quail_lightning.models.casting import Cast
+from quail_lightning.models.casting import Cast, as_deployed
 from quail_lightning.unlearning.adapter import ADAPTED, FROZEN, adapted_layers, matrices, peft_config
 
 if TYPE_CHECKING:
@@ -45,13 +45,7 @@ def merged_copy(
     if own is not None:
         for name, parameter in own.named_parameters():
             parameter.data = value(name, parameter.detach()).data
-        exported = own.requires_grad_(False)
-    else:
-        exported = _copy(model, value)
-    exported.config.dtype = cast.dtype
-    if exported.is_gradient_checkpointing:
-        exported.gradient_checkpointing_disable()
-    return exported.eval()
+    return as_deployed(_copy(model, value) if own is None else own, cast.dtype)
 
 
 def _copy(model: PreTrainedModel, value: Callable[[str, Tensor], nn.Parameter]) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -392,7 +392,7 @@ class UnlearningModule(LightningModule):
         start = self.start or self.target
         return Export(self.target, trained, self.export_cast, vector, self.trainer, sharded, self.adapter, start)
 
-    @property
+    @cached_property
     def export_cast(self) -> Cast:
         """From the trained weights to the exported ones."""
         return chosen_cast(self.export_dtype, self.export_rounding, self.start or self.target)

@@ -99,19 +99,20 @@ class Visit:
             windows: [n] numbers, each of the step.
             nll: [n] nats a token.
         """
-        places = (self.windows[:, None] == windows).int().argmax(0)
-        self.nll[places] = nll.detach().double()
+        self.nll[self._places(windows)] = nll.detach().double()
         return self.was_open(windows)
 
     def was_open(self, windows: Tensor, nll: Tensor | None = None) -> Tensor:
         """Which windows had not reached their goal by the NLLs that ``open`` noted; ``nll`` is not read."""
-        places = (self.windows[:, None] == windows).int().argmax(0)
-        return self.nll[places] < self._goals(windows)
+        return self.nll[self._places(windows)] < self._goals(windows)
 
     def end(self) -> float:
         """Note all NLLs, summed over the processes; the share of windows that had not reached their goal."""
         self.goals.seen[self.windows.cpu()] = self.nll.cpu()
         return float((self.nll < self._goals(self.windows)).double().mean())
+
+    def _places(self, windows: Tensor) -> Tensor:
+        return (self.windows[:, None] == windows).int().argmax(0)
 
     def _goals(self, windows: Tensor) -> Tensor:
         return self.goals.nll[windows.cpu()].to(windows.device)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
@@ -45,18 +45,13 @@ def unlearning(checkpoint, forget=None, **options):
     return Watched(checkpoint, forget or GradientAscent(), **settings)
 
 
+def changes_of(module):
+    """A and B of every layer."""
+    return [matrix.detach() for each in adapted_layers(module.model).values() for matrix in matrices(each)]
+
+
 def trainer(epochs=1, **options):
-    settings = {"precision": "32-true", "callbacks": [], "logger": False} | options
-    return Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        **settings,
-    )
+    return plain_trainer(max_epochs=epochs, **({"precision": "32-true", "callbacks": []} | options))
 
 
 def fit(corpus_folder, module, epochs=1, **options):
@@ -247,9 +242,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(base, corpus_folder, 
             corpus_folder, unlearning(bf16, adapter=Adapter(rank=4, base=base), gradient_checkpointing=on)
         )
         assert module.model.is_gradient_checkpointing == on
-        changes.append(
-            [matrix.detach() for each in adapted_layers(module.model).values() for matrix in matrices(each)]
-        )
+        changes.append(changes_of(module))
     for found, expected in zip(*changes, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -261,9 +254,7 @@ def test_accumulated_gradients_equal_the_whole_batchs(corpus_folder, bf16):
         module, _ = fit(
             corpus_folder, unlearning(bf16, adapter=adapter, micro_batch_size=size, learning_rate=1e-3)
         )
-        changes.append(
-            [matrix.detach() for each in adapted_layers(module.model).values() for matrix in matrices(each)]
-        )
+        changes.append(changes_of(module))
     for found, expected in zip(*changes, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from plain_trainer import plain_trainer
+from small_data import small_data
 
 from quail_lightning.callbacks import TrainingCheckpoint
-from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.objectives import GradientDescent, MarginFlattening
 from quail_lightning.run.training_state import last_checkpoint
@@ -64,16 +64,7 @@ def fit(tmp_path, corpus_folder, checkpoint, dual, dies_after=None, ckpt_path=No
     unlearning = UnlearningModule(
         target=checkpoint, forget=MarginFlattening(), retain=GradientDescent(), dual=dual, **settings
     )
-    data = MuseDataModule(
-        str(corpus_folder),
-        tokenizer=checkpoint,
-        schedule=unlearning.schedule,
-        seed=0,
-        max_len=24,
-        batch_size=2,
-        max_forget_windows=6,
-        max_retain_windows=6,
-    )
+    data = small_data(corpus_folder, checkpoint, schedule=unlearning.schedule)
     steps = Steps(dies_after)
     trainer = plain_trainer(
         max_epochs=2,

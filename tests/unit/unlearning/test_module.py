@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
@@ -31,18 +32,8 @@ def module(checkpoint, **options):
 
 
 def trainer(tmp_path, epochs=1, **options):
-    settings = {"precision": "32-true", "logger": False, "callbacks": []} | options
-    return Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        default_root_dir=tmp_path,
-        **settings,
-    )
+    settings = {"precision": "32-true", "callbacks": []} | options
+    return plain_trainer(max_epochs=epochs, default_root_dir=tmp_path, **settings)
 
 
 def fit(tmp_path, unlearning, data, **options):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from plain_trainer import plain_trainer
+from small_data import small_data
 
-from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import GradientAscent, GradientDescent, NegativePreference
@@ -35,16 +35,7 @@ def fit(checkpoint, corpus_folder, steps=1, windows=3, forget=GradientAscent, **
     """A few batches; what their optimizer steps were made with, and the trainer."""
     settings = {"retain": GradientDescent(), "clip_norm": None, "schedule": "joint"} | options
     unlearning = UnlearningModule(target=checkpoint, forget=forget(), **settings)
-    data = MuseDataModule(
-        str(corpus_folder),
-        tokenizer=checkpoint,
-        schedule=unlearning.schedule,
-        seed=0,
-        max_len=24,
-        batch_size=windows,
-        max_forget_windows=6,
-        max_retain_windows=6,
-    )
+    data = small_data(corpus_folder, checkpoint, schedule=unlearning.schedule, batch_size=windows)
     seen = Gradients()
     trainer = plain_trainer(max_epochs=1, limit_train_batches=steps, precision="32-true", callbacks=[seen])
     trainer.fit(unlearning, datamodule=data)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from plain_trainer import plain_trainer
+from small_data import small_data
 
 from quail_lightning.callbacks import TrainingCheckpoint
-from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.objectives import GradientAscent, GradientDescent
@@ -74,16 +74,7 @@ class Seen(Callback):
 def fit(tmp_path, corpus_folder, checkpoint, sophia, ckpt_path=None, saves=False, dies_before=None, **options):
     settings = {"schedule": "joint", "learning_rate": 1e-3, "betas": BETAS} | options
     unlearning = UnlearningModule(checkpoint, GradientAscent(), GradientDescent(), sophia=sophia, **settings)
-    data = MuseDataModule(
-        str(corpus_folder),
-        tokenizer=checkpoint,
-        schedule=unlearning.schedule,
-        seed=0,
-        max_len=24,
-        batch_size=3,
-        max_forget_windows=6,
-        max_retain_windows=6,
-    )
+    data = small_data(corpus_folder, checkpoint, schedule=unlearning.schedule, batch_size=3)
     seen = Seen(dies_before)
     trainer = plain_trainer(
         max_epochs=2,

@@ -7,10 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from plain_trainer import plain_trainer
+from small_data import small_data
 from torch.nn.functional import cross_entropy
 
 from quail_lightning.callbacks import TrainingCheckpoint
-from quail_lightning.data import MuseDataModule
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.inference.likelihood import window_nlls
@@ -25,16 +25,8 @@ FAR = 50.0  # nats a token that no window reaches
 
 
 def data_module(corpus_folder, checkpoint, schedule="alternate", batch_size=2):
-    return MuseDataModule(
-        str(corpus_folder),
-        tokenizer=checkpoint,
-        schedule=schedule,
-        seed=0,
-        max_len=24,
-        batch_size=batch_size,
-        max_forget_windows=4,
-        max_retain_windows=6,
-    )
+    options = {"schedule": schedule, "batch_size": batch_size, "max_forget_windows": 4}
+    return small_data(corpus_folder, checkpoint, **options)
 
 
 def module(checkpoint, **options):
