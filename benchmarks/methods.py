@@ -5,8 +5,8 @@
 Each is `fit --config quickstart.yaml --config method/<name>.yaml`, with the quickstart's settings where the
 method's fragment has none of its own. Where the fragment's are made for a 7B model and do nothing to a small one,
 SMALL replaces them; beyond that none is tuned. The fragments `hinge` and `sure` stand behind those they are
-combined with. Evaluated once, after the last epoch, at 16 bits and NF4. Everything is made below --out; finished
-runs are not made again.
+combined with. Evaluated once, after the last epoch, at 16 bits and NF4, with the verdicts beside the figures.
+Everything is made below --out; finished runs are not made again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from quail_lightning.configuration.files import shipped_names
-from quail_lightning.run.results import Estimate, ResultRow, read_results
+from quail_lightning.run.results import Estimate, ResultRow, read_results, read_verdicts
 
 ADDED = ("hinge", "sure")  # fragments that go with another
 COMBINED = (("npo_klr", "hinge"), ("ga_gdr", "sure"))
@@ -54,6 +54,13 @@ COLUMNS = {
     "delivered_forgetting": "delivered",
 }
 PRECISIONS = ("bf16", "nf4")
+VERDICTS = (  # question, precision of its answer, heading
+    ("forgotten", "bf16", "forgotten"),
+    ("survives", "nf4", "survives nf4"),
+    ("over_forgotten", "bf16", "over-forgotten"),
+    ("utility", "bf16", "utility bf16"),
+    ("utility", "nf4", "utility nf4"),
+)
 
 
 def main() -> None:
@@ -97,6 +104,7 @@ def _table(out: Path) -> Iterator[str]:
     """The table in Markdown, a line at a time."""
     head = [f"{label} {precision}" for precision in PRECISIONS for label in COLUMNS.values()]
     head.remove("delivered bf16")
+    head += [heading for _, _, heading in VERDICTS]
     yield f"| model | {' | '.join(head)} |"
     yield "|" + "---|" * (len(head) + 1)
     shown = False
@@ -107,17 +115,19 @@ def _table(out: Path) -> Iterator[str]:
         if not shown:
             shown = True
             for baseline in ("target", "retrained"):
-                yield _line(baseline, {row.precision: row for row in rows if row.model == baseline})
-        yield _line(name, {row.precision: row for row in rows if row.model == "unlearned"})
+                yield _line(baseline, {row.precision: row for row in rows if row.model == baseline}, {})
+        unlearned = {row.precision: row for row in rows if row.model == "unlearned"}
+        yield _line(name, unlearned, read_verdicts(out / name))
 
 
-def _line(name: str, rows: Mapping[str, ResultRow]) -> str:
+def _line(name: str, rows: Mapping[str, ResultRow], verdicts: Mapping[str, Mapping[str, str]]) -> str:
     cells = [
         _cell(rows[precision].metrics.get(metric))
         for precision in PRECISIONS
         for metric in COLUMNS
         if (precision, metric) != ("bf16", "delivered_forgetting")
     ]
+    cells += [verdicts[precision][question] if verdicts else "" for question, precision, _ in VERDICTS]
     return f"| {name} | {' | '.join(cells)} |"
 
 
