@@ -34,6 +34,7 @@ from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 
 HOLDOUT = "privleak/holdout"
+FORGET_QUESTIONS = "knowmem/forget_qa"
 
 
 class MuseDataModule(LightningDataModule):
@@ -59,7 +60,7 @@ class MuseDataModule(LightningDataModule):
         refusals: let the forget steps train on refusals in place of the forget set; it is evaluated all the same.
         alternates: let the forget steps train on ``question_part`` with an alternate answer beside each true one,
             for the terms that compare them; see ``Alternates``. The forget set is evaluated all the same.
-        question_part: part whose questions get alternates.
+        question_part: part whose questions get alternates; None: ``knowmem/forget_qa``.
         loss_on: what of refusals and alternates is learned: the ``answer`` (where not given), or ``all``.
         chat: whether their questions are put in the tokenizer's chat template: ``auto`` where it has one; refusals
             that are learned whole are plain text.
@@ -84,7 +85,7 @@ class MuseDataModule(LightningDataModule):
         newsroom: Newsroom | None = None,
         refusals: Refusals | None = None,
         alternates: Alternates | None = None,
-        question_part: str = "knowmem/forget_qa",
+        question_part: str | None = None,
         loss_on: LossOn | None = None,
         chat: ChatUse = "auto",
     ) -> None:
@@ -107,7 +108,13 @@ class MuseDataModule(LightningDataModule):
                 f"data.{given} needs answers, and the forget steps train on plain text",
                 remedy="Set data.refusals or data.alternates, or leave the option out",
             )
-        self.alternates, self.question_part = alternates, question_part
+        if alternates is None and question_part is not None:
+            raise InputError(
+                "data.question_part names the questions that get alternates, and data.alternates is null",
+                given=question_part,
+                remedy="Set data.alternates (column, idk or others), or leave question_part out",
+            )
+        self.alternates, self.question_part = alternates, question_part or FORGET_QUESTIONS
         self.loss_on, self.chat = loss_on, chat
         self.corpus_name, self.tokenizer_name = corpus, tokenizer
         self.max_len, self.batch_size, self.schedule, self.seed = max_len, batch_size, schedule, seed
@@ -221,7 +228,7 @@ def _published_records(corpus: Corpus) -> EvaluationRecords:
     return EvaluationRecords(
         verbatim=verbatim_prompts(corpus, "verbmem/forget"),
         forget_questions=QuestionSet(
-            questions(corpus, "knowmem/forget_qa"), questions(corpus, "knowmem/forget_qa_icl")
+            questions(corpus, FORGET_QUESTIONS), questions(corpus, "knowmem/forget_qa_icl")
         ),
         retain_questions=QuestionSet(
             questions(corpus, "knowmem/retain_qa"), questions(corpus, "knowmem/retain_qa_icl")

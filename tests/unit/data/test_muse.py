@@ -121,6 +121,11 @@ def test_windows_are_held_back_only_where_records_are_cut_from_them(corpus_folde
         data.setup("fit")
 
 
+def test_questions_for_alternates_are_refused_where_there_are_none(corpus_folder, checkpoint):
+    with pytest.raises(InputError, match=r"question_part.*alternates.*knowmem/retain_qa"):
+        module(corpus_folder, checkpoint, question_part="knowmem/retain_qa")
+
+
 def test_limits_keep_the_first_windows(corpus_folder, checkpoint):
     whole, first = module(corpus_folder, checkpoint), module(corpus_folder, checkpoint, max_forget_windows=3)
     tokenizer = load_tokenizer(checkpoint)
