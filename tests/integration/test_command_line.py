@@ -251,7 +251,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
-    fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml"}
+    fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml", "smollm2.yaml"}
     folders = ("method/", "adapter/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 
