@@ -1,0 +1,141 @@
+"""``vllm serve`` as a process of this one: started on a folder, waited for, and ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from quail_lightning.errors import InputError, RunError
+from quail_lightning.inference.completion_server import KEY, CompletionServer, ServerError, Unreachable
+from quail_lightning.inference.served_model import MODELS
+from quail_lightning.run.masking import masked
+from quail_lightning.run.parent import GRACE, dependent_process
+from quail_lightning.storage.privacy import FILE
+from quail_lightning.terminal import step
+
+STARTING = 1_800.0  # seconds; vLLM reads the weights, compiles and captures graphs before it listens
+PAUSE = 0.5  # seconds between two looks
+SHOWN = 15  # last lines of its output, in an error
+HOST = "127.0.0.1"
+OURS = ("--model", "--dtype", "--host", "--port", "--uds", "--api-key", "--served-model-name", "--root-path")
+"""Options of ``vllm serve`` that the evaluation decides."""
+REFUSED = {
+    "--trust-remote-code": "code of a checkpoint is never run",
+    "--config": "it could hold any option; name them one by one",
+}
+
+
+def check_vllm(program: str, arguments: Sequence[str]) -> str:
+    """The program's path, once it is certain that it may be started.
+
+    Args:
+        program: ``vllm``, or where it lies.
+        arguments: of ``vllm serve``, besides those that the evaluation decides.
+
+    Raises:
+        InputError: vLLM is not installed, or an argument is not for the user.
+    """
+    for argument in arguments:
+        given = argument.partition("=")[0].replace("_", "-")
+        if not given.startswith("--") or given == "--":
+            continue
+        # argparse takes an abbreviation too
+        if meant := next((name for name in (*OURS, *REFUSED) if name.startswith(given)), None):
+            why = REFUSED.get(meant, "the evaluation decides it")
+            raise InputError(f"vllm.arguments holds {meant}: {why}", given=masked(argument))
+    found = shutil.which(Path(program).expanduser())
+    if found is None:
+        raise InputError(
+            "vLLM is not installed: vllm.program names no program, here or on the PATH",
+            given=program,
+            remedy="It needs a GPU and, for it pins other libraries, an environment of its own: python -m venv "
+            "VLLM && VLLM/bin/pip install vllm, then --vllm.program VLLM/bin/vllm. Or name a running server by "
+            "vllm.url, or leave engine at own, which needs neither",
+        )
+    return str(Path(found).absolute())
+
+
+@contextmanager
+def vllm_process(
+    program: str, folder: Path, dtype: str, arguments: Sequence[str], log: Path
+) -> Iterator[CompletionServer]:
+    """A server of the folder's model that listens on this machine alone, until the block ends, however it ends.
+
+    Args:
+        program: of ``check_vllm``.
+        folder: of the checkpoint.
+        dtype: that it computes in, ``bfloat16``.
+        arguments: more of ``vllm serve``, checked.
+        log: file that takes its output; its owner alone can read it.
+
+    Raises:
+        RunError: it ends by itself; with the last lines of its output.
+        ServerError: it does not listen in time.
+    """
+    port, key = _free_port(), os.environ.get(KEY) or secrets.token_urlsafe(24)
+    command = [program, "serve", str(folder.resolve()), "--host", HOST, "--port", str(port), "--dtype", dtype]
+    # the checkpoint's sampling defaults would cap what is asked for; a line a request says nothing
+    command += ["--generation-config", "vllm", "--disable-uvicorn-access-log", *arguments]
+    group = [sys.executable, "-m", "quail_lightning.run.process_group", *command]
+    # the key by the environment: a command line can be read by everybody
+    given = {KEY: key, "VLLM_NO_USAGE_STATS": "1"}
+    server = CompletionServer(f"http://{HOST}:{port}", key)
+    process: subprocess.Popen[bytes] | None = None
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE), "wb") as output:
+        try:
+            with dependent_process(group, given, output) as process:
+                with step(f"starting vLLM on {folder}, its output goes to {log}"):
+                    _wait(server, process)
+                yield server
+        except ServerError as error:
+            # ended, or about to: a connection breaks a moment before the process is gone
+            if process is not None and isinstance(error, Unreachable) and _has_ended(process):
+                raise RunError(
+                    f"vLLM ended with status {process.returncode} on {folder}; the end of its output ({log}):\n"
+                    f"{_last_lines(log)}\n",
+                    remedy="If memory is short: vllm.arguments with --max-model-len or --gpu-memory-utilization",
+                ) from error
+            raise
+        finally:
+            if process is not None:
+                process.wait(GRACE + 20)
+
+
+def _wait(server: CompletionServer, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STARTING
+    while True:
+        try:
+            server.get(MODELS)
+            return
+        except Unreachable:
+            if process.poll() is not None:
+                raise
+            if time.monotonic() > deadline:
+                raise ServerError(f"vLLM does not listen {STARTING:g} s after its start") from None
+        time.sleep(PAUSE)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        return process.wait(2 * PAUSE) is not None
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind((HOST, 0))
+        return int(found.getsockname()[1])
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text("utf-8", "replace").splitlines()[-SHOWN:]
+    return "\n".join(f"  {masked(line)}" for line in lines) or "  (it wrote nothing)"
