@@ -210,8 +210,9 @@ def evaluate(
     )
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
-    served = serving(engine, vllm, protocol, root)
-    evaluation = CheckpointEvaluation(suite, asked.name, root, named_device(device), calibration, served)
+    where = named_device(device)
+    served = serving(engine, vllm, protocol, root, where)
+    evaluation = CheckpointEvaluation(suite, asked.name, root, where, calibration, served)
     plan = plan_of(models, retrained, at_precisions)
     if served is not None:
         served.check_any(plan.precisions)

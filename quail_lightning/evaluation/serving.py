@@ -52,11 +52,13 @@ class Serving:
         options: as given.
         program: path of the program; empty where a server is named.
         logs: folder that takes what started servers write.
+        gpu: number of the CUDA device that a started server is given; None: all.
     """
 
     options: VllmOptions
     program: str
     logs: Path
+    gpu: int | None = None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -123,11 +125,13 @@ class Serving:
             return
         log = private_folder(self.logs, self.logs.parent) / f"{folder.resolve().name}.log"
         named = str(dtype).removeprefix("torch.")
-        with vllm_process(self.program, folder, named, self.options.arguments, log) as server:
+        with vllm_process(self.program, folder, named, self.options.arguments, log, self.gpu) as server:
             yield served_model(server, folder, asked.tokenizer, asked.config)
 
 
-def serving(engine: EngineName, options: VllmOptions, protocol: str, root: Path) -> Serving | None:
+def serving(
+    engine: EngineName, options: VllmOptions, protocol: str, root: Path, device: torch.device
+) -> Serving | None:
     """What ``engine`` asks for; None for the own engine.
 
     Args:
@@ -135,6 +139,7 @@ def serving(engine: EngineName, options: VllmOptions, protocol: str, root: Path)
         options: of the latter.
         protocol: of the evaluation.
         root: of the finished evaluations.
+        device: of the own engine; a server is started on the same GPU where one is named by its number.
 
     Raises:
         InputError: vLLM is not there, or options that do not go together.
@@ -152,7 +157,8 @@ def serving(engine: EngineName, options: VllmOptions, protocol: str, root: Path)
             remedy="Leave engine at own, or protocol at paper",
         )
     if options.url is None:
-        return Serving(options, check_vllm(options.program, options.arguments), root / LOGS)
+        gpu = device.index if device.type == "cuda" else None
+        return Serving(options, check_vllm(options.program, options.arguments), root / LOGS, gpu)
     if options.arguments or options.program != VllmOptions().program:
         raise InputError(
             "vllm.program and vllm.arguments start a server, and vllm.url names one that runs",

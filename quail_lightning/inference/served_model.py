@@ -41,7 +41,9 @@ class ServedModel:
         server: where it is.
         name: that the server knows it by.
         tokenizer: its own.
-        limit: positions, the server's or the model's, whichever are fewer; None where there is no limit.
+        limit: the model's positions; None where it has no limit.
+        room: tokens of a prompt and its completion that the server takes, which may have been started with fewer;
+            None where it does not say.
         ends: token numbers that end a completion; they are no part of it.
     """
 
@@ -49,6 +51,7 @@ class ServedModel:
     name: str
     tokenizer: PreTrainedTokenizerBase
     limit: int | None
+    room: int | None
     ends: frozenset[int]
 
     def complete(
@@ -80,6 +83,12 @@ class ServedModel:
         if not encoded:
             return []
         check_lengths([len(row) for row in encoded], max_new_tokens, self.limit)
+        if self.room is not None and (longest := max(len(row) for row in encoded) + max_new_tokens) > self.room:
+            raise InputError(
+                f"the longest prompt and its {max_new_tokens} new tokens are {longest} tokens, and the server at "
+                f"{self.server.url} takes {self.room}",
+                remedy="Start it with a larger --max-model-len (vllm.arguments)",
+            )
         completions = [""] * len(encoded)
         pool = ThreadPoolExecutor(min(batch_size or AT_ONCE, len(encoded)))
         try:
@@ -142,10 +151,10 @@ def served_model(
             given=", ".join(roots) or "no model",
             remedy=f"Start it by: vllm serve {folder.resolve()}; or leave vllm.url out, and it is started for you",
         )
-    limits = [limit for limit in (own[0].get("max_model_len"), positions(config)) if isinstance(limit, int)]
-    return ServedModel(
-        server, str(own[0]["id"]), tokenizer, min(limits, default=None), folder_ends(folder, config, tokenizer)
-    )
+    name, room = own[0].get("id"), own[0].get("max_model_len")
+    if not isinstance(name, str) or not isinstance(room, int | None):
+        raise ServerError(f"the server at {server.url} answered {MODELS} with no name or no length of a model")
+    return ServedModel(server, name, tokenizer, positions(config), room, folder_ends(folder, config, tokenizer))
 
 
 def folder_ends(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -24,12 +24,13 @@ from quail_lightning.terminal import step
 STARTING = 1_800.0  # seconds; vLLM reads the weights, compiles and captures graphs before it listens
 PAUSE = 0.5  # seconds between two looks
 SHOWN = 15  # last lines of its output, in an error
-HOST = "127.0.0.1"
+HOST, DEVICES = "127.0.0.1", "CUDA_VISIBLE_DEVICES"
 OURS = ("--model", "--dtype", "--host", "--port", "--uds", "--api-key", "--served-model-name", "--root-path")
 """Options of ``vllm serve`` that the evaluation decides."""
 REFUSED = {
     "--trust-remote-code": "code of a checkpoint is never run",
     "--config": "it could hold any option; name them one by one",
+    "--enable-log-requests": "the prompts would stand in a log that `quail clean` does not know",
 }
 
 
@@ -65,7 +66,7 @@ def check_vllm(program: str, arguments: Sequence[str]) -> str:
 
 @contextmanager
 def vllm_process(
-    program: str, folder: Path, dtype: str, arguments: Sequence[str], log: Path
+    program: str, folder: Path, dtype: str, arguments: Sequence[str], log: Path, gpu: int | None = None
 ) -> Iterator[CompletionServer]:
     """A server of the folder's model that listens on this machine alone, until the block ends, however it ends.
 
@@ -75,6 +76,7 @@ def vllm_process(
         dtype: that it computes in, ``bfloat16``.
         arguments: more of ``vllm serve``, checked.
         log: file that takes its output; its owner alone can read it.
+        gpu: number of the CUDA device that it is given, among those that this process sees; None: all.
 
     Raises:
         RunError: it ends by itself; with the last lines of its output.
@@ -86,7 +88,7 @@ def vllm_process(
     command += ["--generation-config", "vllm", "--disable-uvicorn-access-log", *arguments]
     group = [sys.executable, "-m", "quail_lightning.run.process_group", *command]
     # the key by the environment: a command line can be read by everybody
-    given = {KEY: key, "VLLM_NO_USAGE_STATS": "1"}
+    given = {KEY: key, "VLLM_NO_USAGE_STATS": "1"} | _visible(gpu)
     server = CompletionServer(f"http://{HOST}:{port}", key)
     process: subprocess.Popen[bytes] | None = None
     with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE), "wb") as output:
@@ -128,6 +130,14 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return process.wait(2 * PAUSE) is not None
     except subprocess.TimeoutExpired:
         return False
+
+
+def _visible(gpu: int | None) -> dict[str, str]:
+    """The variable that leaves a process one of the CUDA devices that this one sees."""
+    if gpu is None:
+        return {}
+    seen = [each.strip() for each in os.environ.get(DEVICES, "").split(",") if each.strip()]
+    return {DEVICES: seen[gpu] if seen else str(gpu)}
 
 
 def _free_port() -> int:

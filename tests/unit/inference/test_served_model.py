@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_an_end_token_and_a_stop_end_a_completion_as_they_do_in_memory(
     (text,) = served.complete(["yew"], 24)
     said = tokenizer(text, add_special_tokens=False)["input_ids"]
     model.generation_config.eos_token_id = [said[6], 1]
-    ending = ServedModel(served.server, served.name, tokenizer, 256, frozenset([said[6], 1]))
+    ending = replace(served, ends=frozenset([said[6], 1]))
     assert ending.complete(["yew"], 24) == generate(*own, ["yew"], 24) != [text]
     # a stop is cut by who asked, so the completion holds it
     stop = text[4:7]
@@ -110,11 +111,12 @@ def test_nothing_is_asked_for_no_prompts_and_sampling_is_refused(served: ServedM
 def test_long_prompts_are_refused_by_the_model_s_or_the_server_s_positions(
     fake: FakeVllm, checkpoint: str, own: tuple[Any, Any]
 ) -> None:
-    for positions, least in ((512, 256), (64, 64)):
+    told = ((512, 250, "the model has 256 positions"), (64, 56, "takes 64.*--max-model-len"))
+    for positions, new, said in told:
         fake.positions = positions
         served = served_model(CompletionServer(fake.url), Path(checkpoint), own[1], own[0].config)
-        with pytest.raises(InputError, match=f"the model has {least} positions"):
-            served.complete(["ash", "ash birch " * 30], least - 8)
+        with pytest.raises(InputError, match=said):
+            served.complete(["ash", "ash birch cedar elm fir hazel"], new)
     assert fake.bodies == []
 
 

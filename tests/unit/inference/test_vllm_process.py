@@ -48,8 +48,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return write
 
 
-def started(program: str, folder: Path, *arguments: str) -> Any:
-    return vllm_process(program, folder, "bfloat16", arguments, folder / "vllm.log")
+def started(program: str, folder: Path, *arguments: str, gpu: int | None = None) -> Any:
+    return vllm_process(program, folder, "bfloat16", arguments, folder / "vllm.log", gpu)
 
 
 def is_running(pid: int) -> bool:
@@ -88,13 +88,25 @@ def test_it_serves_the_folder_to_this_machine_alone_until_the_block_ends(
     assert stat.S_IMODE((tmp_path / "vllm.log").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(("seen", "gpu", "given"), [("", 1, "1"), ("4, 6", 1, "6"), ("4,6", None, "4,6")])
+def test_it_is_given_the_gpu_that_is_named(
+    seen: str, gpu: int | None, given: str, program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    telling = program("print('sees', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\nsys.exit(5)")
+    with pytest.raises(RunError, match=f"sees {given}\n"), started(telling, tmp_path, gpu=gpu):
+        pytest.fail("it never listened")
+
+
 def test_an_early_end_is_told_with_the_last_lines(program: Any, tmp_path: Path) -> None:
     failing = program("print('first')\nprint('no GPU\\n' * 14 + 'last', flush=True)\nsys.exit(5)")
-    with pytest.raises(
-        RunError, match=r"(?s)ended with status 5 .*vllm\.log.*no GPU.*last.*--max-model-len"
-    ) as told:
-        with started(failing, tmp_path):
-            pytest.fail("it never listened")
+    with (
+        pytest.raises(
+            RunError, match=r"(?s)ended with status 5 .*vllm\.log.*no GPU.*last.*--max-model-len"
+        ) as told,
+        started(failing, tmp_path),
+    ):
+        pytest.fail("it never listened")
     assert "first" not in str(told.value)
 
 
@@ -125,6 +137,7 @@ def test_what_never_listens_is_given_up(program: Any, tmp_path: Path, monkeypatc
         "--host",
         "--po",
         "--api-key=k",
+        "--enable-log-r",
     ],
 )
 def test_arguments_that_are_not_for_the_user_are_refused_also_when_abbreviated(argument: str) -> None:
