@@ -246,7 +246,7 @@ def evaluate(
     engines = {
         (model, each.name): evaluation.engine(model, each) for model, at in plan.precisions.items() for each in at
     }
-    told += _told_of_engines(engines)
+    told += [] if served is None else [_told_of_engines(engines, served.told)]
     partial = "" if limit is None else f" (partial: first {limit})"
     rows, details = [], []
     for model, by_precision in found.items():
@@ -339,12 +339,10 @@ def _auc_retrain(
     return published_auc_retrain(target)
 
 
-def _told_of_engines(engines: Mapping[tuple[str, str], str]) -> list[str]:
-    """Which rows' responses are not the own engine's."""
+def _told_of_engines(engines: Mapping[tuple[str, str], str], server: str) -> str:
+    """Which rows' responses are a server's."""
     served = [f"{model} at {precision}" for (model, precision), engine in engines.items() if engine != "own"]
-    if not served:
-        return []
-    return [f"Responses by vLLM: {', '.join(served)}. All other figures are the own engine's."]
+    return f"Responses by {server}: {', '.join(served)}. All other figures are the own engine's."
 
 
 def _note(

@@ -34,13 +34,10 @@ class VllmOptions:
         url: of a server that runs already, such as ``http://localhost:8000``, and has loaded the folder that is
             evaluated; its key is in the environment (``VLLM_API_KEY``). None: one is started on each folder in
             turn, and ended.
-        program: that starts one: ``vllm`` on the PATH, or where it lies.
-        arguments: more of ``vllm serve`` for the one that is started, such as
-            ``["--max-model-len", "4096"]``.
+        arguments: more of ``vllm serve`` for the one that is started, such as ``["--max-model-len", "4096"]``.
     """
 
     url: str | None = None
-    program: str = "vllm"
     arguments: list[str] = field(default_factory=list)
 
 
@@ -67,6 +64,12 @@ class Serving:
             "name": "vllm",
             "arguments": None if self.options.url is not None else list(self.options.arguments),
         }
+
+    @property
+    def told(self) -> str:
+        """The engine in a reader's words."""
+        more = " ".join(self.options.arguments)
+        return f"vLLM at {self.options.url}" if self.options.url is not None else f"vLLM{more and f' ({more})'}"
 
     def serves(self, model: str, precision: Precision) -> bool:
         """Whether a precision's weights are those that lie in the model's folder, which is what vLLM loads."""
@@ -158,10 +161,10 @@ def serving(
         )
     if options.url is None:
         gpu = device.index if device.type == "cuda" else None
-        return Serving(options, check_vllm(options.program, options.arguments), root / LOGS, gpu)
-    if options.arguments or options.program != VllmOptions().program:
+        return Serving(options, check_vllm(options.arguments), root / LOGS, gpu)
+    if options.arguments:
         raise InputError(
-            "vllm.program and vllm.arguments start a server, and vllm.url names one that runs",
+            "vllm.arguments start a server, and vllm.url names one that runs",
             given=masked(options.url),
             remedy="Leave one of the two out",
         )

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +35,7 @@ class CompletionServer:
     """A server at one address. No proxy is asked and no redirect followed: prompts and key go there or nowhere.
 
     Attributes:
-        url: ``http://localhost:8000``, perhaps with a path before ``/v1``.
+        url: ``http://localhost:8000``.
         key: sent as a bearer token; None sends none.
         patience: seconds until an answer must be there.
     """
@@ -79,13 +80,12 @@ class CompletionServer:
 
     def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         to = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if to.scheme == "https" else http.client.HTTPConnection
-        connection = kind(to.hostname or "", to.port, timeout=self.patience)
+        connection = http.client.HTTPConnection(to.hostname or "", to.port, timeout=self.patience)
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         try:
-            connection.request(method, to.path.rstrip("/") + path, body, headers)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read(LARGEST)
         except TimeoutError:
@@ -105,26 +105,36 @@ def named_server(url: str) -> CompletionServer:
     """The server that an option names; its key is in the environment.
 
     Raises:
-        InputError: no address of an HTTP server, or one with a password, a query or a fragment in it.
+        InputError: no address of an HTTP server on this machine, or one with more in it.
     """
-    shown = masked(url)
-    allowed = "http://HOST:PORT, such as http://localhost:8000"
     try:
         parts = urlsplit(url)
-        named = parts.hostname and (parts.port is None or parts.port > 0)
+        more = (parts.username, parts.password, parts.path.removesuffix("/").removesuffix("/v1"), parts.query)
+        is_plain = parts.scheme == "http" and parts.port != 0 and not any(more) and not parts.fragment
     except ValueError:
-        named = None
-    if not named or parts.scheme not in ("http", "https"):
-        raise InputError("vllm.url is no address of a server", given=shown, allowed=allowed)
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        is_plain = False
+    if not is_plain or not parts.hostname:
         raise InputError(
-            "vllm.url holds more than an address",
-            given=shown,
-            allowed=allowed,
-            remedy=f"Give a key by the environment variable {KEY}; an address is written down with the results",
+            "vllm.url is no plain address of a server",
+            given=masked(url),
+            allowed="http://localhost:PORT",
+            remedy=f"A key is given by the environment variable {KEY}",
         )
-    path = parts.path.rstrip("/").removesuffix("/v1")
-    return CompletionServer(f"{parts.scheme}://{parts.netloc}{path}", os.environ.get(KEY) or None)
+    if not _is_here(parts.hostname):
+        raise InputError(
+            "vllm.url names another machine, and the prompts hold private text",
+            given=masked(url),
+            allowed="http://localhost:PORT",
+            remedy="Bring the port here: ssh -L 8000:localhost:8000 HOST",
+        )
+    return CompletionServer(f"http://{parts.netloc}", os.environ.get(KEY) or None)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name; another one than this may lead anywhere
+        return host == "localhost"
 
 
 def _told(answer: bytes) -> str:

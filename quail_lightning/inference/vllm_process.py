@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from quail_lightning.configuration.allowed_code import code_refused, is_code_allowed
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.inference.completion_server import KEY, CompletionServer, ServerError, Unreachable
 from quail_lightning.inference.served_model import MODELS
@@ -24,44 +26,55 @@ from quail_lightning.terminal import step
 STARTING = 1_800.0  # seconds; vLLM reads the weights, compiles and captures graphs before it listens
 PAUSE = 0.5  # seconds between two looks
 SHOWN = 15  # last lines of its output, in an error
+NUMBER = re.compile(r"-\d.*")  # a value, not an option
 HOST, DEVICES = "127.0.0.1", "CUDA_VISIBLE_DEVICES"
-OURS = ("--model", "--dtype", "--host", "--port", "--uds", "--api-key", "--served-model-name", "--root-path")
-"""Options of ``vllm serve`` that the evaluation decides."""
+OURS = (
+    *("--model", "--dtype", "--host", "--port", "--uds", "--api-key", "--served-model-name", "--root-path"),
+    *("--quantization", "-q", "--load-format", "--hf-overrides", "--tokenizer", "--lora-modules"),
+)
+"""Options of ``vllm serve`` that the evaluation decides: where it listens, and which weights it has."""
 REFUSED = {
     "--trust-remote-code": "code of a checkpoint is never run",
     "--config": "it could hold any option; name them one by one",
     "--enable-log-requests": "the prompts would stand in a log that `quail clean` does not know",
 }
+PLAIN = {
+    *("--max-model-len", "--gpu-memory-utilization", "--max-num-seqs", "--max-num-batched-tokens", "--seed"),
+    *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"),
+    *("--enforce-eager", "--kv-cache-dtype", "--cpu-offload-gb", "--block-size", "--disable-log-stats"),
+    *("--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill"),
+}
+"""Options that load no code; others (middleware, plugins, workers) may, so a config cannot give them by itself."""
 
 
-def check_vllm(program: str, arguments: Sequence[str]) -> str:
+def check_vllm(arguments: Sequence[str]) -> str:
     """The program's path, once it is certain that it may be started.
 
     Args:
-        program: ``vllm``, or where it lies.
         arguments: of ``vllm serve``, besides those that the evaluation decides.
 
     Raises:
-        InputError: vLLM is not installed, or an argument is not for the user.
+        InputError: vLLM is not installed, or an argument is not for the user, or could run code unasked.
     """
     for argument in arguments:
         given = argument.partition("=")[0].replace("_", "-")
-        if not given.startswith("--") or given == "--":
+        if not given.startswith("-") or NUMBER.fullmatch(given):
             continue
         # argparse takes an abbreviation too
         if meant := next((name for name in (*OURS, *REFUSED) if name.startswith(given)), None):
             why = REFUSED.get(meant, "the evaluation decides it")
             raise InputError(f"vllm.arguments holds {meant}: {why}", given=masked(argument))
-    found = shutil.which(Path(program).expanduser())
-    if found is None:
+        if given not in PLAIN and not is_code_allowed():
+            raise code_refused("vllm.arguments holds an option that may load code", masked(argument))
+    program = shutil.which("vllm")
+    if program is None:
         raise InputError(
-            "vLLM is not installed: vllm.program names no program, here or on the PATH",
-            given=program,
+            "vLLM is not installed: there is no program vllm on the PATH",
             remedy="It needs a GPU and, for it pins other libraries, an environment of its own: python -m venv "
-            "VLLM && VLLM/bin/pip install vllm, then --vllm.program VLLM/bin/vllm. Or name a running server by "
-            "vllm.url, or leave engine at own, which needs neither",
+            'VLLM && VLLM/bin/pip install vllm, then PATH="$PATH:$PWD/VLLM/bin" quail evaluate ... Or name a '
+            "running server by vllm.url, or leave engine at own, which needs neither",
         )
-    return str(Path(found).absolute())
+    return str(Path(program).absolute())
 
 
 @contextmanager
@@ -86,7 +99,9 @@ def vllm_process(
     command = [program, "serve", str(folder.resolve()), "--host", HOST, "--port", str(port), "--dtype", dtype]
     # the checkpoint's sampling defaults would cap what is asked for; a line a request says nothing
     command += ["--generation-config", "vllm", "--disable-uvicorn-access-log", *arguments]
-    group = [sys.executable, "-m", "quail_lightning.run.process_group", *command]
+    # -P: Python's own start would import from the current folder, which may be a colleague's
+    safe = [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]
+    group = [sys.executable, *safe, "-m", "quail_lightning.run.process_group", *command]
     # the key by the environment: a command line can be read by everybody
     given = {KEY: key, "VLLM_NO_USAGE_STATS": "1"} | _visible(gpu)
     server = CompletionServer(f"http://{HOST}:{port}", key)

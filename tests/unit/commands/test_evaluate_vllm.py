@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def test_figures_and_responses_are_the_own_engine_s_and_finished_parts_are_not_m
         name: own[0]["metrics"][name] for name in SERVED
     }
     assert at_fp32["log"] != own[0]["log"]
-    told = f"Responses by vLLM: {checkpoint} at fp32. All other figures are the own engine's."
+    told = f"Responses by vLLM at {served.url}/v1/: {checkpoint} at fp32. All other figures are the own engine's."
     assert told in found["note"]
     assert told in json.loads(Path("results/results.json").read_text())["note"]
     # all is finished: nothing listens any more, and nothing has to
@@ -115,7 +116,7 @@ def test_rwku_s_probes_are_asked_of_the_server(checkpoint: str, tmp_path: Path, 
 
 @pytest.mark.slow
 def test_a_server_is_started_on_each_folder_in_turn_and_a_deployed_folder_is_loaded_as_it_is(
-    checkpoint: str, corpus_folder: Path, tmp_path: Path, capsys: Any
+    checkpoint: str, corpus_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main(["quantize", checkpoint, "--to", "nf4", "--out", "deployed"])
     (tmp_path / "deployed/provenance.json").unlink()
@@ -123,11 +124,14 @@ def test_a_server_is_started_on_each_folder_in_turn_and_a_deployed_folder_is_loa
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {completion_api.__file__} "$@"\n')
     program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     arguments = [checkpoint, "deployed", "--benchmark", "muse-news", "--corpus", corpus_folder, "--limit", 1]
     arguments += ["--attacks", "reported", "--precisions", "fp32"]
     own = evaluate(*arguments)["rows"]
-    start = ["--engine", "vllm", "--vllm.program", program, "--vllm.arguments"]
-    found = evaluate(*arguments, *start, '["--max-model-len", "256"]')["rows"]
+    start = ["--engine", "vllm", "--vllm.arguments"]
+    evaluation = evaluate(*arguments, *start, '["--max-model-len", "256"]')
+    found = evaluation["rows"]
+    assert f"Responses by vLLM (--max-model-len 256): {checkpoint} at fp32, deployed at nf4." in evaluation["note"]
     engines = [(Path(row["model"].split(" (")[0]).name, row["precision"], row["engine"]) for row in found]
     assert engines == [("target", "fp32", "vllm"), ("target", "nf4", "own"), ("deployed", "nf4", "vllm")]
     for row, before in zip(found, own, strict=True):
@@ -168,12 +172,18 @@ def test_what_vllm_cannot_do_is_refused_before_a_model_is_loaded(
     assert "has not loaded" in told(other, *start, "fp32", *by_vllm)
     assert "at random" in told(checkpoint, *start, "fp32", "--protocol", "published", *by_vllm)
     assert "Set engine: vllm" in told(checkpoint, *start, "fp32", "--vllm.url", served.url)
-    assert "Leave one of the two out" in told(checkpoint, *start, "fp32", *by_vllm, "--vllm.program", "x")
-    assert "pip install vllm" in told(checkpoint, *start, "fp32", "--engine", "vllm", "--vllm.program", "no-vllm")
+    assert "Leave one of the two out" in told(
+        checkpoint, *start, "fp32", *by_vllm, "--vllm.arguments", '["-tp", "2"]'
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        assert "pip install vllm" in told(checkpoint, *start, "fp32", "--engine", "vllm")
     risky = ["--engine", "vllm", "--vllm.arguments", '["--trust-remote-code"]']
     assert "never run" in told(checkpoint, *start, "fp32", *risky)
-    for url in ("localhost:8000", "ftp://localhost", "http://", "http://localhost:x", "http://localhost?a=b"):
-        assert "vllm.url" in told(checkpoint, *start, "fp32", "--engine", "vllm", "--vllm.url", url)
+    for url in ("localhost:8000", "https://localhost", "http://", "http://localhost:x", "http://localhost?a=b"):
+        assert "no plain address" in told(checkpoint, *start, "fp32", "--engine", "vllm", "--vllm.url", url)
+    for url in ("http://node7:8000", "http://10.0.0.1:8000", "http://localhost.evil.example"):
+        assert "ssh -L" in told(checkpoint, *start, "fp32", "--engine", "vllm", "--vllm.url", url)
     secret = told(checkpoint, *start, "fp32", "--engine", "vllm", "--vllm.url", "http://me:hunter2@localhost:1")
     assert "VLLM_API_KEY" in secret
     assert "hunter2" not in secret

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from quail_lightning.configuration.allowed_code import code_allowed
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.inference import vllm_process as tested
 from quail_lightning.inference.vllm_process import check_vllm, vllm_process
@@ -46,6 +47,12 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def vllm_on_path(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return str(program(""))
 
 
 def started(program: str, folder: Path, *arguments: str, gpu: int | None = None) -> Any:
@@ -110,6 +117,20 @@ def test_an_early_end_is_told_with_the_last_lines(program: Any, tmp_path: Path) 
     assert "first" not in str(told.value)
 
 
+def test_nothing_is_imported_from_the_current_folder(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "colleague").mkdir()
+    monkeypatch.chdir(tmp_path / "colleague")
+    Path("subprocess.py").write_text("print('a colleague says hello', flush=True)\nraise SystemExit(9)")
+    with (
+        pytest.raises(RunError, match="ended with status 5") as told,
+        started(program("print('started', flush=True)\nsys.exit(5)"), tmp_path),
+    ):
+        pytest.fail("it never listened")
+    assert "hello" not in str(told.value)
+
+
 def test_an_end_in_the_middle_is_told_as_such_and_secrets_are_masked(program: Any, tmp_path: Path) -> None:
     with (
         pytest.raises(RunError, match=r"(?s)ended with status 7 .*CUDA out of memory, \*\*\*"),
@@ -138,15 +159,32 @@ def test_what_never_listens_is_given_up(program: Any, tmp_path: Path, monkeypatc
         "--po",
         "--api-key=k",
         "--enable-log-r",
+        "--quant",
+        "--load-format",
     ],
 )
 def test_arguments_that_are_not_for_the_user_are_refused_also_when_abbreviated(argument: str) -> None:
     with pytest.raises(InputError, match=r"vllm\.arguments holds --"):
-        check_vllm(sys.executable, [argument])
+        check_vllm([argument])
+    with code_allowed(), pytest.raises(InputError, match=r"vllm\.arguments holds --"):
+        check_vllm([argument])
 
 
-def test_other_arguments_pass_and_a_missing_program_says_how_to_get_it(tmp_path: Path) -> None:
-    fine = ["--max-model-len", "4096", "--model-impl=vllm", "-tp", "2"]
-    assert check_vllm(sys.executable, fine) == str(Path(sys.executable).absolute())
+@pytest.mark.parametrize(
+    "argument", ["--middleware=m.f", "--tool-parser-plugin", "-O3", "--worker-cls", "--max-mod"]
+)
+def test_what_may_load_code_is_for_who_allows_it(argument: str, vllm_on_path: str) -> None:
+    with pytest.raises(InputError, match=r"(?s)may load code.*--allow-code"):
+        check_vllm([argument, "x"])
+    with code_allowed():
+        assert check_vllm([argument, "x"]) == vllm_on_path
+
+
+def test_plain_arguments_pass_and_a_missing_program_says_how_to_get_it(
+    vllm_on_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = ["--max-model-len", "4096", "--gpu_memory_utilization=0.5", "-tp", "2", "--seed", "-1"]
+    assert check_vllm(fine) == vllm_on_path
+    monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match=r"(?s)not installed.*GPU.*pip install vllm.*vllm\.url.*own"):
-        check_vllm(str(tmp_path / "vllm"), [])
+        check_vllm([])
