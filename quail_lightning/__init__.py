@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quail_lightning.commands.quantize import quantize
     from quail_lightning.data import MuseDataModule, OwnTextDataModule
     from quail_lightning.data.calibration import CalibrationRequest
+    from quail_lightning.evaluation.serving import VllmOptions
     from quail_lightning.models.checkpoint import load_model
     from quail_lightning.objectives import (
         GradientAscent,
@@ -41,6 +42,7 @@ _HOMES = {
     "evaluate": "commands.evaluate",
     "quantize": "commands.quantize",
     "CalibrationRequest": "data.calibration",
+    "VllmOptions": "evaluation.serving",
     "load_model": "models.checkpoint",
     "MuseDataModule": "data",
     "OwnTextDataModule": "data",
@@ -79,6 +81,7 @@ __all__ = [
     "OwnTextDataModule",
     "RepresentationRetention",
     "UnlearningModule",
+    "VllmOptions",
     "WrittenAlternates",
     "__version__",
     "alternates",

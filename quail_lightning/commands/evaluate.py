@@ -23,6 +23,7 @@ from quail_lightning.evaluation.evaluator import Evaluated
 from quail_lightning.evaluation.lineage import Plan, plan_of
 from quail_lightning.evaluation.privleak import published_auc_retrain
 from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
+from quail_lightning.evaluation.serving import EngineName, VllmOptions, serving
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.verdict import Verdict
@@ -61,6 +62,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument(
         "--calibration", type=CalibrationRequest, default=CalibrationRequest(), help="for AWQ, GPTQ, SmoothQuant"
     )
+    parser.add_argument("--engine", type=EngineName, default="own", help="what answers prompts for saved folders")
+    parser.add_argument("--vllm", type=VllmOptions, default=VllmOptions(), help="for --engine vllm")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--finished", type=str, default="logs/evaluations", help="where finished metrics are kept")
     parser.add_argument("--from-log", type=str | None, default=None, help="score this log folder, run no model")
@@ -164,6 +167,8 @@ def evaluate(
     calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
     device: str = "auto",
     finished: str | Path = "logs/evaluations",
+    engine: EngineName = "own",
+    vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
 ) -> Evaluation:
     """Evaluate saved models at their deployment precisions; what is finished already is not run again.
 
@@ -181,6 +186,9 @@ def evaluate(
         calibration: what AWQ, GPTQ and SmoothQuant are calibrated on.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         finished: folder in which finished metrics and their logs are kept.
+        engine: ``vllm`` has a vLLM server answer prompts for models that are evaluated as their folder holds them;
+            likelihoods and attacks, and all other precisions, are always the own engine's.
+        vllm: how the server is reached.
 
     Raises:
         InputError: whatever is found to be wrong, before a model is loaded.
@@ -195,14 +203,19 @@ def evaluate(
         raise InputError("limit must be at least 1", given=limit)
     check_choice("protocol", protocol, get_args(Protocol))
     check_choice("attacks", attacks, get_args(Attacks))
+    check_choice("engine", engine, get_args(EngineName))
     asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     suite = EvaluationSuite(
         batch_size=batch_size, max_prompts=limit, max_texts=limit, protocol=protocol, attacks=attacks
     )
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
-    evaluation = CheckpointEvaluation(suite, asked.name, root, named_device(device), calibration)
+    where = named_device(device)
+    served = serving(engine, vllm, protocol, root, where)
+    evaluation = CheckpointEvaluation(suite, asked.name, root, where, calibration, served)
     plan = plan_of(models, retrained, at_precisions)
+    if served is not None:
+        served.check_any(plan.precisions)
     for model in plan.precisions:
         check_whole(model, torch.bfloat16)
     given = dict(data or {}) | ({} if corpus is None else {"corpus": str(corpus)})
@@ -230,6 +243,10 @@ def evaluate(
     }
     against = _add_privleak(figures, plan, retrained, protocol, asked)
     verdicts = _verdicts(figures, plan, retrained)
+    engines = {
+        (model, each.name): evaluation.engine(model, each) for model, at in plan.precisions.items() for each in at
+    }
+    told += [] if served is None else [_told_of_engines(engines, served.told)]
     partial = "" if limit is None else f" (partial: first {limit})"
     rows, details = [], []
     for model, by_precision in found.items():
@@ -239,7 +256,7 @@ def evaluate(
             rows.append(ResultRow(name, precision, measures))
             assert each.folder is not None
             about: dict[str, Any] = {"model": name, "precision": precision, "log": str(each.folder)}
-            about |= {"reused": list(each.reused)} | against[model]
+            about |= {"engine": engines[model, precision], "reused": list(each.reused)} | against[model]
             if (said := verdicts.get((model, precision))) is not None:
                 about |= {"target": plan.targets[model], "verdict": said.as_json()}
             details.append(about | _figures(measures, _log_scores(each.folder)))
@@ -259,7 +276,8 @@ def evaluate(
 
 def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
     options = ("retrained", "precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size")
-    chosen = {name: getattr(arguments, name) for name in (*options, "calibration", "device", "finished")}
+    further = ("calibration", "device", "finished", "engine", "vllm")
+    chosen = {name: getattr(arguments, name) for name in (*options, *further)}
     found = evaluate(arguments.models, benchmark, **chosen)
     verdicts = found.named_verdicts
     print_results(found.rows, found.title, found.note, verdicts)
@@ -319,6 +337,12 @@ def _auc_retrain(
         return benchmark.auc_retrain
     target = (read_provenance(Path(model)) or {}).get("target", model)
     return published_auc_retrain(target)
+
+
+def _told_of_engines(engines: Mapping[tuple[str, str], str], server: str) -> str:
+    """Which rows' responses are a server's."""
+    served = [f"{model} at {precision}" for (model, precision), engine in engines.items() if engine != "own"]
+    return f"Responses by {server}: {', '.join(served)}. All other figures are the own engine's."
 
 
 def _note(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ from quail_lightning.evaluation.evaluator import (
     widest,
 )
 from quail_lightning.evaluation.finished import FinishedMetrics
-from quail_lightning.evaluation.metrics import Asked
+from quail_lightning.evaluation.metrics import METRICS, Asked
+from quail_lightning.evaluation.serving import Serving
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.inference.encoding import positions
 from quail_lightning.models.arithmetic import arithmetic_name
@@ -76,6 +78,7 @@ class CheckpointEvaluation:
         root: where finished metrics are kept.
         device: where models are run.
         calibration: what AWQ, GPTQ and SmoothQuant are calibrated on.
+        serving: what answers prompts in the place of models whose folder it can load; None: nothing does.
     """
 
     suite: EvaluationSuite
@@ -83,6 +86,7 @@ class CheckpointEvaluation:
     root: Path
     device: torch.device
     calibration: CalibrationRequest
+    serving: Serving | None = None
     _cut: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def check(self, model: str, data: BenchmarkData, precisions: Sequence[Precision]) -> dict[str, float]:
@@ -93,6 +97,8 @@ class CheckpointEvaluation:
         shares = check_quantizers(config, made) if made else {}
         if any(precision.quantizer.needs_calibration for precision in precisions):
             self._calibration_tokens(model)
+        if served := self._served(model, precisions):
+            self._check_served(model, data, served)
         return shares
 
     def evaluate(
@@ -106,9 +112,7 @@ class CheckpointEvaluation:
             precisions: one quantized copy exists at a time.
             progress: called with what is running, what is done and the total.
         """
-        digests = checkpoint_digests(model)
-        asked = Asked(data.records, data.windows, self.suite, load_tokenizer(model), load_config(model))
-        stores = {each.name: FinishedMetrics(self.root, self._about(model, digests, each)) for each in precisions}
+        asked, stores = self._asked(model, data), self._stores(model, precisions)
         calibrated = any(precision.quantizer.needs_calibration for precision in precisions)
 
         def load(dtype: torch.dtype) -> PreTrainedModel:
@@ -117,7 +121,40 @@ class CheckpointEvaluation:
             return whole
 
         evaluator = Evaluator(precisions, self._calibration_tokens(model) if calibrated else None)
-        return evaluator.evaluate(load, asked, progress, stores)
+        engines = {
+            each.name: partial(self.serving.opened, model, each.dtype, asked)
+            for each in self._served(model, precisions)
+            if self.serving is not None
+        }
+        return evaluator.evaluate(load, asked, progress, stores, engines)
+
+    def engine(self, model: str, precision: Precision) -> str:
+        """What answers prompts for a model at a precision: ``own`` or ``vllm``."""
+        return "vllm" if self._served(model, [precision]) else "own"
+
+    def _asked(self, model: str, data: BenchmarkData) -> Asked:
+        return Asked(data.records, data.windows, self.suite, load_tokenizer(model), load_config(model))
+
+    def _served(self, model: str, precisions: Sequence[Precision]) -> list[Precision]:
+        return [each for each in precisions if self.serving is not None and self.serving.serves(model, each)]
+
+    def _check_served(self, model: str, data: BenchmarkData, served: Sequence[Precision]) -> None:
+        """Where responses are left to be asked for, the server that was named must have the model."""
+        assert self.serving is not None
+        asked, stores = self._asked(model, data), self._stores(model, served)
+        by_responses = [metric for metric in METRICS if metric.by_responses and metric.is_asked(asked)]
+        if any(store.read(metric, asked) is None for store in stores.values() for metric in by_responses):
+            self.serving.check_named(model, asked)
+
+    def _stores(self, model: str, precisions: Sequence[Precision]) -> dict[str, FinishedMetrics]:
+        digests, served = checkpoint_digests(model), self._served(model, precisions)
+        engine = None if self.serving is None else self.serving.about
+        return {
+            each.name: FinishedMetrics(
+                self.root, self._about(model, digests, each), engine if each in served else None
+            )
+            for each in precisions
+        }
 
     def _calibration_tokens(self, model: str) -> Tensor:
         """Cut once for all precisions of a model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, holds_log, read_log
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject
+from quail_lightning.inference.engine import Engine
 from quail_lightning.inference.shares import shared_among
 from quail_lightning.models.release import release_memory
 from quail_lightning.quantization import Quantizer, computing, load_quantizer, quantized_copy
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 Result = TypeVar("Result")
+Opening = Callable[[], AbstractContextManager[Engine]]
+"""Has a model loaded by an engine for as long as the block lasts."""
+
 AS_STORED = "as stored"
 UNQUANTIZED = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 """Dtype in which a model is exported → name of the precision that every other one is compared with."""
@@ -118,30 +123,43 @@ class Evaluator:
         asked: Asked,
         progress: Progress,
         finished: Mapping[str, FinishedMetrics] | None = None,
+        engines: Mapping[str, Opening] | None = None,
     ) -> dict[str, Evaluated]:
         """Precision → what was measured. Where several processes call, they share the batches.
+
+        What an engine answers comes first, and the engine is gone before a model is loaded: both want the device.
 
         Args:
             load: gives the model in a dtype, on its device; called only where something is left to run.
             asked: what is measured, already checked.
             progress: called with what is running, what is done and the total.
             finished: precision → where finished metrics are kept; None keeps nothing.
+            engines: precision → what answers prompts there; the model itself where none is named.
         """
         loaded: dict[torch.dtype, PreTrainedModel] = {}
         found: dict[str, Evaluated] = {}
+
+        def showing(name: str) -> Progress:
+            return lambda what, done, total: progress(f"{name} · {what}", done, total)
+
+        kept = {
+            each.name: _Kept(None if finished is None else finished[each.name], asked) for each in self.precisions
+        }
+        left = {name: each.left() for name, each in kept.items()}
+        for name, opened in (engines or {}).items():
+            if by_responses := [metric for metric in left[name] if metric.by_responses]:
+                with opened() as engine:
+                    kept[name].run(by_responses, progress=showing(name), engine=engine)
+                left[name] = [metric for metric in left[name] if not metric.by_responses]
         for precision in self.precisions:
-            kept = _Kept(None if finished is None else finished[precision.name], asked)
-            if left := kept.left():
+            name = precision.name
+            if left[name]:
                 if precision.dtype not in loaded:
                     loaded.clear()
                     loaded[precision.dtype] = load(precision.dtype)
-
-                def show(what: str, done: int, total: int, name: str = precision.name) -> None:
-                    progress(f"{name} · {what}", done, total)
-
-                run = partial(kept.run, left, progress=show)
+                run = partial(kept[name].run, left[name], progress=showing(name))
                 on_copy(precision, loaded[precision.dtype], run, self.calibration)
-            found[precision.name] = kept.evaluated()
+            found[name] = kept[name].evaluated()
         loaded.clear()
         release_memory()
         return found
@@ -200,11 +218,19 @@ class _Kept:
                     self._log.responses |= read_log(folder).responses
         return [metric for metric in open_metrics if not self._from_log(metric)]
 
-    def run(self, metrics: Sequence[Metric], copy: PreTrainedModel, progress: Progress) -> None:
+    def run(
+        self,
+        metrics: Sequence[Metric],
+        copy: PreTrainedModel | None = None,
+        *,
+        progress: Progress,
+        engine: Engine | None = None,
+    ) -> None:
         """Measure, and keep each metric where anything is kept, as soon as it is there."""
         asked = self._asked
-        given = (asked.records, asked.windows, asked.suite, asked.tokenizer, copy.config)
-        subject = Subject(*given, copy, progress, self._log)
+        config = asked.config if copy is None else copy.config
+        given = (asked.records, asked.windows, asked.suite, asked.tokenizer, config)
+        subject = Subject(*given, copy, progress, self._log, engine)
         for metric in metrics:
             self._keep(metric, metric.run(subject))
 

@@ -42,10 +42,13 @@ class FinishedMetrics:
     Attributes:
         root: of all evaluations.
         about: JSON; what decides the figures of every part.
+        engine: JSON; what answers prompts where the model in memory does not. It decides the parts that are made
+            of responses, so that those of two engines are not mixed, and no others.
     """
 
     root: Path
     about: Mapping[str, Any]
+    engine: Mapping[str, Any] | None = None
 
     def part_folder(self, metric: Metric, asked: Asked) -> Path:
         """Where what one metric gives lies, or is to lie."""
@@ -69,7 +72,7 @@ class FinishedMetrics:
         described = about | {"records_sha256": digest(_read(metric, asked))}
 
         def fill(folder: Path) -> None:
-            write_json(folder / ABOUT, dict(self.about) | described, private=True)
+            write_json(folder / ABOUT, self._deciding(metric) | described, private=True)
             write_log(folder, log)
             kept = {name: scored_json(measure) for name, measure in measures.items()}
             write_vouched(folder / MEASURES, {"key": key, "files": _digests(folder), "measures": kept})
@@ -100,7 +103,13 @@ class FinishedMetrics:
 
     def _key(self, metric: Metric, asked: Asked) -> str:
         settings = asked.suite.deciding(metric)
-        return digest([VERSION, self.about, metric.name, metric.version, settings, _read(metric, asked)])
+        about = self._deciding(metric)
+        return digest([VERSION, about, metric.name, metric.version, settings, _read(metric, asked)])
+
+    def _deciding(self, metric: Metric) -> dict[str, Any]:
+        """``about``, with the engine where a metric's figures are the engine's."""
+        answered = self.engine is not None and metric.by_responses
+        return dict(self.about) | ({"engine": dict(self.engine or {})} if answered else {})
 
     def _publish(self, folder: Path, fill: Callable[[Path], None], is_good: Callable[[Path], bool]) -> None:
         """Write a folder under a name of its own and give it its name, unless another process did meanwhile."""

@@ -16,7 +16,7 @@ from quail_lightning.inference.short_memory import Progress, explained_memory, i
 from quail_lightning.models.sharded import is_sharded
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from quail_lightning.inference.decoding import Decoding
 
@@ -116,6 +116,12 @@ def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None
         )
 
 
+def end_tokens(own: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Token numbers that end a completion: the generation config's, or else the tokenizer's EOS."""
+    eos = tokenizer.eos_token_id if own is None or own.eos_token_id is None else own.eos_token_id
+    return frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
+
+
 def _decoding(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -127,13 +133,11 @@ def _decoding(
     from quail_lightning.inference.preallocated_cache import plain_layers
 
     own = model.generation_config
-    eos = tokenizer.eos_token_id if own is None or own.eos_token_id is None else own.eos_token_id
-    ends = frozenset() if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
     # without position_ids a row's padding cannot be told from its text, so such a model goes one row at a time
     layers = plain_layers(model) if "position_ids" in signature(model.forward).parameters else 0
     return Decoding(
         max_new_tokens=max_new_tokens,
-        ends=ends,
+        ends=end_tokens(own, tokenizer),
         layers=layers,
         stops=tuple(stops),
         text=lambda tokens: decode(tokenizer, tokens),

@@ -21,6 +21,7 @@ class Classes:
 
     version = 1
     options = ("max_texts",)
+    by_responses = False
 
     def __init__(self, side: str) -> None:
         self.name, self._side = f"{side}_labels", side

@@ -16,6 +16,7 @@ class KeptUtility:
     version = 1
     reads = ()
     options = ("utility",)
+    by_responses = False
     labels = MappingProxyType(
         {
             "utility_general": MetricLabel("Gen MMLU", "× 100", "up", "Gen", "utility", "utility"),

@@ -20,6 +20,7 @@ class Membership:
     version = 1
     reads = ("membership",)
     options = ("attacks", "max_texts")
+    by_responses = False
     labels = MappingProxyType(
         {"membership_auc": MetricLabel("Membership AUC", "", "none", "membership AUC", "sign")}
     )

@@ -11,7 +11,6 @@ from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.evaluation.rwku import NEW_TOKENS, Scale, published_recall, rougeL_recall, truncate_answer
-from quail_lightning.inference.generation import generate
 from quail_lightning.run.results import Measure
 
 
@@ -22,6 +21,7 @@ class Probes:
     version = 2
     reads = ("probes",)
     options = ("max_prompts", "rwku_scale")
+    by_responses = True
     labels = MappingProxyType(
         {
             "rwku_fb": MetricLabel("RWKU FB", "× 100", "down", "FB", "knowledge"),
@@ -65,7 +65,5 @@ class Probes:
     @staticmethod
     def _said(subject: Subject, name: str, probes: Sequence[Probe]) -> Sequence[Response]:
         prompts = [probe.prompt for probe in probes]
-        size, step = subject.suite.batch_size, subject.step(name)
-        given = generate(subject.model, subject.tokenizer, prompts, NEW_TOKENS, size, step)
-        answers = map(truncate_answer, given)
+        answers = map(truncate_answer, subject.complete(name, prompts, NEW_TOKENS))
         return [Response(p.answer, answer, p.prompt) for p, answer in zip(probes, answers, strict=True)]

@@ -13,7 +13,9 @@ from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.inference.encoding import encode, positions
-from quail_lightning.inference.generation import check_lengths
+from quail_lightning.inference.engine import Engine
+from quail_lightning.inference.generation import check_lengths, generate
+from quail_lightning.inference.sampling import Sampling
 from quail_lightning.run.results import Measure
 
 if TYPE_CHECKING:
@@ -97,18 +99,41 @@ class Subject(Asked):
     """A model at the precision that is evaluated.
 
     Attributes:
-        model: on its device; mode and random states must be left as they were.
+        loaded: the model on its device; None where an engine answers all that is asked.
         progress: called with a measure's name, what is done and the total.
         log: takes in what the model said; what is there already, for the same records, is not asked again.
+        engine: continues prompts in the place of ``loaded``; None: ``loaded`` does.
     """
 
-    model: PreTrainedModel
+    loaded: PreTrainedModel | None
     progress: SuiteProgress | None = None
     log: BenchmarkLog = field(default_factory=BenchmarkLog)
+    engine: Engine | None = None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, on its device; mode and random states must be left as they were."""
+        assert self.loaded is not None, "a metric that is not by_responses is run on a model"
+        return self.loaded
 
     def step(self, name: str) -> Callable[[int, int], None] | None:
         """Progress of one measure."""
         return None if self.progress is None else partial(self.progress, name)
+
+    def complete(
+        self,
+        name: str,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        stops: Sequence[str] = (),
+        sampling: Sampling | None = None,
+    ) -> list[str]:
+        """Completions for one measure, see ``generate``, by whoever answers for this model."""
+        size, step = self.suite.batch_size, self.step(name)
+        if self.engine is not None:
+            return self.engine.complete(prompts, max_new_tokens, size, step, stops=stops, sampling=sampling)
+        given = (self.model, self.tokenizer, prompts, max_new_tokens, size, step)
+        return generate(*given, stops=stops, sampling=sampling)
 
     def responses(self, name: str, ask: Callable[[], Sequence[Response]]) -> tuple[Response, ...]:
         """What the model says to one set of prompts: asked once, however many metrics read it."""
@@ -125,6 +150,8 @@ class Metric(Protocol):
         version: raised when its definition changes, which makes what is finished stale.
         reads: fields of ``EvaluationRecords`` that decide its figures, or ``windows``.
         options: of the suite that decide its figures. Batch sizes decide none.
+        by_responses: whether all it wants of the model are completions, by ``Subject.complete``; a server can then
+            answer in the model's place.
         labels: name of each measure that it can give → how it is shown. A metric whose measures are named by the
             records (``probes``) holds the names that are known.
     """
@@ -137,6 +164,8 @@ class Metric(Protocol):
     def reads(self) -> tuple[str, ...]: ...
     @property
     def options(self) -> tuple[str, ...]: ...
+    @property
+    def by_responses(self) -> bool: ...
     @property
     def labels(self) -> Mapping[str, MetricLabel]: ...
 

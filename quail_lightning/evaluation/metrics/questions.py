@@ -9,7 +9,6 @@ from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
 from quail_lightning.evaluation.knowmem import STOPS, question_prompts, truncate_answer
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.evaluation.rouge import rouge_measure
-from quail_lightning.inference.generation import generate
 from quail_lightning.run.results import Measure
 
 
@@ -24,6 +23,7 @@ class Questions:
 
     version = 1
     options = ("knowmem_new_tokens", "max_prompts")
+    by_responses = True
 
     def __init__(self, name: str, measure: str, label: MetricLabel) -> None:
         self.name, self.reads, self.labels = name, (name,), {measure: label}
@@ -44,15 +44,7 @@ class Questions:
 
         def ask() -> Sequence[Response]:
             prompts = question_prompts(questions)
-            given = generate(
-                subject.model,
-                subject.tokenizer,
-                prompts,
-                suite.knowmem_new_tokens,
-                suite.batch_size,
-                subject.step(self._measure),
-                stops=STOPS,
-            )
+            given = subject.complete(self._measure, prompts, suite.knowmem_new_tokens, stops=STOPS)
             truths = [pair.answer for pair in questions.questions]
             return list(map(Response, truths, map(truncate_answer, given), prompts))
 

@@ -11,7 +11,6 @@ from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subj
 from quail_lightning.evaluation.repetition import repetition
 from quail_lightning.evaluation.rouge import rouge_measure
 from quail_lightning.evaluation.verbmem import truncate_response, truncate_truths
-from quail_lightning.inference.generation import generate
 from quail_lightning.inference.sampling import Sampling
 from quail_lightning.run.results import Measure
 
@@ -25,6 +24,7 @@ class Verbatim:
     version = 2
     reads = ("verbatim",)
     options = ("protocol", "verbmem_new_tokens", "max_prompts")
+    by_responses = True
     labels = MappingProxyType(
         {
             "verbmem_forget": MetricLabel("Verbatim recall", "× 100", "down", "verbatim recall", "knowledge"),
@@ -63,15 +63,7 @@ def continuations(subject: Subject) -> tuple[Response, ...]:
 
     def ask() -> Sequence[Response]:
         sampling = Sampling() if suite.protocol == "published" else None
-        given = generate(
-            subject.model,
-            tokenizer,
-            prompts,
-            suite.verbmem_new_tokens,
-            suite.batch_size,
-            subject.step("verbmem_forget"),
-            sampling=sampling,
-        )
+        given = subject.complete("verbmem_forget", prompts, suite.verbmem_new_tokens, sampling=sampling)
         said = [truncate_response(one, record.stops) for one, record in zip(given, records, strict=True)]
         truths = truncate_truths(tokenizer, [record.truth for record in records], suite.verbmem_new_tokens)
         return list(map(Response, truths, said, prompts))

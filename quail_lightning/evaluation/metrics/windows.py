@@ -19,6 +19,7 @@ class WindowNLL:
     version = 1
     reads = ("windows",)
     options = ()
+    by_responses = False
     labels = MappingProxyType(
         {
             "nll_forget": MetricLabel("Forget NLL", "nats/token", "up", "forget NLL", "knowledge"),

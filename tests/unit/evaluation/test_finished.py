@@ -53,6 +53,24 @@ def test_what_was_written_is_read_with_its_scores_and_its_log(tmp_path: Path) ->
     assert read_log(store.part_folder(VERBATIM, asked())).responses == LOG.responses
 
 
+def test_responses_of_two_engines_are_two_parts_and_everything_else_is_shared(tmp_path: Path) -> None:
+    own = FinishedMetrics(tmp_path, {"model": "m"})
+    vllm, other = (
+        FinishedMetrics(tmp_path, {"model": "m"}, {"name": "vllm", "arguments": a}) for a in ([], ["-q"])
+    )
+    stores, windows = (own, vllm, other), {"forget": torch.ones(1, 4, dtype=torch.long)}
+    for metric in METRICS:
+        folders = {store.part_folder(metric, asked(windows=windows)) for store in stores}
+        assert len(folders) == (3 if metric.by_responses else 1), metric.name
+    assert {metric.name for metric in METRICS if metric.by_responses} == {
+        "verbatim", "forget_questions", "retain_questions", "probes"
+    }  # fmt: skip
+    vllm.write(VERBATIM, asked(), MEASURES, LOG)
+    assert (own.read(VERBATIM, asked()), vllm.read(VERBATIM, asked())) == (None, MEASURES)
+    about = json.loads((vllm.part_folder(VERBATIM, asked()) / "about.json").read_text())
+    assert about["engine"] == {"name": "vllm", "arguments": []}
+
+
 def test_other_settings_other_records_other_models_and_damage_are_not_taken_for_finished(tmp_path: Path) -> None:
     store = FinishedMetrics(tmp_path, {"model": "m"})
     store.write(VERBATIM, asked(), MEASURES, LOG)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def longest_run(truth, response):
 
 class LongestRun:
     name, version, reads, options = "longest_run", 1, ("verbatim",), Verbatim.options
+    by_responses = True
     labels = {"copied_run": MetricLabel("Copied run", "words", "down", "copied run", "knowledge")}
 
     def is_asked(self, asked):
@@ -110,6 +112,21 @@ def test_a_log_gives_the_same_again_or_nothing(metric: Any, subject: Subject) ->
     assert metric.from_log(BenchmarkLog()) == {}
     logged = {"verbatim", "forget_questions", "retain_questions", "membership", "probes"}
     assert bool(again) == bool(set(metric.reads) & logged)
+
+
+@pytest.mark.parametrize("metric", all_metrics())
+def test_what_is_by_responses_wants_nothing_of_the_model_but_completions(metric: Any, subject: Subject) -> None:
+    class Answering:
+        def complete(self, prompts: list[str], max_new_tokens: int, *args: Any, **options: Any) -> list[str]:
+            return ["Ann said Rome"] * len(prompts)
+
+    engine = replace(subject, loaded=None, log=BenchmarkLog(), engine=Answering())
+    if metric.by_responses:
+        assert metric.run(engine)
+        assert {row.response for rows in engine.log.responses.values() for row in rows} == {"Ann said Rome"}
+    else:
+        with pytest.raises(AssertionError, match="by_responses"):
+            metric.run(engine)
 
 
 @pytest.mark.parametrize("metric", all_metrics())

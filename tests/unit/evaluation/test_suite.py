@@ -40,8 +40,7 @@ WINDOWS = {
 
 
 def answers_by(monkeypatch: pytest.MonkeyPatch, generate: Callable[..., list[str]]) -> None:
-    for metric in ("verbatim", "questions"):
-        monkeypatch.setattr(f"quail_lightning.evaluation.metrics.{metric}.generate", generate)
+    monkeypatch.setattr("quail_lightning.evaluation.metrics.protocol.generate", generate)
 
 
 def test_everything_the_records_allow_is_run_and_named(model: Any, tokenizer: Any) -> None:

@@ -1,0 +1,79 @@
+"""A program that knows nothing of it ends with the one that started it, and so do its children."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from quail_lightning.run.parent import dependent_process
+
+GROUP = [sys.executable, "-m", "quail_lightning.run.process_group", sys.executable, "-c"]
+FAMILY = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import subprocess, sys
+from quail_lightning.run.parent import dependent_process
+with dependent_process(sys.argv[1:]) as process:
+    process.wait()
+"""
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def ended(pids):
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def numbers(path):
+    deadline = time.monotonic() + 20
+    while not path.read_text().endswith("\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return [int(number) for number in path.read_text().split()]
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+
+
+@linux
+def test_the_end_of_the_block_ends_the_program_and_its_children(tmp_path):
+    with open(tmp_path / "log", "wb") as output, dependent_process([*GROUP, FAMILY], {}, output) as process:
+        pids = numbers(tmp_path / "log")
+        os.kill(process.pid, signal.SIGINT)  # Ctrl-C reaches it too, and is for the one that started it
+        assert all(map(is_running, pids))
+    assert process.wait(10) != 0
+    ended(pids)
+
+
+@linux
+def test_a_killed_parent_ends_them_too(tmp_path):
+    with open(tmp_path / "log", "wb") as output:
+        parent = subprocess.Popen([sys.executable, "-c", PARENT, *GROUP, FAMILY], stdout=output)
+    pids = numbers(tmp_path / "log")
+    parent.kill()
+    parent.wait(10)
+    ended(pids)
+
+
+@linux
+def test_what_a_program_leaves_behind_is_ended_with_it(tmp_path):
+    left = FAMILY.replace("time.sleep(60)\n", "raise SystemExit(3)\n")
+    with open(tmp_path / "log", "wb") as output, dependent_process([*GROUP, left], {"A": "b"}, output) as process:
+        assert process.wait(20) == 3
+    ended(numbers(tmp_path / "log"))
