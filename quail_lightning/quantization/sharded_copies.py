@@ -8,7 +8,7 @@ from math import ceil
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.architecture import WORTH_SAYING
 from quail_lightning.quantization.body_weights import quantized_share
-from quail_lightning.quantization.protocol import PreTrainedModel, Quantizer, QuantizesShards
+from quail_lightning.quantization.protocol import PreTrainedModel, Quantizer, QuantizesShards, Unpacks
 
 
 def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
@@ -37,8 +37,8 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
 def widest_copy(quantizers: Iterable[Quantizer], model: PreTrainedModel) -> int:
     """Bits of a weight in the widest quantized copy as it lies in memory, on average; 0 where there is none.
 
-    What is simulated takes the model's own, and so does what is calibrated, while it is made, and what a format
-    leaves out.
+    What is simulated takes the model's own, and so does what is calibrated, while it is made, what is unpacked at
+    the first forward pass, and what a format leaves out.
 
     Args:
         quantizers: that ``check_quantizers`` let pass.
@@ -49,7 +49,8 @@ def widest_copy(quantizers: Iterable[Quantizer], model: PreTrainedModel) -> int:
 
 def _bits_in_memory(quantizer: Quantizer, model: PreTrainedModel) -> int:
     whole, bits = 8 * model.dtype.itemsize, quantizer.stored_bits
-    if quantizer.simulated or quantizer.needs_calibration:
+    is_unpacked = isinstance(quantizer, Unpacks) and quantizer.unpacks
+    if quantizer.simulated or quantizer.needs_calibration or is_unpacked:
         return whole
     if not (targets := quantizer.targets(model)):
         return bits if bits < whole else 0  # no other than the model itself
