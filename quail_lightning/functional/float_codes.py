@@ -14,7 +14,7 @@ becomes the code nearest to weight / scale, the even one at a tie, the outermost
 Sources: OCP Microscaling Formats (MX) Specification 1.0 (E2M1, E8M0, blocks of 32); OCP 8-bit Floating Point
 Specification 1.0 (E4M3 without infinities); NVIDIA's description of NVFP4. The power of two is that which
 compressed-tensors takes: of the largest magnitude, and the next one from a significand of 1.75 on, so that no more
-than a seventh of a block's largest weight is cut off; MX 1.0's own procedure (section 6.3) never takes the next one.
+than a seventh of a block's largest weight is cut off; the procedure of MX 1.0 (section 6.3) never takes it.
 """
 
 from __future__ import annotations
@@ -80,8 +80,7 @@ def fit_float(weight: Tensor, name: FloatFormat, block: int, largest: float) -> 
         block: weights consecutive in memory that share a scale: 16, 32, or a row.
         largest: largest magnitude of all weights that share g; of ``nvfp4`` only.
     """
-    low, high = torch.aminmax(weight.reshape(-1, block), dim=-1)
-    peak = torch.maximum(high, -low)
+    peak = weight.reshape(-1, block).abs().amax(dim=-1)
     if name == "fp8":
         return ScaledFloat(8, _or_else(peak / E4M3_LARGEST, 2.0**-23).bfloat16().float())
     if name == "mxfp4":

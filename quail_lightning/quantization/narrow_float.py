@@ -47,7 +47,7 @@ class NarrowFloat:
     backend = "compressed-tensors"
 
     def __init__(self, format: FloatFormat) -> None:
-        require_package("compressed_tensors", f"format {format!r}", "compressed-tensors")
+        require_package("compressed_tensors", f"format {format!r}", "'llmcompressor>=0.14,<0.15'")
         self.format: FloatFormat = format
 
     @property

@@ -183,8 +183,8 @@ def test_tied_weights_stay_tied_and_untied_ones_apart(case: Case) -> None:
 
 
 def test_logits_are_as_near_as_the_bits_allow(case: Case) -> None:
-    # measured: at most 0.02 at 8 bits, 0.27 at 4; fp8 0.04, whose activations have 3 bits of significand too
-    allowed = 0.06 if case.name == "fp8" else {32: 0.0, 16: 0.0, 8: 0.03, 4: 0.35}[case.quantizer.bits]
+    # measured: at most 0.02 at 8 bits, 0.27 at 4; fp8 0.055, whose activations have 3 bits of significand as well
+    allowed = 0.07 if case.name == "fp8" else {32: 0.0, 16: 0.0, 8: 0.03, 4: 0.35}[case.quantizer.bits]
     with torch.no_grad():
         expected, actual = case.model(TOKENS).logits, case.copy(TOKENS).logits
     assert actual.dtype == expected.dtype

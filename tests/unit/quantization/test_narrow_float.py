@@ -1,5 +1,6 @@
 """NVFP4, MXFP4 and FP8: bit for bit what the formats' descriptions give, and what llm-compressor writes."""
 
+import importlib.util
 import json
 import math
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from quail_lightning.errors import InputError
-from quail_lightning.quantization import NarrowFloat, quantized_linears, widest_copy
+from quail_lightning.quantization import NarrowFloat, quantized_linears
 from quail_lightning.quantization.computing import unpack
 from quail_lightning.quantization.fused_layers import FUSED, fused_weights
 
@@ -198,6 +199,15 @@ def test_the_reloaded_export_has_the_copy_s_weights_and_logits(name, tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp4"])
+def test_the_export_of_a_wider_model_loads_in_bfloat16(name, tmp_path):
+    quantized = NarrowFloat(name).quantize(llama(torch.float32))
+    quantized.save_pretrained(tmp_path)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    expected = unpacked(quantized)
+    assert all(torch.equal(weight.float(), expected[layer]) for layer, weight in unpacked(reloaded).items())
+
+
 def test_fp8_rounds_activations_with_a_scale_a_token_and_the_4_bit_formats_do_not():
     hidden = (
         torch.randn(1, 3, 128, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 9, 0.1])[:, None]
@@ -237,7 +247,6 @@ def test_weights_that_are_not_finite_are_refused_by_name(name):
 def test_a_copy_is_as_wide_as_the_model_once_it_is_unpacked():
     model = llama()
     quantized = NarrowFloat("nvfp4").quantize(model)
-    assert widest_copy([NarrowFloat(name) for name in FORMATS], model) == 16
     unpack(quantized)
     assert {linear.weight.dtype for _, linear in quantized_linears(quantized)} == {model.dtype}
 
@@ -246,3 +255,9 @@ def test_nothing_is_printed(capfd):
     unpacked(NarrowFloat("fp8").quantize(llama()))
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"'nvfp4' needs compressed_tensors, not installed.*pip install 'llmcomp"):
+        NarrowFloat("nvfp4")
