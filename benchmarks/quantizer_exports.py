@@ -30,7 +30,10 @@ from quail_lightning.models.checkpoint import load_config, load_model
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.run.results import Estimate
 
-FORMATS = ("bf16", "nf4", "fp4", "int8", "awq4-group64", "gptq4-group64", "smoothquant8", "uniform4-group64")
+FORMATS = (
+    *("bf16", "nf4", "fp4", "int8", "awq4-group64", "gptq4-group64", "smoothquant8"),
+    *("nvfp4", "mxfp4", "fp8", "uniform4-group64"),
+)
 CALIBRATION = CalibrationRequest(windows=16, length=256)
 
 

@@ -11,8 +11,14 @@ from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.evaluation.card import described_method, described_results
 from quail_lightning.quantization.architecture import WORTH_SAYING, described_share
 
-# of the formats that transformers does not load by itself; the kernel it chooses on a CPU may round differently
+# of the formats that transformers does not load by itself, or not in every dtype; the kernel it chooses on a CPU
+# may round differently
 _LOADING = {
+    "compressed-tensors": (
+        "compressed-tensors' format, which vLLM loads. transformers unpacks it at the first forward pass, 4-bit "
+        "codes to bfloat16 whatever the model's dtype: load those of a float32 or float16 model with "
+        "`dtype=torch.bfloat16`."
+    ),
     "gptqmodel": (
         "Classic GPTQ format. transformers loads it with GPTQModel and optimum "
         "(`pip install 'quail-lightning[gptqmodel]'`); on a CPU, "

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quail_lightning.comparison.bounds import joined
 from quail_lightning.comparison.result import Delivery, Overlap
 from quail_lightning.errors import InputError
 from quail_lightning.quantization import Quantizer
-from quail_lightning.quantization.protocol import Buckets, Fitted, HasBuckets
+from quail_lightning.quantization.protocol import Bounds, Buckets, Fitted, HasBuckets, SharesRanges
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,18 @@ class Format:
                 f"{self.name} does not fit {', '.join(misfits[:3])}",
                 remedy="Leave this precision out, or write one with another group_size",
             )
+
+    def ranges(self, of_tensors: Mapping[str, Bounds]) -> dict[str, Bounds]:
+        """The range that each weight's levels are fitted to: its own, or that of all which share one.
+
+        Args:
+            of_tensors: the own range of every quantized weight of a model.
+        """
+        fitted = dict(of_tensors)
+        groups = self.buckets.together(of_tensors) if isinstance(self.buckets, SharesRanges) else []
+        for group in groups:
+            fitted |= dict.fromkeys(group, joined(of_tensors[name] for name in group))
+        return fitted
 
     def deliver(self, reference: Tensor, model: Tensor, on_reference: Fitted, on_model: Fitted) -> Delivery:
         """Compare a piece of two weights.
@@ -87,7 +100,7 @@ def formats(quantizers: Mapping[str, Quantizer]) -> list[Format]:
         raise InputError(
             "the buckets of a format must follow from the weights alone",
             given=", ".join(unusable),
-            allowed="nf4, fp4, bf16 and the uniform grids, without mixed bits",
+            allowed="nf4, fp4, nvfp4, mxfp4, fp8, bf16 and the uniform grids, without mixed bits",
             remedy="How other formats keep the forgetting is what `quail test` measures",
         )
     return [Format(name, buckets) for name, buckets in found.items() if buckets is not None]

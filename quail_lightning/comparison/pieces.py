@@ -108,12 +108,12 @@ class PieceReader:
     def _deliver(
         self, grids: TensorGrids, reference: Tensor, model: Tensor, deliveries: dict[str, Delivery]
     ) -> None:
-        for used in grids.formats:
+        for used, of_format in zip(grids.formats, grids.of_formats, strict=True):
             by_row = used.buckets.unit(grids.inputs) == grids.inputs
             pair = [weight.view(-1, grids.inputs) if by_row else weight for weight in (reference, model)]
             fitted = [
                 used.buckets.fit(weight, grids.inputs, of_tensor, of_model)
-                for weight, of_tensor, of_model in zip(pair, grids.of_tensor, grids.of_model, strict=True)
+                for weight, of_tensor, of_model in zip(pair, of_format, grids.of_model, strict=True)
             ]
             deliveries[used.name] += used.deliver(pair[0], pair[1], fitted[0], fitted[1])
 

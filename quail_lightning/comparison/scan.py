@@ -138,6 +138,11 @@ def _plans(
             joined(found.reference[name] for name in within),
             joined(found.model[name] for name in within),
         )
+    quantized = [name for name in names if parameters[name].quantized]
+    of_formats = [
+        tuple(used.ranges({name: of[name] for name in quantized}) for of in (found.reference, found.model))
+        for used in questions.formats
+    ]
     for name in names:
         role = parameters[name]
         own = found.reference[name], found.model[name]
@@ -153,6 +158,7 @@ def _plans(
             (reference.dtype(name), model.dtype(name)),
             lanes,
             questions.formats if role.quantized else (),
+            [(before[name], after[name]) for before, after in of_formats] if role.quantized else (),
             own,
             of_model["quantized"],
         )

@@ -52,6 +52,7 @@ class TensorGrids:
         dtypes: of w and of w′.
         lanes: grids of the overlap table.
         formats: whose delivered shift is measured.
+        of_formats: for each of them, the ranges of w and w′ that its levels in this tensor are fitted to.
         of_tensor, of_model: ranges of w and w′ in this tensor and in all quantized weights.
 
     Attributes:
@@ -69,11 +70,12 @@ class TensorGrids:
         dtypes: tuple[torch.dtype, torch.dtype],
         lanes: Sequence[Lane],
         formats: Sequence[Format],
+        of_formats: Sequence[tuple[Bounds, Bounds]],
         of_tensor: tuple[Bounds, Bounds],
         of_model: tuple[Bounds, Bounds],
     ) -> None:
         self.name, self.shape, self.role, self.dtypes = name, shape, role, dtypes
-        self.lanes, self.formats = lanes, formats
+        self.lanes, self.formats, self.of_formats = lanes, formats, of_formats
         self.of_tensor, self.of_model = of_tensor, of_model
         self.size = math.prod(shape)
         self.inputs = shape[-1] if shape else 1

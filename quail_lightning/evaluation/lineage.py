@@ -11,6 +11,13 @@ from quail_lightning.evaluation.evaluator import UNQUANTIZED, Precision, as_stor
 from quail_lightning.models.checkpoint import evaluated_dtype, load_config, read_provenance
 from quail_lightning.quantization import available_precisions
 
+_COMPRESSED = {
+    "nvfp4": ("nvfp4-pack-quantized", "tensor_group", None),
+    "mxfp4": ("mxfp4-pack-quantized", "group", None),
+    "fp8": ("float-quantized", "channel", "token"),
+}
+"""Precision → compressed-tensors' packing, what shares a weight's scale, and an activation's taken as it comes."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -97,8 +104,8 @@ def _targets(models: Sequence[str], retrained: str | None) -> dict[str, str]:
 def stored_format(model: str) -> str | None:
     """The deployment format that a checkpoint's weights are stored in; None where they are 16 or 32 bits wide.
 
-    That is the precision by which this program made it, or else what its config says: ``nf4``, ``fp4`` and
-    ``int8`` are named like the quantizers whose format they are.
+    That is the precision by which this program made it, or else what its config says: ``nf4``, ``fp4``, ``int8``,
+    ``nvfp4``, ``mxfp4`` and ``fp8`` are named like the quantizers whose format they are.
 
     Raises:
         InputError: no such checkpoint.
@@ -113,8 +120,29 @@ def stored_format(model: str) -> str | None:
     method = str(stored.get("quant_method", "quantized")).rpartition(".")[2].lower()
     if method == "bitsandbytes":
         return str(stored.get("bnb_4bit_quant_type", "fp4")) if stored.get("load_in_4bit") else "int8"
+    if method == "compressed-tensors":
+        return _compressed_name(stored) or method
     bits = stored.get("bits", stored.get("w_bit"))
     return method if bits is None else f"{method}{bits}"
+
+
+def _compressed_name(stored: Mapping[str, Any]) -> str | None:
+    """The precision of a compressed-tensors config that is ours in weights and activations; None: another."""
+    for name, (packing, strategy, activations) in _COMPRESSED.items():
+        groups = list(stored.get("config_groups", {}).values())
+        found = {
+            (group["weights"].get("strategy"), _dynamic_strategy(group.get("input_activations")))
+            for group in groups
+        }
+        if stored.get("format") == packing and found == {(strategy, activations)}:
+            return name
+    return None
+
+
+def _dynamic_strategy(activations: Mapping[str, Any] | None) -> str | None:
+    if activations is None:
+        return None
+    return str(activations.get("strategy")) if activations.get("dynamic") is True else "static"
 
 
 def _origin(model: str, named: Sequence[str]) -> str | None:

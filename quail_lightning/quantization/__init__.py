@@ -7,6 +7,7 @@ from quail_lightning.quantization.body import quantized_linears
 from quail_lightning.quantization.computing import computing
 from quail_lightning.quantization.gptq import Gptq
 from quail_lightning.quantization.named import available_precisions, load_quantizer
+from quail_lightning.quantization.narrow_float import NarrowFloat
 from quail_lightning.quantization.protocol import Quantizer, QuantizesShards, quantized_copy
 from quail_lightning.quantization.sharded_copies import check_shards, widest_copy
 from quail_lightning.quantization.smoothquant import SmoothQuant
@@ -17,6 +18,7 @@ __all__ = [
     "Awq",
     "BitsAndBytes",
     "Gptq",
+    "NarrowFloat",
     "Quantizer",
     "QuantizesShards",
     "SmoothQuant",

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -23,11 +21,12 @@ from torch.utils.data import DataLoader
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.arithmetic import compute_dtype
-from quail_lightning.quantization.body import copy_unconverted, quantized_linears, refuse_non_finite
-from quail_lightning.quantization.computing import cast_weights, computing, unpack
+from quail_lightning.quantization.body import quantized_linears, refuse_non_finite
+from quail_lightning.quantization.computing import cast_weights, computing
+from quail_lightning.quantization.packed_copy import packed_copy, quiet_packing
 from quail_lightning.quantization.protocol import PreTrainedModel
 from quail_lightning.quantization.smoothing import Method, refuse_changed_layers
-from quail_lightning.terminal import step, transient_bars
+from quail_lightning.terminal import step
 
 
 def require_package(package: str, purpose: str, install: str) -> None:
@@ -102,10 +101,9 @@ def compress(
         compressor = ModelCompressor.from_pretrained_model(working)
         compressor.compress_model(working)
         cast_weights(working, model.dtype)
-        compressor.update_config(folder)
-        packing = json.loads((Path(folder) / "config.json").read_text("utf-8"))["quantization_config"]
         remove_dispatch(working)  # calibration leaves one behind; parameters are plain tensors after it
-        return _assembled(model, working, packing, {name for name, _ in linears})
+        nn.Module.to(working, model.device)
+        return packed_copy(model, working, working.state_dict(), compressor, {name for name, _ in linears})
 
 
 def _restore_norms(model: PreTrainedModel, working: PreTrainedModel) -> None:
@@ -121,47 +119,6 @@ def _restore_norms(model: PreTrainedModel, working: PreTrainedModel) -> None:
                 passed = ((1 + original.float()).to(worked_in).float() - 1).to(worked_in)
                 if torch.equal(held[name].to(passed.device), passed):  # no factor was moved into it
                     held[name].copy_(original)
-
-
-def _assembled(
-    model: PreTrainedModel, working: PreTrainedModel, packing: dict[str, Any], names: set[str]
-) -> PreTrainedModel:
-    """The copy, built as transformers builds it from an exported checkpoint."""
-    from compressed_tensors.quantization.utils import is_module_quantized
-
-    config = copy.deepcopy(model.config)
-    config.quantization_config = packing
-    quantized: PreTrainedModel = type(model).from_pretrained(
-        None,
-        config=config,
-        state_dict=working.state_dict(),
-        dtype=model.dtype,
-        device_map={"": str(model.device)},
-    )
-    converted = {name for name, module in quantized.named_modules() if is_module_quantized(module)}
-    if converted != names:
-        raise InputError(
-            f"llm-compressor quantized other layers of {type(model).__name__} than the linear ones of its body: "
-            f"{', '.join(sorted(converted ^ names))}",
-            remedy="Use a uniform quantizer for this architecture",
-        )
-    nn.Module.to(working, model.device)
-    copy_unconverted(working, quantized, names)
-    quantized.generation_config = copy.deepcopy(model.generation_config)
-    _unpack_quietly(quantized)
-    return quantized.train(model.training)
-
-
-def _unpack_quietly(quantized: Any) -> None:
-    """Let the first forward pass only unpack; compressed-tensors' own hook prints bars and moves the model."""
-    quantized.ct_decompress_hook.remove()
-    del quantized.ct_decompress_hook
-
-    def unpack_first(module: PreTrainedModel, _: Any) -> None:
-        unpack(module)
-        handle.remove()
-
-    handle = quantized.register_forward_pre_hook(unpack_first)
 
 
 def _forget_session() -> None:
@@ -185,27 +142,22 @@ def undisturbed() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Without its notes, with the environment restored, and with the CPU fault of AWQ worked around."""
     from loguru import logger
-    from transformers.utils import logging as transformers_logging
 
     parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = parallelism or "false"
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    # it sets its loggers up when it is imported, and warns of a missing accelerator, on stdout, while it is
-    with patch.object(type(logger), "warning", lambda *_, **__: None):
-        import llmcompressor  # noqa: F401
+    with quiet_packing():
+        # it sets its loggers up when it is imported, and warns of a missing accelerator, on stdout, while it is
+        with patch.object(type(logger), "warning", lambda *_, **__: None):
+            import llmcompressor  # noqa: F401
 
-    logger.disable("llmcompressor")
-    logger.disable("compressed_tensors")
-    try:
-        with transient_bars(), _no_pinning_without_accelerator():
-            yield
-    finally:
-        logger.enable("llmcompressor")
-        logger.enable("compressed_tensors")
-        transformers_logging.set_verbosity(verbosity)
-        if parallelism is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
+        logger.disable("llmcompressor")
+        try:
+            with _no_pinning_without_accelerator():
+                yield
+        finally:
+            logger.enable("llmcompressor")
+            if parallelism is None:
+                del os.environ["TOKENIZERS_PARALLELISM"]
 
 
 @contextmanager

@@ -50,12 +50,16 @@ def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 def unpack(quantized: PreTrainedModel) -> None:
     """Unpack compressed-tensors' layers in place, as their first forward pass does; others stay as they are."""
-    packed = [part for part in quantized.modules() if getattr(part, "quantization_status", None) == "compressed"]
+    packed: list[Any] = [
+        part for part in quantized.modules() if getattr(part, "quantization_status", None) == "compressed"
+    ]
     if packed:
         from compressed_tensors.compressors.base import decompress_module
 
+        dtype = quantized.dtype
         for part in packed:
             decompress_module(part)
+            _cast(part.weight, dtype)  # floating-point codes of 4 bits come in bfloat16 whatever the model's dtype
     hook: Any = getattr(quantized, "ct_decompress_hook", None)
     if hook is not None:  # of a loaded checkpoint: it would unpack once more
         hook.remove()

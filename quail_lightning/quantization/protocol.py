@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -101,6 +101,13 @@ class QuantizesShards(Protocol):
         """
 
 
+@runtime_checkable
+class Unpacks(Protocol):
+    """A quantizer whose copy is packed until its first forward pass, and from there as large as the model."""
+
+    unpacks: bool
+
+
 class Fitted(Protocol):
     """A format fitted to a weight: a ``Grid``, a ``ScaledCode``."""
 
@@ -129,8 +136,21 @@ class Buckets(Protocol):
         Args:
             weight: [n] float32.
             inputs: length of a row.
-            of_tensor: smallest and largest value of the whole tensor.
+            of_tensor: smallest and largest value of the whole tensor, or of all that share a range with it
+                (``SharesRanges``).
             of_model: of all quantized weights.
+        """
+
+
+@runtime_checkable
+class SharesRanges(Protocol):
+    """Buckets whose step in one weight depends on the range of others."""
+
+    def together(self, names: Collection[str]) -> list[tuple[str, ...]]:
+        """Groups of weights that share a range; a weight in none of them has its own.
+
+        Args:
+            names: of all quantized weights.
         """
 
 

@@ -8,7 +8,7 @@ from math import ceil
 from quail_lightning.errors import InputError
 from quail_lightning.quantization.architecture import WORTH_SAYING
 from quail_lightning.quantization.body_weights import quantized_share
-from quail_lightning.quantization.protocol import PreTrainedModel, Quantizer, QuantizesShards
+from quail_lightning.quantization.protocol import PreTrainedModel, Quantizer, QuantizesShards, Unpacks
 
 
 def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
@@ -28,7 +28,8 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
             f"{', '.join(whole)} need the whole 16-bit model on one device, and the evaluation is sharded, since "
             "that was asked for or since a whole copy does not fit",
             given=f"{option}: {', '.join(quantizers)}",
-            allowed=f"{', '.join(able)}; nf4, fp4, int8 and the uniform grids are made from shards",
+            allowed=f"{', '.join(able)}; nf4, fp4, int8, nvfp4, mxfp4, fp8 and the uniform grids are made from "
+            "shards",
             remedy="Leave them out and run `quail evaluate` on the saved model where it fits, or take devices "
             "that hold a whole copy (evaluation.sharded: false)",
         )
@@ -37,8 +38,8 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
 def widest_copy(quantizers: Iterable[Quantizer], model: PreTrainedModel) -> int:
     """Bits of a weight in the widest quantized copy as it lies in memory, on average; 0 where there is none.
 
-    What is simulated takes the model's own, and so does what is calibrated, while it is made, and what a format
-    leaves out.
+    What is simulated takes the model's own, and so does what is calibrated, while it is made, what is unpacked at
+    the first forward pass, and what a format leaves out.
 
     Args:
         quantizers: that ``check_quantizers`` let pass.
@@ -49,7 +50,8 @@ def widest_copy(quantizers: Iterable[Quantizer], model: PreTrainedModel) -> int:
 
 def _bits_in_memory(quantizer: Quantizer, model: PreTrainedModel) -> int:
     whole, bits = 8 * model.dtype.itemsize, quantizer.stored_bits
-    if quantizer.simulated or quantizer.needs_calibration:
+    is_unpacked = isinstance(quantizer, Unpacks) and quantizer.unpacks
+    if quantizer.simulated or quantizer.needs_calibration or is_unpacked:
         return whole
     if not (targets := quantizer.targets(model)):
         return bits if bits < whole else 0  # no other than the model itself

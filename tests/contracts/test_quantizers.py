@@ -174,7 +174,7 @@ def test_what_is_simulated_keeps_the_model_s_dtype_and_has_the_grid_s_levels_alo
     kept = all(weight is not None and weight.dtype == case.model.dtype for weight in weights)
     assert kept == (case.quantizer.simulated or not case.quantizer.targets(case.model))
     assert isinstance(case.quantizer, Quantizer)
-    assert case.quantizer.backend in {"torch", "bitsandbytes", "llmcompressor"}
+    assert case.quantizer.backend in {"torch", "bitsandbytes", "llmcompressor", "compressed-tensors"}
 
 
 def test_tied_weights_stay_tied_and_untied_ones_apart(case: Case) -> None:
@@ -183,8 +183,8 @@ def test_tied_weights_stay_tied_and_untied_ones_apart(case: Case) -> None:
 
 
 def test_logits_are_as_near_as_the_bits_allow(case: Case) -> None:
-    # measured: at most 0.02 at 8 bits, 0.27 at 4
-    allowed = {32: 0.0, 16: 0.0, 8: 0.03, 4: 0.35}[case.quantizer.bits]
+    # measured: at most 0.02 at 8 bits, 0.27 at 4; fp8 0.055, whose activations have 3 bits of significand as well
+    allowed = 0.07 if case.name == "fp8" else {32: 0.0, 16: 0.0, 8: 0.03, 4: 0.35}[case.quantizer.bits]
     with torch.no_grad():
         expected, actual = case.model(TOKENS).logits, case.copy(TOKENS).logits
     assert actual.dtype == expected.dtype

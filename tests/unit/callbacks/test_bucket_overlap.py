@@ -81,7 +81,7 @@ def test_the_layer_wise_figure_is_logged(finished):
 
 def test_training_and_random_states_are_untouched(tmp_path, corpus_folder, checkpoint):
     states, weights = [], []
-    for number, callbacks in enumerate(([], [BucketOverlap(bits=[4], formats=["nf4"])])):
+    for number, callbacks in enumerate(([], [BucketOverlap(bits=[4], formats=["nf4", "nvfp4"])])):
         unlearning, _ = run(tmp_path / str(number), corpus_folder, checkpoint, callbacks, epochs=1)
         weights.append(unlearning.model.state_dict())
         states.append((torch.get_rng_state(), random.getstate()))

@@ -86,13 +86,16 @@ def test_fit_evaluates_every_format_that_the_table_admits(name):
         assert all(torch.equal(before[key], after[key]) for key in towers)
 
 
-@pytest.mark.parametrize("precision", ["nf4", "fp4", "int8", "uniform4-group64", "awq4", "gptq4", "smoothquant8"])
+@pytest.mark.parametrize(
+    "precision",
+    ["nf4", "fp4", "int8", "uniform4-group64", "awq4", "gptq4", "smoothquant8", "nvfp4", "mxfp4", "fp8"],
+)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_export_loads_to_the_evaluated_copy_or_is_refused_before_a_weight_is_loaded(
     name, precision, tmp_path, capsys, monkeypatch
 ):
     command = ["quantize", name, "--to", precision, "--out", str(tmp_path / "out"), "--calibration", FEW]
-    if name in NO_LINEAR_BODY and precision in ("awq4", "gptq4", "smoothquant8"):
+    if name in NO_LINEAR_BODY and precision not in ("nf4", "fp4", "int8", "uniform4-group64"):
         monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)  # no weight is loaded
         with pytest.raises(SystemExit) as ended:
             main(command)

@@ -137,7 +137,7 @@ def test_a_model_s_provenance_says_which_target_is_its_own(tmp_path, monkeypatch
     assert plan_of(["a", "r"], "r", []).targets == {}
 
 
-@pytest.mark.parametrize("name", ["nf4", "int8", "awq4-group64"])
+@pytest.mark.parametrize("name", ["nf4", "int8", "awq4-group64", "nvfp4", "fp8"])
 def test_a_deployed_folder_is_loaded_as_it_is_and_compared_with_what_it_came_from(
     name, checkpoint, corpus_folder, tmp_path, capsys
 ):
@@ -157,6 +157,20 @@ def test_a_deployed_folder_is_loaded_as_it_is_and_compared_with_what_it_came_fro
         (checkpoint, "bf16"), (checkpoint, name), ("deployed", name), (unlearned, "bf16")
     }  # fmt: skip
     assert "verdict" in next(row for row in alone["rows"] if row["model"] == "deployed")
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp4", "fp8"])
+def test_a_format_of_compressed_tensors_is_known_by_its_config(name, checkpoint, tmp_path):
+    main(["quantize", checkpoint, "--to", name, "--out", "deployed"])
+    (tmp_path / "deployed/provenance.json").unlink()
+    assert lineage.stored_format("deployed") == name
+    config = json.loads((tmp_path / "deployed/config.json").read_text())
+    (group,) = config["quantization_config"]["config_groups"].values()
+    group["input_activations"] = group["weights"] | {
+        "dynamic": "local"
+    }  # another format, evaluated under another name
+    (tmp_path / "deployed/config.json").write_text(json.dumps(config))
+    assert lineage.stored_format("deployed") == "compressed-tensors"
 
 
 def test_a_deployed_folder_of_unknown_origin_gets_figures_and_no_verdict(checkpoint, corpus_folder, tmp_path):

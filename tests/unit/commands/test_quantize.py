@@ -33,7 +33,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "precision",
-    ["awq4-group64", "gptq4-group64", "smoothquant8", "nf4", "fp4", "int8", "uniform4-group64", "bf16"],
+    [
+        *("awq4-group64", "gptq4-group64", "smoothquant8", "nf4", "fp4", "int8"),
+        *("nvfp4", "mxfp4", "fp8", "uniform4-group64", "bf16"),
+    ],
 )
 def test_the_reloaded_export_gives_the_logits_of_the_evaluated_copy(checkpoint: str, precision: str) -> None:
     quantize(checkpoint, precision, Path("out"), FEW)

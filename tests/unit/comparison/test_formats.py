@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from quail_lightning.comparison import ModelWeights, Questions, compare, formats, parameter_roles, total_delivery
-from quail_lightning.quantization import BitsAndBytes, Uniform, quantized_linears
+from quail_lightning.quantization import BitsAndBytes, NarrowFloat, Uniform, quantized_linears
+from quail_lightning.quantization.computing import unpack
 
 from .conftest import llama, nudged
 
@@ -16,6 +17,9 @@ QUANTIZERS = {
     "group": Uniform(4, "group", 64),
     "nf4": BitsAndBytes("nf4"),
     "fp4": BitsAndBytes("fp4"),
+    "nvfp4": NarrowFloat("nvfp4"),
+    "mxfp4": NarrowFloat("mxfp4"),
+    "fp8": NarrowFloat("fp8"),
 }
 
 
@@ -42,7 +46,19 @@ def weights(model, quantizer=None):
             for name, layer in shown.named_modules()
             if isinstance(layer, bnb.nn.Linear4bit)
         }
+    if isinstance(quantizer, NarrowFloat) and quantizer.format == "nvfp4":
+        return {name: nvfp4(layer) for name, layer in quantized_linears(shown)}
+    unpack(shown)
     return {name: layer.weight.detach().double().numpy() for name, layer in quantized_linears(shown)}
+
+
+def nvfp4(layer):
+    """What a packed layer stands for; unpacked, it would be rounded to bfloat16."""
+    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+
+    packed, scale = layer.weight_packed, layer.weight_scale.double() / layer.weight_global_scale.double()
+    codes = unpack_fp4_from_uint8(packed, len(packed), 2 * packed.shape[1]).double()
+    return (codes.unflatten(1, (-1, 16)) * scale.unsqueeze(-1)).flatten(1).detach().numpy()
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -98,3 +114,26 @@ def test_an_update_larger_than_every_step_arrives_with_little_noise(models):
     assert total.along == pytest.approx(1, abs=0.01)
     assert total.cosine > 0.99
     assert total.signal_to_noise > 100
+
+
+def test_fused_layers_are_compared_on_the_global_scale_they_share():
+    """NVFP4 of a query whose key is eleven times as large: not what the query alone would be rounded to."""
+    pair = [llama(1), nudged(llama(1), size=1e-3)]
+    with torch.no_grad():
+        for model in pair:
+            model.model.layers[0].self_attn.k_proj.weight *= 11
+    before, after = (weights(model) for model in pair)
+    quantized, unlearned = (weights(model, NarrowFloat("nvfp4")) for model in pair)
+    name = "model.layers.0.self_attn.q_proj"
+    moved, arrived = (after[name] - before[name]).ravel(), (unlearned[name] - quantized[name]).ravel()
+    along = moved @ arrived / (moved @ moved)
+    used = formats({"nvfp4": NarrowFloat("nvfp4")})
+    reference, model = map(ModelWeights, pair)
+    found = compare(reference, model, parameter_roles(pair[0]), Questions((4,), formats=used))
+    alone = {key: role for key, role in parameter_roles(pair[0]).items() if "k_proj" not in key}
+    apart = compare(reference, model, alone, Questions((4,), formats=used))
+    shared, own = (
+        next(t for t in each.tensors if t.name == f"{name}.weight").deliveries["nvfp4"] for each in (found, apart)
+    )
+    assert shared.along == pytest.approx(along, rel=1e-6)
+    assert own.along != pytest.approx(along, rel=1e-4)

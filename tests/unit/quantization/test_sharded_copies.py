@@ -12,6 +12,7 @@ from quail_lightning.models.sharded_loading import load_sharded
 from quail_lightning.quantization import (
     BitsAndBytes,
     Gptq,
+    NarrowFloat,
     QuantizesShards,
     Uniform,
     Unquantized,
@@ -20,6 +21,7 @@ from quail_lightning.quantization import (
     quantized_copy,
     widest_copy,
 )
+from quail_lightning.quantization.computing import unpack
 
 PACKED = {
     "nf4": BitsAndBytes("nf4"),
@@ -33,6 +35,9 @@ SIMULATED = {
     "tensor": Uniform(3, "tensor", grid="minmax-floor"),
     "group": Uniform(4, "group", 64, grid="minmax-round"),
     "mixed": Uniform(4, "channel", layer_bits={"*.down_proj": 8}),
+    "nvfp4": NarrowFloat("nvfp4"),
+    "mxfp4": NarrowFloat("mxfp4"),
+    "fp8": NarrowFloat("fp8"),
 }
 IDS = torch.tensor([[1, 5, 9, 2, 40, 3]])
 
@@ -85,8 +90,9 @@ def test_a_simulated_copy_stays_sharded_and_is_the_whole_models_bit_for_bit(name
     before = {key: share(weight).clone() for key, weight in source.named_parameters()}
     found = quantized_copy(SIMULATED[name], source)
     assert is_sharded(found)
-    for key, weight in expected.named_parameters():
-        assert torch.equal(whole(found.get_parameter(key)), weight), key
+    unpack(expected)
+    for key, weight in found.named_parameters():
+        assert torch.equal(whole(weight), expected.get_parameter(key)), key
         assert torch.equal(share(source.get_parameter(key)), before[key]), key
     with torch.no_grad(), computing(expected):
         assert torch.equal(inside(found, lambda: found(IDS).logits), expected(IDS).logits)
@@ -105,7 +111,9 @@ def test_conv1d_and_stacked_experts_are_the_whole_models_too(architecture, quant
         assert torch.equal(whole(found.get_parameter(key)), weight), key
 
 
-@pytest.mark.parametrize("quantizer", [BitsAndBytes("nf4"), BitsAndBytes("int8"), Uniform(4)])
+@pytest.mark.parametrize(
+    "quantizer", [BitsAndBytes("nf4"), BitsAndBytes("int8"), Uniform(4), NarrowFloat("nvfp4")]
+)
 def test_shards_that_are_not_finite_are_refused_by_name(quantizer, tmp_path, tiny_llama, mesh):
     tiny_llama().save_pretrained(tmp_path)
     model = load_sharded(str(tmp_path), torch.bfloat16, mesh, None)
@@ -140,6 +148,7 @@ def test_a_copy_that_is_simulated_or_calibrated_is_as_wide_as_the_model(tiny_lla
     assert widest_copy([Unquantized(), BitsAndBytes("nf4")], model) == 4
     assert widest_copy([BitsAndBytes("int8"), BitsAndBytes("nf4")], model) == 8
     assert widest_copy([BitsAndBytes("int8"), Uniform(3)], model) == widest_copy([Gptq()], model) == 16
+    assert widest_copy([NarrowFloat("nvfp4")], model) == 16  # unpacked at the first forward pass
     wide = tiny_llama(torch.float32)
     assert widest_copy([Unquantized("float32"), BitsAndBytes("nf4")], wide) == 4
     assert widest_copy([Unquantized("bfloat16")], wide) == 16
