@@ -11,6 +11,7 @@ import torch
 
 from quail_lightning.commands.device import named_device
 from quail_lightning.commands.leftovers import say_what_is_left
+from quail_lightning.conversion.located import located
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.data.opening import describe_opening
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -202,6 +203,8 @@ def evaluate(
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
     evaluation = CheckpointEvaluation(suite, asked.name, root, named_device(device), calibration)
+    folders = located([*models, *filter(None, [retrained])])
+    models, retrained = folders[: len(models)], None if retrained is None else folders[-1]
     plan = plan_of(models, retrained, at_precisions)
     for model in plan.precisions:
         check_whole(model, torch.bfloat16)
