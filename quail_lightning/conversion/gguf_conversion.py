@@ -154,11 +154,18 @@ def _loaded(header: GgufHeader, config: PreTrainedConfig, empty: PreTrainedModel
         dtype=torch.float32,
         trust_remote_code=False,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # reported, and refused below by name
+        ignore_mismatched_sizes=True,  # refused below by name
     )
-    refuse_incomplete(str(header.file), loaded[1])
-    # the empty model shares its config with nothing that says it is quantized
-    empty.load_state_dict(loaded[0].state_dict(), assign=True)
+    weights, wanted = loaded[0].state_dict(), empty.state_dict()
+    other = [
+        (name, value.shape, wanted[name].shape)
+        for name, value in weights.items()
+        if value.shape != wanted[name].shape
+    ]
+    refuse_incomplete(
+        str(header.file), loaded[1] | {"mismatched_keys": other}
+    )  # of GGUF it reports no other shapes
+    empty.load_state_dict(weights, assign=True)
     empty.tie_weights()
     empty.generation_config = loaded[0].generation_config
     return empty.eval()

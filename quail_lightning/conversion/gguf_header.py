@@ -1,8 +1,8 @@
 """The header of a GGUF file: metadata, and where each tensor lies. Nothing of a tensor's data is read.
 
 The layout is that of llama.cpp's specification (ggml/docs/gguf.md), versions 2 and 3, little-endian: magic,
-version, counts of tensors and of pairs of key and value; the pairs; of each tensor its name, sizes, type and offset;
-the data, aligned.
+version, counts of tensors and of pairs of key and value; the pairs; of each tensor its name, sizes, type and
+offset; the data, aligned.
 """
 
 from __future__ import annotations

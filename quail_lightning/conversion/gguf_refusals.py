@@ -157,7 +157,7 @@ def _refuse_ignored_keys(header: GgufHeader) -> None:
     """Options of the architecture that the library does not carry over, such as a scaling of the positions."""
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
-    known: dict[str, dict[str, Any]] = GGUF_CONFIG_MAPPING
+    known: dict[str, Any] = GGUF_CONFIG_MAPPING
     mapped = next(keys for name, keys in known.items() if _plain(name) == _plain(header.architecture))
     ignored = {}
     for key, value in header.metadata.items():
