@@ -207,6 +207,7 @@ import xllamacpp
 asked = xllamacpp.CommonParams()
 asked.model.path, asked.n_ctx, asked.n_parallel, asked.port, asked.warmup = sys.argv[1], 128, 1, 0, False
 asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = 1
+asked.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 asked.cache_type_k = asked.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
 server = xllamacpp.Server(asked)
 body = {"prompt": json.loads(sys.argv[2]), "n_predict": 1, "n_probs": int(sys.argv[3]), "temperature": 1.0}
