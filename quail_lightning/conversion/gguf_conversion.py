@@ -85,7 +85,8 @@ def is_converted(file: Path, folder: Path, dtype: StoredDtype | None = None) -> 
     """
     if not folder.exists():
         return False
-    made = (read_provenance(folder) or {}).get(CONVERTED, {})
+    noted = read_provenance(folder) or {}
+    made = {} if "quantized" in noted else noted.get(CONVERTED, {})  # a quantized copy notes what its model was
     wanted = {"sha256": digest_of(file), "form": FORM, "asked_dtype": dtype}
     if differing := [key for key, value in wanted.items() if made.get(key) != value]:
         raise InputError(
@@ -94,6 +95,12 @@ def is_converted(file: Path, folder: Path, dtype: StoredDtype | None = None) -> 
             remedy="Name another folder, or remove this one to make it anew",
         )
     return True
+
+
+def converted_from(name: str) -> dict[str, str] | None:
+    """The GGUF file, and its digest, that a checkpoint was converted from; None of any other checkpoint."""
+    made = (read_provenance(Path(name)) or {}).get(CONVERTED)
+    return None if made is None else {key: str(made[key]) for key in ("file", "sha256")}
 
 
 def _convert(header: GgufHeader, folder: Path, dtype: StoredDtype | None) -> None:

@@ -63,6 +63,9 @@ def test_verbs_take_the_file_where_they_take_a_checkpoint(here):
     made = read_provenance(folder)
     assert made["converted"]["file"] == "a.gguf"
     assert made["quantized"]["of"].startswith("checkpoints/converted/a-")
+    assert "on Q4_0's (4 bits, blocks of 32)" in (folder / "README.md").read_text()
+    with pytest.raises(InputError, match="deployed holds something else"):
+        convert("a.gguf", folder)
     found = analyze("a.gguf", "a.gguf", formats=[])
     assert found.reference == made["quantized"]["of"]
     (here / "broken.gguf").write_bytes(b"GGUF")
