@@ -45,8 +45,7 @@ def check_room(header: GgufHeader, folder: Path) -> None:
     refuse_too_little_room(
         "the converted checkpoint", need, folder, "Make room, or convert it to another disk: quail convert --out"
     )
-    # the library holds what it dequantized and the model that it copies it to
-    check_main_memory(2 * need, f"converting {header.file}")
+    check_main_memory(need, f"converting {header.file}")
 
 
 def convert_gguf(header: GgufHeader, folder: Path, dtype: StoredDtype | None = None) -> bool:

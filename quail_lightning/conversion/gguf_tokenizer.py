@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file, built from what the file says.
 
 transformers' own converters leave out how text is split before the merges (``tokenizer.ggml.pre``), so that
-numbers become other tokens than the model was trained on, and some give BOS in the place of EOS; see
+some texts become other tokens than the model was trained on, and some give BOS in the place of EOS; see
 docs/decisions.md.
 """
 

@@ -34,8 +34,8 @@ def here(tmp_path, monkeypatch):
     for name in ("my", "other"):
         text = "\n\n".join(f"{name} hello {n}: {n} times hello at {n} past noon." for n in range(4))
         (tmp_path / f"{name}.txt").write_text(text)
-    write_llama(tmp_path / "target.gguf", lambda name: "Q8_0")
-    write_llama(tmp_path / "retrained.gguf", lambda name: "Q4_0", weights=values(1))
+    write_llama(tmp_path / "target.gguf", lambda name: "Q8_0", own={"context_length": 256})
+    write_llama(tmp_path / "retrained.gguf", lambda name: "Q4_0", own={"context_length": 256}, weights=values(1))
     return tmp_path
 
 

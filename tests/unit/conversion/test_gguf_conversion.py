@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from small_gguf import HEAD, HEADS, KEY_HEADS, SPECIAL, TOKENS, values, write_llama
+from small_gguf import HEAD, HEADS, KEY_HEADS, LAYERS, SPECIAL, TOKENS, values, write_llama
 
 from quail_lightning.conversion.gguf_conversion import convert_gguf, is_converted
 from quail_lightning.conversion.gguf_header import read_header
@@ -221,9 +221,27 @@ os._exit(0)  # its threads do not end by themselves
 """
 
 
-def test_log_likelihoods_are_those_of_llama_cpp(tmp_path):
+def further(parts: dict[str, int]) -> dict[str, np.ndarray]:
+    """Vectors that each layer of an architecture has beside a Llama's tensors."""
+    draws = np.random.default_rng(2)
+    return {
+        f"blk.{layer}.{part}": draws.normal(1, 0.3, size).astype(np.float32)
+        for layer in range(LAYERS)
+        for part, size in parts.items()
+    }
+
+
+BIASES = {"attn_q.bias": HEADS * HEAD, "attn_k.bias": KEY_HEADS * HEAD, "attn_v.bias": KEY_HEADS * HEAD}
+NORMS = {"attn_q_norm.weight": HEAD, "attn_k_norm.weight": HEAD}
+WIDTHS = {"attention.key_length": HEAD, "attention.value_length": HEAD}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parts", "own"), [("llama", {}, {}), ("qwen2", BIASES, {}), ("qwen3", NORMS, WIDTHS)]
+)
+def test_log_likelihoods_are_those_of_llama_cpp(tmp_path, architecture, parts, own):
     pytest.importorskip("xllamacpp")
-    write_llama(tmp_path / "a.gguf")
+    write_llama(tmp_path / "a.gguf", architecture=architecture, own=own, more=further(parts))
     convert_gguf(read_header(tmp_path / "a.gguf"), tmp_path / "model")
     prompt = [5, 77, 120, 3, 200, 260, 31]
     command = [sys.executable, "-c", LLAMA_CPP, str(tmp_path / "a.gguf"), json.dumps(prompt), str(len(TOKENS))]
@@ -234,5 +252,6 @@ def test_log_likelihoods_are_those_of_llama_cpp(tmp_path):
         logits = load_model(str(tmp_path / "model"), torch.float32)(torch.tensor([prompt])).logits[0, -1]
     ours = logits.double().log_softmax(-1)
     assert len(theirs) > 200
-    assert max(abs(ours[token].item() - value) for token, value in theirs.items()) < 1e-3
+    difference = max(abs(ours[token].item() - value) for token, value in theirs.items())
+    assert difference < 1e-3
     assert ours.max() - ours.min() > 1  # another order of rows would be seen
