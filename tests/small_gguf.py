@@ -114,7 +114,7 @@ def write_llama(
     keys = {f"{architecture}.{key}": value for key, value in (numbers() | dict(own or {})).items()}
     for key, value in (keys | tokenizer_keys() | dict(metadata or {})).items():
         if value is not None:
-            _add(writer, key, value)
+            add_key(writer, key, value)
     read = {}
     for name, value in (dict(weights or values()) | dict(more or {})).items():
         kind = GGMLQuantizationType[type_of(name) if value.ndim > 1 else "F32"]
@@ -128,7 +128,8 @@ def write_llama(
     return read
 
 
-def _add(writer: Any, key: str, value: Any) -> None:
+def add_key(writer: Any, key: str, value: Any) -> None:
+    """Write a key by its value's type."""
     from gguf import GGUFValueType
 
     if isinstance(value, list):

@@ -21,6 +21,7 @@ from quail_lightning.models.loading_report import refuse_incomplete
 from quail_lightning.models.memory import check_main_memory
 from quail_lightning.models.saving import try_saving
 from quail_lightning.storage.disk_room import refuse_too_little_room
+from quail_lightning.storage.durable import remove
 from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
 from quail_lightning.terminal import step, transient_bars
 
@@ -132,7 +133,11 @@ def _convert(header: GgufHeader, folder: Path, dtype: StoredDtype | None) -> Non
         "tensors": {name: tensor.type for name, tensor in header.tensors.items()},
         "versions": {name: version(name) for name in PACKAGES},
     }
-    save_model(model, tokenizer, folder, {"made_by": "quail convert", CONVERTED: made}, converted_card(made))
+    try:
+        save_model(model, tokenizer, folder, {"made_by": "quail convert", CONVERTED: made}, converted_card(made))
+    except Exception:  # the disk is full, say: half a model must not fill it
+        remove(folder.with_name(f".{folder.name}.partial"))
+        raise
 
 
 def _tokenizer(header: GgufHeader) -> Any:

@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import subprocess
@@ -152,6 +153,19 @@ def test_too_little_room_is_said_before_anything_is_read(tmp_path, monkeypatch):
     write_llama(tmp_path / "a.gguf")
     monkeypatch.setattr("quail_lightning.storage.disk_room.free_room", lambda folder: 1000)
     with pytest.raises(InputError, match=r"the converted checkpoint needs .* free"):
+        convert_gguf(read_header(tmp_path / "a.gguf"), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]
+
+
+def test_a_disk_that_fills_while_it_is_saved_is_left_as_it_was(tmp_path, monkeypatch):
+    def full(self, folder, **options):
+        (folder / "half").write_bytes(b"half a model")
+        if "state_dict" not in options:  # the real one, not the trial without weights
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_llama(tmp_path / "a.gguf")
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
         convert_gguf(read_header(tmp_path / "a.gguf"), tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from small_gguf import values, write_llama
+from small_gguf import add_key, numbers, tokenizer_keys, values, write_llama
 
 from quail_lightning.conversion.gguf_header import read_header
 from quail_lightning.conversion.gguf_refusals import check_convertible
@@ -50,12 +50,11 @@ def test_a_vocabulary_alone_is_refused(tmp_path):
 
 def test_a_type_that_the_package_cannot_dequantize_is_refused_with_those_that_it_can(tmp_path):
     from gguf import GGMLQuantizationType, GGUFWriter
-    from small_gguf import _add, numbers, tokenizer_keys
 
     writer = GGUFWriter(tmp_path / "a.gguf", "llama")
     keys = {f"llama.{key}": value for key, value in numbers().items()} | tokenizer_keys()
     for key, value in keys.items():
-        _add(writer, key, value)
+        add_key(writer, key, value)
     for name, value in values().items():
         whole_numbers = name == "blk.0.ffn_up.weight"
         data = np.zeros(value.shape, np.int8) if whole_numbers else value
