@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quail_lightning.commands.alternates import WrittenAlternates, alternates
     from quail_lightning.commands.analyze import Analysis, analyze
+    from quail_lightning.commands.convert import convert
     from quail_lightning.commands.evaluate import Evaluation, evaluate
     from quail_lightning.commands.quantize import quantize
     from quail_lightning.data import MuseDataModule, OwnTextDataModule
@@ -38,6 +39,7 @@ _HOMES = {
     "alternates": "commands.alternates",
     "Analysis": "commands.analyze",
     "analyze": "commands.analyze",
+    "convert": "commands.convert",
     "Evaluation": "commands.evaluate",
     "evaluate": "commands.evaluate",
     "quantize": "commands.quantize",
@@ -86,6 +88,7 @@ __all__ = [
     "__version__",
     "alternates",
     "analyze",
+    "convert",
     "evaluate",
     "load_model",
     "quantize",

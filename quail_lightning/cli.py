@@ -30,6 +30,7 @@ VERBS = {
     "finetune": "make a target (forget + retain) or a retrained reference (retain only)",
     "alternates": "let a model write an alternate answer to each question, for method/altpo.yaml",
     "analyze": "weight change, bucket overlap and delivered shift of an unlearned model against its target",
+    "convert": "make a checkpoint in Hugging Face format of a GGUF file",
     "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
     "evaluate": "evaluate saved models on a benchmark, or score a published log again",
     "folds": "unlearn several forget sets in turn (MUSE's sustainability and scalability)",

@@ -35,6 +35,7 @@ EXAMPLES = {
     ),
     "alternates": ("quail alternates TARGET --data.forget my.jsonl --out with_alternates.jsonl",),
     "analyze": ("quail analyze --reference TARGET --model UNLEARNED",),
+    "convert": ("quail convert model.gguf --out checkpoints/model",),
     "quantize": ("quail quantize DIR --to awq4 --out DIR-awq4",),
     "evaluate": ("quail evaluate DIR --benchmark muse-news --precisions bf16 nf4",),
     "folds": ("quail folds --config folds/quickstart_sust.yaml",),

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.callbacks.progress import progress_bars
 from quail_lightning.command_line.argument_parser import SuggestingParser
+from quail_lightning.command_line.named_checkpoints import NamedCheckpoints
 from quail_lightning.command_line.resuming import chosen_checkpoint, how_to_go_on, resume_logger
 from quail_lightning.command_line.run_names import described_method, name_after_config, named_run, run_loggers
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
@@ -111,6 +112,7 @@ class QuailCLI(LightningCLI):
         section = self.config[self.subcommand]
         name_after_config(section.trainer, section.get("config") or [])
         _raise_together(check_options(section.trainer))
+        self._checkpoints = NamedCheckpoints(section)
         self._dry_run = TemporaryDirectory(prefix="quail-dry-run-") if section.trainer.fast_dev_run else None
         if self._dry_run is not None:  # Lightning takes the logger away, and its folder with it
             section.trainer.default_root_dir = self._dry_run.name
@@ -139,7 +141,11 @@ class QuailCLI(LightningCLI):
         self._made: list[Path] = []
         try:
             method = described_method(str(self.subcommand), section)
-            with explained_refusals(section.trainer), named_run(section.trainer, method) as self._made:
+            with (
+                explained_refusals(section.trainer),
+                named_run(section.trainer, method) as self._made,
+                self._checkpoints.as_folders(),
+            ):
                 super().instantiate_classes()
         except BaseException:
             remove_started(self._made)
@@ -209,6 +215,7 @@ class QuailCLI(LightningCLI):
         if self.subcommand == "fit":
             checks.append(partial(export.check, self.trainer))
         _all_at_once(checks)
+        self._checkpoints.convert()
         recipe = self._get(self.config_init, "prepare")
         retrained = None if self.subcommand == "validate" else evaluation.retrained
         if recipe is not None:

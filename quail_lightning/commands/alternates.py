@@ -14,6 +14,7 @@ from typing import Any, get_args
 import torch
 
 from quail_lightning.commands.device import named_device
+from quail_lightning.conversion.located import located
 from quail_lightning.data.alternate_prompts import STOPS, alternate_of, alternate_prompts
 from quail_lightning.data.alternates import COLUMN
 from quail_lightning.data.answers import ChatUse, check_pairs
@@ -89,6 +90,7 @@ def alternates(
     _check_out(out)
     place = named_device(device)
     pairs = _pairs(forget)
+    (model,) = located([model])
     check_whole(model, torch.bfloat16)
     tokenizer = load_tokenizer(model)
     prompts = alternate_prompts(pairs, tokenizer, chat, forget)

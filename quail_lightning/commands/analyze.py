@@ -23,6 +23,7 @@ from quail_lightning.comparison import (
     roles_from_config,
 )
 from quail_lightning.comparison import formats as formats_of
+from quail_lightning.conversion.located import located
 from quail_lightning.errors import InputError
 from quail_lightning.functional.affine_grid import GridKind
 from quail_lightning.models.checkpoint import check_whole, load_config
@@ -84,7 +85,7 @@ def analyze(
     Raises:
         InputError: what cannot be asked, a checkpoint that is not whole, different architectures, NaN or infinity.
     """
-    reference, model = str(reference), str(model)
+    reference, model = located([str(reference), str(model)])
     if formats is None:
         is_wide = torch.float32 in (load_config(reference).dtype, load_config(model).dtype)
         formats = (*FORMATS, CAST) if is_wide else FORMATS

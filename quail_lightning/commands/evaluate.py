@@ -11,6 +11,7 @@ import torch
 
 from quail_lightning.commands.device import named_device
 from quail_lightning.commands.leftovers import say_what_is_left
+from quail_lightning.conversion.located import located
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.data.opening import describe_opening
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -213,6 +214,8 @@ def evaluate(
     where = named_device(device)
     served = serving(engine, vllm, protocol, root, where)
     evaluation = CheckpointEvaluation(suite, asked.name, root, where, calibration, served)
+    folders = located([*models, *filter(None, [retrained])])
+    models, retrained = folders[: len(models)], None if retrained is None else folders[-1]
     plan = plan_of(models, retrained, at_precisions)
     if served is not None:
         served.check_any(plan.precisions)

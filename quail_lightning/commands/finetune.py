@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.callbacks.progress import progress_bars
 from quail_lightning.commands.finetune_module import FinetuningModule, Optimization
+from quail_lightning.conversion.located import located
 from quail_lightning.data.protocol import TextData
 from quail_lightning.data.text_digests import TEXTS, text_digests
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -209,9 +210,10 @@ def run(arguments: Any) -> None:
 
 def _start(recipe: FinetuneRecipe, data: TextData) -> tuple[Any, Any]:
     if recipe.base is not None:
-        tokenizer = load_tokenizer(recipe.base)
-        check_fits(load_config(recipe.base), tokenizer, data.max_len)
-        return load_model(recipe.base, torch.float32), tokenizer
+        (base,) = located([recipe.base])
+        tokenizer = load_tokenizer(base)
+        check_fits(load_config(base), tokenizer, data.max_len)
+        return load_model(base, torch.float32), tokenizer
     assert recipe.tiny is not None
     documents = data.training_documents()
     # both sets, whichever is trained on: target and retrained model must read the same tokens
@@ -225,14 +227,15 @@ def _start(recipe: FinetuneRecipe, data: TextData) -> tuple[Any, Any]:
 
 def _provenance(recipe: FinetuneRecipe, data: TextData, sets: Sets) -> dict[str, Any]:
     """What decides the result, and its fingerprint."""
-    if recipe.base is not None:
-        check_whole(recipe.base, torch.float32)
     texts = text_digests(data)
+    (base,) = located([recipe.base]) if recipe.base is not None else (None,)
+    if base is not None:
+        check_whole(base, torch.float32)
     described = {
         "made_by": "quail finetune",
         "sets": sets,
         "recipe": asdict(recipe),
-        "base_sha256": {} if recipe.base is None else weights_digest(recipe.base),
+        "base_sha256": {} if base is None else weights_digest(base),
         "corpus": data.corpus_name,
         TEXTS: texts,
         "max_len": data.max_len,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.conversion.described import described_grid
+from quail_lightning.conversion.gguf_conversion import CONVERTED
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.evaluation.card import described_method, described_results
 from quail_lightning.quantization.architecture import WORTH_SAYING, described_share
@@ -56,6 +58,8 @@ def model_card(
     parts.append(
         f"Quantized: {described_share(made['share'])}{rest}; embeddings, head, norms and biases never are."
     )
+    if converted := provenance.get(CONVERTED):
+        parts.append(described_grid(converted["types"]))
     if made["simulated"]:
         parts.append(
             "The grid is simulated: weights are rounded to it and stored in 16 or 32 bits, so the checkpoint is "
@@ -67,7 +71,7 @@ def model_card(
     if calibration is not None and calibration.source == "forget":
         parts.append("**Calibrated on the forget set**, deliberately: a study, not for deployment.")
     parts.append(f"## Results\n\n{described_results(_folder_of_results(Path(model)), [made['precision']])}")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _folder_of_results(model: Path) -> Path | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quail_lightning.commands.model_card import model_card
 from quail_lightning.configuration.files import find_config
+from quail_lightning.conversion.located import located
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.protocol import TextData
 from quail_lightning.data.tokenizer import load_tokenizer
@@ -82,6 +83,7 @@ def quantize(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device here", given="device: cuda", allowed="auto or cpu")
     quantizer = load_quantizer(to)
+    (model,) = located([model])
     config = load_config(model)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")

@@ -55,6 +55,11 @@ def _base_of_adapter(folder: Path) -> str | None:
     base = read_json(described).get("base_model_name_or_path")
     if not isinstance(base, str):
         return None
+    if base.lower().endswith(".gguf"):
+        raise InputError(
+            f"{folder} is an adapter without a tokenizer, and its base {base} is a GGUF file",
+            remedy=f"Convert it (quail convert {base}) and copy the result's tokenizer files to {folder}",
+        )
     return base if Path(base).is_dir() or not (folder / base).is_dir() else str(folder / base)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.casting import Cast
+from quail_lightning.models.gguf_files import ENDING, converted_folder, gguf_file
 from quail_lightning.models.loading_report import some
 from quail_lightning.models.non_finite import is_broken
 from quail_lightning.models.weight_files import ADAPTER, DTYPES, INDEX, SINGLE, StoredTensor, tensors_in
@@ -73,6 +74,16 @@ def adapter_in(name_or_path: str) -> AdapterFolder | None:
     Raises:
         InputError: it lies beside full weights, is no plain LoRA, names no base, or one that is not there.
     """
+    folder, base = Path(name_or_path), base_in(name_or_path)
+    return None if base is None else AdapterFolder(folder, _converted(folder, base), read_json(folder / ADAPTER))
+
+
+def base_in(name_or_path: str) -> str | None:
+    """What an adapter's folder names as its base, which may be a GGUF file; None for any other checkpoint.
+
+    Raises:
+        InputError: see ``adapter_in``.
+    """
     folder = Path(name_or_path)
     if not (folder / ADAPTER).exists():
         return None
@@ -84,7 +95,7 @@ def adapter_in(name_or_path: str) -> AdapterFolder | None:
     check_json_objects(folder, (ADAPTER,))
     config: dict[str, Any] = read_json(folder / ADAPTER)
     _refuse_other_kinds(folder, config)
-    return AdapterFolder(folder, _base(folder, config), config)
+    return _base(folder, config)
 
 
 def lora_change(a: Tensor, b: Tensor, scaling: float, transposed: bool) -> Tensor:
@@ -225,7 +236,7 @@ def _base(folder: Path, config: Mapping[str, Any]) -> str:
             f"{folder} is an adapter, and its {ADAPTER} does not name its base",
             remedy="Set base_model_name_or_path there to the checkpoint that it was trained on",
         )
-    places = [path for path in (Path(named), folder / named) if path.is_dir()]
+    places = [path for path in (Path(named), folder / named) if path.is_dir() or _is_gguf(path)]
     if not places and Path(named).is_absolute():
         raise InputError(
             f"{folder} is an adapter, and its base is missing: there is no folder {named}",
@@ -243,6 +254,22 @@ def _base(folder: Path, config: Mapping[str, Any]) -> str:
             remedy=f"Write the merged base first: quail quantize {named} --to bf16 --out NEW_FOLDER",
         )
     return str(places[0]) if places else named
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ENDING and path.is_file()
+
+
+def _converted(folder: Path, base: str) -> str:
+    """The base, or the conversion of one that is a GGUF file, which was made where the adapter was named."""
+    if (file := gguf_file(base)) is None:
+        return base
+    if not (converted := converted_folder(file)).is_dir():
+        raise InputError(
+            f"{folder} is an adapter, and its base {base} is a GGUF file that is not converted yet",
+            remedy=f"Convert it first: quail convert {base}",
+        )
+    return str(converted)
 
 
 def _matrices(adapter: AdapterFolder) -> dict[str, dict[str, StoredTensor]]:

@@ -25,6 +25,7 @@ from quail_lightning.models.casting import Cast, Rounding, default_rounding
 from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
 from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
 from quail_lightning.models.empty import empty_model
+from quail_lightning.models.gguf_files import ENDING
 from quail_lightning.models.integrity import check_checkpoint
 from quail_lightning.models.loading_report import refuse_incomplete, unfilled
 from quail_lightning.models.non_finite import refuse_non_finite
@@ -297,8 +298,11 @@ def _unloadable(name_or_path: str, error: Exception) -> InputError:
         said = f"{where} ({said})"
     elif not (folder / CONFIG).exists():
         said = f"the folder is no checkpoint in Hugging Face format, it holds no {CONFIG}"
+    remedy = "`quail finetune` makes a target and a retrained model"
+    if folder.suffix.lower() == ENDING or any(folder.glob(f"*{ENDING}")):
+        remedy = f"`quail convert {name_or_path}` makes such a folder of a GGUF file"
     return InputError(
         f"no model could be loaded from {name_or_path!r}: {said}",
         allowed="a folder in Hugging Face format with safetensors weights, or a name on the hub",
-        remedy="`quail finetune` makes a target and a retrained model",
+        remedy=remedy,
     )

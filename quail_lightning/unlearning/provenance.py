@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from quail_lightning.conversion.gguf_conversion import converted_from
 from quail_lightning.data.protocol import TextData
 from quail_lightning.data.text_digests import TEXTS, text_digests
 from quail_lightning.models.checkpoint import weights_digest
@@ -24,6 +25,7 @@ def sources(target: str, start: str | None, data: TextData) -> dict[str, Any]:
     """
     return {
         "target_sha256": weights_digest(target),
+        "target_converted_from": converted_from(target),
         "start_sha256": None if start in (None, target) else weights_digest(start),
         TEXTS: text_digests(data),
     }

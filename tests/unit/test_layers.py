@@ -15,7 +15,7 @@ LAYERS = [
     {"analysis", "callbacks"},
     {"unlearning", "evaluation", "comparison"},
     {"inference"},
-    {"reference", "quantization"},
+    {"reference", "quantization", "conversion"},
     {"objectives", "data", "models"},
     {"functional"},
     {"run"},
