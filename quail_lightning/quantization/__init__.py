@@ -5,6 +5,7 @@ from quail_lightning.quantization.awq import Awq
 from quail_lightning.quantization.bitsandbytes import BitsAndBytes
 from quail_lightning.quantization.body import quantized_linears
 from quail_lightning.quantization.computing import computing
+from quail_lightning.quantization.gguf.quantizer import Gguf
 from quail_lightning.quantization.gptq import Gptq
 from quail_lightning.quantization.named import available_precisions, load_quantizer
 from quail_lightning.quantization.protocol import Quantizer, QuantizesShards, quantized_copy
@@ -16,6 +17,7 @@ from quail_lightning.quantization.unquantized import Unquantized
 __all__ = [
     "Awq",
     "BitsAndBytes",
+    "Gguf",
     "Gptq",
     "Quantizer",
     "QuantizesShards",
