@@ -93,21 +93,20 @@ class BlockLevels:
             weight: as many values as were fitted, row by row, of any shape.
         """
         layout = LAYOUTS[self.kind]
-        step, start = self.step.unsqueeze(-1), self.start.unsqueeze(-1)
-        offset = weight.float().reshape(len(self.step), -1) - start
+        position = weight.float().reshape(len(self.step), -1) - self.start.unsqueeze(-1)
+        empty = self.step == 0
+        side = position[empty].sign()
         if self.kind.endswith("_K"):
-            position = (offset / step).round()
+            position.div_(self.step.unsqueeze(-1)).round_()
+        elif self.kind == "Q8_0":
+            # to the nearest: adding one half to 0.49999997 would give 1
+            whole = position.mul_(self.reciprocal.unsqueeze(-1)).trunc()
+            position.sub_(whole).mul_(2).trunc_().add_(whole)
         else:
-            position = offset * self.reciprocal.unsqueeze(-1)
-            # to the nearest, not by adding one half to ±0.49999997, which gives 1
-            whole = position.trunc()
-            if self.kind == "Q8_0":
-                position = whole + ((position - whole).abs() >= 0.5) * position.sign()
-            else:
-                position = (position + (layout.centre + 0.5)).trunc()
-        position = position.clamp(layout.lowest, layout.highest)
-        empty = layout.centre + offset.sign()
-        return torch.where(step == 0, empty, position).to(torch.int32).reshape(weight.shape)
+            position.mul_(self.reciprocal.unsqueeze(-1)).add_(layout.centre + 0.5).trunc_()
+        position.clamp_(layout.lowest, layout.highest)
+        position[empty] = layout.centre + side
+        return position.to(torch.int32).reshape(weight.shape)
 
     def value(self, index: Tensor) -> Tensor:
         """The weight that each bucket stands for, float32, shaped like ``index``."""

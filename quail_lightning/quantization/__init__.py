@@ -1,6 +1,11 @@
 """Quantized copies of a model, one protocol for all formats."""
 
-from quail_lightning.quantization.architecture import check_quantizers, described_share, partly_quantized
+from quail_lightning.quantization.architecture import (
+    check_quantizers,
+    described_share,
+    partly_quantized,
+    remarks,
+)
 from quail_lightning.quantization.awq import Awq
 from quail_lightning.quantization.bitsandbytes import BitsAndBytes
 from quail_lightning.quantization.body import quantized_linears
@@ -33,5 +38,6 @@ __all__ = [
     "partly_quantized",
     "quantized_copy",
     "quantized_linears",
+    "remarks",
     "widest_copy",
 ]

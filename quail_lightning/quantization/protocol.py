@@ -127,9 +127,12 @@ class WritesFile(Protocol):
             InputError: naming it.
         """
 
+    def file_tensors(self, model: PreTrainedModel) -> Mapping[str, int]:
+        """Type of tensors → how many the file holds; the model may be on the meta device."""
+
     def write_file(
         self, model: PreTrainedModel, tokenizer: Any, path: Path, provenance: Mapping[str, Any]
-    ) -> Mapping[str, int]:
+    ) -> None:
         """Write a whole model.
 
         Args:
@@ -137,9 +140,6 @@ class WritesFile(Protocol):
             tokenizer: of transformers.
             path: of the file; what is there is overwritten.
             provenance: noted in the file.
-
-        Returns:
-            type of tensors → how many there are.
 
         Raises:
             InputError: see ``Quantizer.quantize`` and ``check_file``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,33 @@ PROVENANCE = "quail.provenance"
 _PLAIN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-def tensor_bytes(model: PreTrainedModel, types: Mapping[str, BlockType]) -> int:
-    """What a model's tensors take in a file; the model may be on the meta device."""
-    total = 0
-    for name, parameter in model.named_parameters():
-        if name in types:
-            layout = LAYOUTS[types[name]]
-            total += parameter.numel() // layout.weights * layout.size
-        else:
-            total += parameter.numel() * (4 if parameter.ndim == 1 else model.dtype.itemsize)
-    return total
+def tensors_of(model: PreTrainedModel, types: Mapping[str, BlockType]) -> dict[str, tuple[str, Tensor, str]]:
+    """Name in a file → name of the parameter, weight and type; the model may be on the meta device.
+
+    A head that is the embedding is left out, and weights that layers share stand once for each.
+
+    Args:
+        model: of an architecture that has a name in GGUF.
+        types: parameter → block type; the other matrices keep the model's dtype, vectors are float32.
+    """
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    tensors: dict[str, tuple[str, Tensor, str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known = gguf_name(name)
+        assert known is not None
+        if not (tied and known == HEAD):
+            plain = "F32" if parameter.ndim == 1 else _PLAIN[model.dtype]
+            tensors[known] = name, parameter.detach(), types.get(name, plain)
+    if (divisors := rotation_divisors(model.config)) is not None:
+        tensors["rope_freqs.weight"] = "rope_freqs", divisors, "F32"
+    return tensors
+
+
+def size_of(weight: Tensor, kind: str) -> int:
+    """Bytes of a weight in a file."""
+    if (layout := LAYOUTS.get(kind)) is not None:  # type: ignore[call-overload]
+        return weight.numel() // layout.weights * layout.size
+    return weight.numel() * (4 if kind == "F32" else 2)
 
 
 def write(
@@ -43,19 +59,16 @@ def write(
     types: Mapping[str, BlockType],
     file_type: int,
     provenance: Mapping[str, Any],
-) -> dict[str, int]:
+) -> None:
     """Write a model; weights are packed one after another, while they are written.
 
     Args:
         model: of an architecture that has a name in GGUF, whole.
         tokenizer: that llama.cpp has as well.
         path: of the file, which is overwritten.
-        types: parameter → block type; the other matrices keep the model's dtype, vectors are float32.
+        types: see ``tensors_of``.
         file_type: llama.cpp's number, which readers show.
         provenance: noted in the file as JSON.
-
-    Returns:
-        Type of tensors → how many there are.
     """
     from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
 
@@ -67,18 +80,11 @@ def write(
     writer.add_quantization_version(GGML_QUANT_VERSION)
     add_metadata(writer, config)
     vocabulary(tokenizer, config.vocab_size).add_to(writer)
-    writer.add_string(PROVENANCE, json.dumps(provenance, ensure_ascii=False))
-    tensors: dict[str, tuple[str, Tensor, str]] = {}
-    for name, parameter in _weights(model):
-        known = gguf_name(name)
-        assert known is not None
-        plain = "F32" if parameter.ndim == 1 else _PLAIN[model.dtype]
-        tensors[known] = name, parameter.detach(), types.get(name, plain)
-    if (divisors := rotation_divisors(config)) is not None:
-        tensors["rope_freqs.weight"] = "rope_freqs", divisors, "F32"
+    writer.add_string(PROVENANCE, json.dumps(provenance, ensure_ascii=False, default=str))
+    tensors = tensors_of(model, types)
     for known, (_, weight, kind) in tensors.items():
         number = GGMLQuantizationType[kind]
-        writer.add_tensor_info(known, weight.shape, np.dtype(np.float16), _size(weight, kind), raw_dtype=number)
+        writer.add_tensor_info(known, weight.shape, np.dtype(np.float16), size_of(weight, kind), raw_dtype=number)
     try:
         writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
@@ -88,21 +94,6 @@ def write(
             writer.write_tensor_data(_content(name, ordered, kind))
     finally:
         writer.close()
-    return dict(Counter(kind for *_, kind in tensors.values()))
-
-
-def _weights(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
-    """All but a head that is the embedding; weights that layers share stand once for each."""
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    held = model.named_parameters(remove_duplicate=False)
-    return [(name, parameter) for name, parameter in held if not (tied and gguf_name(name) == HEAD)]
-
-
-def _size(weight: Tensor, kind: str) -> int:
-    """Bytes."""
-    if (layout := LAYOUTS.get(kind)) is not None:  # type: ignore[call-overload]
-        return weight.numel() // layout.weights * layout.size
-    return weight.numel() * (4 if kind == "F32" else 2)
 
 
 def _content(name: str, weight: Tensor, kind: str) -> NDArray[Any]:

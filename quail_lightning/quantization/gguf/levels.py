@@ -29,7 +29,9 @@ class BlockBuckets:
     def misfits(self, shapes: Shapes) -> list[str]:
         """Weights whose rows are cut into no whole number of blocks."""
         return [
-            f"{name} ({shape[-1]} inputs)" for name, shape in shapes.items() if fitting_type(self.kind, shape[-1]) is None
+            f"{name} ({shape[-1]} inputs)"
+            for name, shape in shapes.items()
+            if fitting_type(self.kind, shape[-1]) is None
         ]
 
     def fit(self, weight: Tensor, inputs: int, of_tensor: Bounds, of_model: Bounds) -> BlockLevels:

@@ -80,5 +80,3 @@ def rotation_divisors(config: Any) -> Tensor | None:
 def head_width(config: Any) -> int:
     """Of one head of the attention."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-

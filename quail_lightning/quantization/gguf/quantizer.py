@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from quail_lightning.models.sharded import own_rows, share, whole
 from quail_lightning.models.sharded_loading import cast_shards
 from quail_lightning.quantization.body import refuse_broken
 from quail_lightning.quantization.compressor import require_package
+from quail_lightning.quantization.gguf.file import size_of, tensors_of, write
 from quail_lightning.quantization.gguf.levels import MixtureBuckets
+from quail_lightning.quantization.gguf.metadata import check_metadata
 from quail_lightning.quantization.gguf.mixture import FILE_TYPES, FileType, fitting_type, is_70b, wanted_types
 from quail_lightning.quantization.gguf.names import EMBEDDING, HEAD, architecture_of, gguf_name
 from quail_lightning.quantization.gguf.tensors import packed
+from quail_lightning.quantization.gguf.vocabulary import vocabulary
 from quail_lightning.quantization.protocol import PreTrainedModel
 
 MOST_NAMED = 3  # tensors in one sentence
@@ -82,8 +86,9 @@ class Gguf:
             if kind != wanted[name]:
                 changed.setdefault((wanted[name], kind), []).append(name)
         return "; ".join(
-            f"{len(names)} tensors take {kind} in place of {before}, since {model.get_parameter(names[0]).shape[-1]} "
-            f"inputs are no multiple of 256 ({', '.join(names[:MOST_NAMED])}{', ...' * (len(names) > MOST_NAMED)})"
+            f"{len(names)} tensors take {kind} in place of {before}, since 256 does not divide their rows of "
+            f"{', '.join(map(str, sorted({model.get_parameter(name).shape[-1] for name in names})))} "
+            f"({', '.join(names[:MOST_NAMED])}{', ...' * (len(names) > MOST_NAMED)})"
             for (before, kind), names in changed.items()
         )
 
@@ -132,28 +137,25 @@ class Gguf:
 
     def file_bytes(self, model: PreTrainedModel) -> int:
         """See ``WritesFile``."""
-        from quail_lightning.quantization.gguf.file import tensor_bytes
+        return sum(size_of(weight, kind) for _, weight, kind in tensors_of(model, self.types(model)).values())
 
-        return tensor_bytes(model, self.types(model))
+    def file_tensors(self, model: PreTrainedModel) -> dict[str, int]:
+        """See ``WritesFile``."""
+        return dict(Counter(kind for *_, kind in tensors_of(model, self.types(model)).values()))
 
     def check_file(self, model: PreTrainedModel, tokenizer: Any) -> str:
         """See ``WritesFile``: positions and activations that llama.cpp computes, a tokenizer that it has."""
-        from quail_lightning.quantization.gguf.metadata import check_metadata
-        from quail_lightning.quantization.gguf.vocabulary import vocabulary
-
         architecture_of(model)
         vocabulary(tokenizer, model.config.vocab_size)
         return check_metadata(model.config)
 
     def write_file(
         self, model: PreTrainedModel, tokenizer: Any, path: Path, provenance: Mapping[str, Any]
-    ) -> dict[str, int]:
+    ) -> None:
         """See ``WritesFile``; ``provenance`` stands in the file under ``quail.provenance``."""
-        from quail_lightning.quantization.gguf.file import write
-
         types = self.types(model)
         self._examine(model, types)
-        return write(model, tokenizer, path, types, FILE_TYPES[self.file_type][0], provenance)
+        write(model, tokenizer, path, types, FILE_TYPES[self.file_type][0], provenance)
 
     def _wanted(self, model: PreTrainedModel) -> dict[str, BlockType]:
         """The mixture's types by the names of the parameters, whatever their rows."""
@@ -166,12 +168,9 @@ class Gguf:
         config = model.config
         grouped = config.num_key_value_heads != config.num_attention_heads
         layers = config.num_hidden_layers
-        wanted = wanted_types(
-            self.file_type, {*names.values()}, layers, is_70b(architecture, layers, grouped)
-        )
+        wanted = wanted_types(self.file_type, {*names.values()}, layers, is_70b(architecture, layers, grouped))
         outside = set() if self.embeddings else {EMBEDDING, HEAD}
         return {name: wanted[known] for name, known in names.items() if known not in outside}
 
     def _examine(self, model: PreTrainedModel, names: Sequence[str] | Mapping[str, Any]) -> None:
         refuse_broken([name for name in names if not is_finite(whole(model.get_parameter(name).detach()))])
-

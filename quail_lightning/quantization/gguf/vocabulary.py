@@ -103,7 +103,15 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
         raise _unknown(f"it cuts by {' and '.join(steps) or 'no rule'}, which llama.cpp has no name for")
     tokens, types = _tokens(tokenizer, ids, size, model.get("unk_token") if kind == "llama" else None)
     return Vocabulary(
-        kind, pre, tokens, types, merges, scores, _special(tokenizer), adds, getattr(tokenizer, "chat_template", None)
+        kind,
+        pre,
+        tokens,
+        types,
+        merges,
+        scores,
+        _special(tokenizer),
+        adds,
+        getattr(tokenizer, "chat_template", None),
     )
 
 
