@@ -24,8 +24,8 @@ _LOADING = {
         '`quantization_config=AwqConfig(backend="torch_awq")` gives the evaluated copy\'s logits exactly.'
     ),
     "xllamacpp": (
-        "GGUF: `llama-server -m model.gguf`, Ollama, LM Studio. The evaluated copy holds the values that the blocks "
-        "stand for, in the dtype above; llama.cpp rounds the activations of each product to 8 bits as well."
+        "GGUF: `llama-server -m model.gguf`, Ollama, LM Studio. The evaluated copy holds the values that the "
+        "blocks stand for, in the dtype above; llama.cpp rounds the activations of each product to 8 bits as well."
     ),
 }
 

@@ -127,7 +127,7 @@ def _quantize(
     original = load_model(model, held)
     torch.nn.Module.to(original, place)
     calibrated = calibration if quantizer.needs_calibration else None
-    made = {
+    made: dict[str, Any] = {
         "precision": to,
         "of": model,
         "of_sha256": weights_digest(model),

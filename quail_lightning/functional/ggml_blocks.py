@@ -1,6 +1,6 @@
 """The blocks of ggml's quantized tensors: their layout in bytes, and what a weight becomes in each.
 
-A row is cut into blocks; a block holds scales and the weights' indices q. Sub-blocks of 32 (Q6_K: 16) share a step:
+A row is cut into blocks; a block holds scales and the weights' indices q. 32 weights (Q6_K: 16) share a step:
 
 =====  ========  =====  =========================  ==================================
 type   a block   bytes  weight                     q of the weight x
@@ -146,7 +146,7 @@ def _unrounded(blocks: Floats, kind: BlockType) -> tuple[Floats, Floats]:
     zero = np.zeros(len(blocks), np.float32)
     if kind == "Q5_1":
         low, high = blocks.min(axis=1), blocks.max(axis=1)
-        return (high - low) / np.float32(31), low
+        return ((high - low) / np.float32(31)).astype(np.float32), low
     # the first of the largest magnitude, with its sign: the outermost index is negative
     outermost = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)[:, 0]
     if kind == "Q8_0":

@@ -28,9 +28,9 @@ class Quantizer(Protocol):
 
     The contract, kept for all of them by ``tests/contracts/test_quantizers.py``: the input is unchanged bit for
     bit and shares no memory with the copy; only matrices of the language model's body are quantized
-    (``targets``; GGUF's, as its files hold them, quantize embedding and head too; AWQ and SmoothQuant also move a
-    factor of each channel from a linear layer into the norm or layer before it, which stays in full precision); the
-    same input and calibration give the same copy; torch's, Python's and numpy's random states are as before.
+    (``targets``; GGUF's, as its files hold them, quantize embedding and head too; AWQ and SmoothQuant also move
+    a factor of each channel from a linear layer into the norm or layer before it, which stays in full precision);
+    the same input and calibration give the same copy; torch's, Python's and numpy's random states are as before.
     """
 
     @property

@@ -75,7 +75,7 @@ def write(
     config, architecture = model.config, architecture_of(model)
     writer = GGUFWriter(None, architecture)
     writer.add_type("model")
-    writer.add_name(str(provenance.get("target") or path.stem))
+    writer.add_name(Path(str(provenance.get("target") or model.name_or_path or "model")).name)
     writer.add_file_type(file_type)
     writer.add_quantization_version(GGML_QUANT_VERSION)
     add_metadata(writer, config)
@@ -98,7 +98,7 @@ def write(
 
 def _content(name: str, weight: Tensor, kind: str) -> NDArray[Any]:
     if kind in LAYOUTS:
-        return packed(name, weight, kind)[0]  # type: ignore[arg-type]
+        return packed(name, weight, kind)[0]
     held = weight.cpu().contiguous()
     if kind == "BF16":
         return held.view(torch.int16).numpy()

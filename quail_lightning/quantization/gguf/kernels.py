@@ -99,7 +99,7 @@ def _library() -> Any:
     except (StopIteration, OSError, AttributeError) as error:
         raise InputError(
             f"the xllamacpp that is installed here does not give ggml's quantization ({error or 'no library'})",
-            remedy="Run: pip install 'quail-lightning[gguf]' on Linux or macOS; on other systems save the model by "
-            "`quail quantize --to bf16` and quantize it with llama.cpp's own programs",
+            remedy="Run: pip install 'quail-lightning[gguf]' on Linux or macOS; on other systems save the model "
+            "by `quail quantize --to bf16` and quantize it with llama.cpp's own programs",
         ) from error
     return library

@@ -28,11 +28,8 @@ class BlockBuckets:
 
     def misfits(self, shapes: Shapes) -> list[str]:
         """Weights whose rows are cut into no whole number of blocks."""
-        return [
-            f"{name} ({shape[-1]} inputs)"
-            for name, shape in shapes.items()
-            if fitting_type(self.kind, shape[-1]) is None
-        ]
+        inputs = {name: shape[-1] for name, shape in shapes.items()}
+        return [f"{name} ({count} inputs)" for name, count in inputs.items() if not fitting_type(self.kind, count)]
 
     def fit(self, weight: Tensor, inputs: int, of_tensor: Bounds, of_model: Bounds) -> BlockLevels:
         """By the scales that llama.cpp's kernel finds."""

@@ -29,7 +29,8 @@ def check_metadata(config: Any) -> str:
         raise InputError(
             f"a GGUF file of this model is not written here: it has {' and '.join(found)}",
             allowed=f"rotary positions of type {', '.join(ROTATIONS)}, and silu",
-            remedy="Convert and quantize the 16-bit checkpoint (`quail quantize --to bf16`) with llama.cpp's programs",
+            remedy="Convert and quantize the 16-bit checkpoint (`quail quantize --to bf16`) with llama.cpp's own "
+            "programs",
         )
     window = getattr(config, "sliding_window", None)
     if window is None or window >= config.max_position_embeddings:

@@ -73,9 +73,9 @@ def layer_count(names: Iterable[str]) -> int:
 def permuted(weight: Tensor, name: str, architecture: str, heads: int, shared_heads: int) -> Tensor:
     """A query or key matrix, or its bias, with its rows in llama.cpp's order; anything else as it is.
 
-    For ``llama`` it turns neighbouring rows of a head together, where transformers turns those that lie half a head
-    apart: row j of a head's first half goes to 2j, of its second to 2j + 1. Rows are quantized one by one, so the
-    order changes none.
+    For ``llama`` it turns neighbouring rows of a head together, where transformers turns those that lie half a
+    head apart: row j of a head's first half goes to 2j, of its second to 2j + 1. Rows are quantized one by one, so
+    the order changes none.
 
     Args:
         weight: [outputs, ...].

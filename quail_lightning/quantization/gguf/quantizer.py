@@ -27,7 +27,7 @@ from quail_lightning.quantization.gguf.tensors import packed
 from quail_lightning.quantization.gguf.vocabulary import vocabulary
 from quail_lightning.quantization.protocol import PreTrainedModel
 
-MOST_NAMED = 3  # tensors in one sentence
+MOST_NAMED = 3  # tensors in one error
 
 
 class Gguf:
@@ -86,9 +86,9 @@ class Gguf:
             if kind != wanted[name]:
                 changed.setdefault((wanted[name], kind), []).append(name)
         return "; ".join(
-            f"{len(names)} tensors take {kind} in place of {before}, since 256 does not divide their rows of "
-            f"{', '.join(map(str, sorted({model.get_parameter(name).shape[-1] for name in names})))} "
-            f"({', '.join(names[:MOST_NAMED])}{', ...' * (len(names) > MOST_NAMED)})"
+            f"{kind} in place of {before} in rows of "
+            f"{', '.join(map(str, sorted({model.get_parameter(name).shape[-1] for name in names})))}, which 256 does "
+            f"not divide: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             for (before, kind), names in changed.items()
         )
 

@@ -25,7 +25,8 @@ def packed(name: str, weight: Tensor, kind: BlockType) -> tuple[Bytes, Tensor]:
     values = unpack(blocks, kind)
     if not is_finite(values):
         raise InputError(
-            f"{name} holds weights of up to {weight.abs().max():.3g}, whose scale in {kind} is beyond half precision",
+            f"{name} holds weights of up to {weight.abs().max():.3g}, whose scale in {kind} is beyond half "
+            "precision",
             remedy="Use nf4 or a uniform grid for this model",
         )
     return blocks, values

@@ -13,7 +13,10 @@ from quail_lightning.errors import InputError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of tokens, by llama.cpp's numbers."""
 
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _PRE_TOKENIZERS: dict[tuple[str, ...], tuple[str, bool]] = {
     ("GPT-2's pattern",): ("gpt-2", False),
     ("digits", "GPT-2's pattern"): ("smollm", False),
@@ -102,17 +105,8 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     else:
         raise _unknown(f"it cuts by {' and '.join(steps) or 'no rule'}, which llama.cpp has no name for")
     tokens, types = _tokens(tokenizer, ids, size, model.get("unk_token") if kind == "llama" else None)
-    return Vocabulary(
-        kind,
-        pre,
-        tokens,
-        types,
-        merges,
-        scores,
-        _special(tokenizer),
-        adds,
-        getattr(tokenizer, "chat_template", None),
-    )
+    template = getattr(tokenizer, "chat_template", None)
+    return Vocabulary(kind, pre, tokens, types, merges, scores, _special(tokenizer), adds, template)
 
 
 def _steps(described: Mapping[str, Any]) -> tuple[str, ...]:
@@ -173,7 +167,7 @@ def _tokens(tokenizer: Any, ids: Mapping[str, int], size: int, unknown: str | No
         if added.lstrip or added.rstrip or added.single_word:
             raise _unknown(f"its token {added.content!r} takes the spaces around it or stands by itself alone")
         tokens[number], types[number] = added.content, CONTROL if added.special else USER_DEFINED
-    if unknown in ids:
+    if unknown is not None and unknown in ids:
         types[ids[unknown]] = UNKNOWN
     return tokens, types
 
