@@ -22,7 +22,7 @@ even index, those of Q8_0 away from zero. Source: ggml-common.h and ggml-quants.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor
 
 BlockType = Literal["Q4_0", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
 Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 class Layout(NamedTuple):
@@ -146,7 +146,7 @@ def _unrounded(blocks: Floats, kind: BlockType) -> tuple[Floats, Floats]:
     zero = np.zeros(len(blocks), np.float32)
     if kind == "Q5_1":
         low, high = blocks.min(axis=1), blocks.max(axis=1)
-        return ((high - low) / np.float32(31)).astype(np.float32), low
+        return (high - low) / np.float32(31), low
     # the first of the largest magnitude, with its sign: the outermost index is negative
     outermost = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)[:, 0]
     if kind == "Q8_0":
