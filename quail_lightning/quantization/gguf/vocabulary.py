@@ -13,6 +13,7 @@ from quail_lightning.errors import InputError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of tokens, by llama.cpp's numbers."""
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -100,7 +101,9 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     if (found := _PRE_TOKENIZERS.get(steps)) is not None and found[1] == bool(model.get("ignore_merges")):
         kind, pre, scores = "gpt2", found[0], []
     elif model.get("byte_fallback") and _marks_spaces(described):
-        kind, pre, scores = "llama", "default", _scores(ids, merges, size)
+        added = {each.content for each in tokenizer.added_tokens_decoder.values()}
+        pieces = {text: number for text, number in ids.items() if text not in added and not _BYTE.fullmatch(text)}
+        kind, pre, scores = "llama", "default", _scores(pieces, merges, size)
         merges = []
     else:
         raise _unknown(f"it cuts by {' and '.join(steps) or 'no rule'}, which llama.cpp has no name for")
@@ -135,7 +138,7 @@ def _marks_spaces(described: Mapping[str, Any]) -> bool:
     return steps in ({"Prepend", "Replace"}, {"Replace"}, {"Metaspace"})
 
 
-def _scores(ids: Mapping[str, int], merges: Sequence[str], size: int) -> list[float]:
+def _scores(pieces: Mapping[str, int], merges: Sequence[str], size: int) -> list[float]:
     """SentencePiece's scores: the piece that is merged first has the highest.
 
     Raises:
@@ -145,14 +148,14 @@ def _scores(ids: Mapping[str, int], merges: Sequence[str], size: int) -> list[fl
     for rank, merge in enumerate(merges):
         first.setdefault(merge.replace(" ", ""), rank)
     listed = set(merges)
-    for piece in first:
+    for piece in pieces:
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
-            if left in ids and right in ids and f"{left} {right}" not in listed:
+            if left in pieces and right in pieces and f"{left} {right}" not in listed:
                 raise _unknown(f"{piece!r} is never merged from {left!r} and {right!r}, as SentencePiece would")
     scores = [-float(len(merges))] * size
     for piece, rank in first.items():
-        scores[ids[piece]] = -float(rank)
+        scores[pieces[piece]] = -float(rank)
     return scores
 
 
@@ -161,7 +164,7 @@ def _tokens(tokenizer: Any, ids: Mapping[str, int], size: int, unknown: str | No
     tokens, types = [f"[PAD{number}]" for number in range(size)], [UNUSED] * size
     for text, number in ids.items():
         tokens[number], types[number] = text, NORMAL
-        if unknown is not None and re.fullmatch("<0x[0-9A-F]{2}>", text):
+        if unknown is not None and _BYTE.fullmatch(text):
             types[number] = BYTE
     for number, added in tokenizer.added_tokens_decoder.items():
         if added.lstrip or added.rstrip or added.single_word:

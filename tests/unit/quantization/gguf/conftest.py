@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 TEXTS = [
@@ -39,7 +49,24 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     """Every way to put a piece together is a merge, as in vocabularies that come from SentencePiece."""
     whole = [text.replace(" ", "▁") for text in TEXTS]
     characters = sorted({character for text in whole for character in text} | {"▁"})
-    pieces = ["▁t", "he", "▁the", "an", "▁an", "▁and", "ra", "in", "re", "▁T", "he▁", "ca", "12", "34", "1234", "▁c"]
+    pieces = [
+        "▁t",
+        "he",
+        "▁the",
+        "an",
+        "▁an",
+        "▁and",
+        "ra",
+        "in",
+        "re",
+        "▁T",
+        "he▁",
+        "ca",
+        "12",
+        "34",
+        "1234",
+        "▁c",
+    ]
     ids = {"<unk>": 0, BOS: 1, EOS: 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     for piece in [*pieces, *characters]:
         ids.setdefault(piece, len(ids))
@@ -49,7 +76,9 @@ def sentencepiece() -> PreTrainedTokenizerFast:
         for cut in range(1, len(piece))
         if piece[:cut] in ids and piece[cut:] in ids
     ]
-    tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=ids, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -105,9 +134,9 @@ def wide_model():
             model = AutoModelForCausalLM.from_config(config_class(**sizes | changes))
             with torch.no_grad():
                 for parameter in model.parameters():
-                    parameter.mul_(4).add_(0.02 * torch.randn_like(parameter)) if parameter.ndim > 1 else parameter.add_(
-                        0.2 * torch.randn_like(parameter)
-                    )
+                    parameter.mul_(4).add_(
+                        0.02 * torch.randn_like(parameter)
+                    ) if parameter.ndim > 1 else parameter.add_(0.2 * torch.randn_like(parameter))
         return model.to(dtype).eval()
 
     return build

@@ -79,7 +79,9 @@ def test_a_tied_head_is_written_once_and_has_the_head_s_type(wide_model, tokeniz
     assert held["token_embd.weight"][0] == "Q6_K"
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [(torch.bfloat16, "BF16"), (torch.float16, "F16"), (torch.float32, "F32")])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [(torch.bfloat16, "BF16"), (torch.float16, "F16"), (torch.float32, "F32")]
+)
 def test_embedding_and_head_can_be_left_as_they_are(dtype, kind, wide_model, tokenizers_by_name, tmp_path):
     model, quantizer = wide_model(dtype=dtype), Gguf("q4_k_m", embeddings=False)
     copy = quantizer.quantize(model)
