@@ -80,16 +80,16 @@ class Gguf:
     def remark(self, model: PreTrainedModel) -> str:
         """See ``Remarks``: the tensors whose rows do not hold whole blocks of 256."""
         wanted = self._wanted(model)
-        taken = self.types(model)
-        changed: dict[tuple[BlockType, BlockType], list[str]] = {}
-        for name, kind in taken.items():
+        changed: dict[tuple[BlockType, BlockType], tuple[str, int, set[int]]] = {}
+        for name, kind in self.types(model).items():
             if kind != wanted[name]:
-                changed.setdefault((wanted[name], kind), []).append(name)
+                first, count, lengths = changed.get((wanted[name], kind), (name, 0, set()))
+                lengths = lengths | {model.get_parameter(name).shape[-1]}
+                changed[wanted[name], kind] = first, count + 1, lengths
         return "; ".join(
-            f"{kind} in place of {before} in rows of "
-            f"{', '.join(map(str, sorted({model.get_parameter(name).shape[-1] for name in names})))}, which 256 does "
-            f"not divide: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-            for (before, kind), names in changed.items()
+            f"{kind} in place of {before} in rows of {', '.join(map(str, sorted(lengths)))}, which 256 does not "
+            f"divide: {first}" + (f" and {count - 1} more" if count > 1 else "")
+            for (before, kind), (first, count, lengths) in changed.items()
         )
 
     def types(self, model: PreTrainedModel) -> dict[str, BlockType]:

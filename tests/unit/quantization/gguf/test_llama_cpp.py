@@ -1,4 +1,4 @@
-"""llama.cpp itself loads what is written, cuts texts alike and gives the copy's probabilities within its arithmetic."""
+"""llama.cpp itself loads what is written, cuts texts alike and gives the copy's probabilities."""
 
 import json
 import urllib.request
@@ -136,7 +136,7 @@ def test_quantized_files_give_the_copy_s_probabilities_but_for_8_bit_activations
 
 
 def rounding(block: int):
-    """A hook that rounds a product's input as llama.cpp does: one scale for each block, of 32 in half precision."""
+    """A hook that rounds a product's input as llama.cpp does: a scale for each block, of 32 in half precision."""
 
     def hook(_, given):
         blocks = given[0].reshape(-1, block)

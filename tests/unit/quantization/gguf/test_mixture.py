@@ -72,8 +72,8 @@ def test_rows_without_whole_blocks_of_256_take_blocks_of_32(wanted, inputs, take
         ("llama", 80, False, False),
         ("qwen2", 80, False, True),
         ("qwen3", 80, True, False),
-    ]
-    + [("llama", 32, True, False)],
+        ("llama", 32, True, False),
+    ],
 )
 def test_llama_cpp_tells_70_billion_parameters_by_the_layers(architecture, layers, grouped, expected):
     assert is_70b(architecture, layers, grouped) is expected
