@@ -68,7 +68,9 @@ def test_a_name_that_ends_in_gguf_is_the_file(saved, capsys):
     assert told["tensors"] == {"Q8_0": 2, "Q5_0": 11, "Q6_K": 1, "Q4_K": 1, "F32": 5}
     copy = load_quantizer("q4_k_m").quantize(load_model(saved, torch.bfloat16).float())
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader("deep/elm.gguf").tensors}
-    found = gguf.quants.dequantize(tensors["blk.1.ffn_down.weight"].data, tensors["blk.1.ffn_down.weight"].tensor_type)
+    found = gguf.quants.dequantize(
+        tensors["blk.1.ffn_down.weight"].data, tensors["blk.1.ffn_down.weight"].tensor_type
+    )
     assert torch.equal(torch.from_numpy(found), copy.model.layers[1].mlp.down_proj.weight)
 
 
@@ -112,7 +114,7 @@ def test_other_names_are_refused_before_anything_is_loaded(saved, to, out, told)
 
 def test_a_tokenizer_that_llama_cpp_lacks_is_refused_before_a_weight_is_loaded(checkpoint, monkeypatch):
     monkeypatch.setattr("quail_lightning.commands.quantize.load_model", lambda *_: pytest.fail("loaded"))
-    with pytest.raises(InputError, match="llama.cpp has no tokenizer that cuts texts as this model's does"):
+    with pytest.raises(InputError, match=r"llama\.cpp has no tokenizer that cuts texts as this model's does"):
         quantize(checkpoint, "q4_0", "m.gguf")
 
 

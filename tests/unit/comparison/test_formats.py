@@ -1,11 +1,13 @@
 """What formats deliver, against the quantizers themselves and against float64 sums."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
 
 from quail_lightning.comparison import ModelWeights, Questions, compare, formats, parameter_roles, total_delivery
-from quail_lightning.quantization import BitsAndBytes, Uniform, quantized_linears
+from quail_lightning.quantization import BitsAndBytes, Gguf, Uniform, quantized_linears
 
 from .conftest import llama, nudged
 
@@ -17,6 +19,9 @@ QUANTIZERS = {
     "nf4": BitsAndBytes("nf4"),
     "fp4": BitsAndBytes("fp4"),
 }
+if all(map(find_spec, ("gguf", "xllamacpp"))):
+    # a mixture: of these widths blocks of 32 in two types
+    QUANTIZERS |= {"q4_k_m": Gguf("q4_k_m"), "q4_0": Gguf("q4_0")}
 
 
 @pytest.fixture(scope="module")
