@@ -133,3 +133,10 @@ def test_a_disk_that_fills_leaves_nothing(saved, monkeypatch, out):
     with pytest.raises(RunError, match=r"could not be written .*No space left on device.*Make room"):
         quantize(saved, "q4_0", out)
     assert list(Path().iterdir()) == []
+
+
+def test_it_is_evaluated_like_any_precision_and_the_note_names_the_fallbacks(checkpoint, corpus_folder):
+    where = ["--benchmark", "muse-news", "--corpus", str(corpus_folder), "--limit", "1", "--json", "out.json"]
+    main(["evaluate", checkpoint, *where, "--precisions", "q4_k_m"])
+    found = json.loads(Path("out.json").read_text())
+    assert "Q5_0 in place of Q4_K in rows of 64" in json.dumps(found)
