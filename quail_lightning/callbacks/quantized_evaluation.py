@@ -42,6 +42,7 @@ from quail_lightning.quantization import (
     check_shards,
     load_quantizer,
     partly_quantized,
+    remarks,
 )
 from quail_lightning.run.folder import run_folder
 from quail_lightning.run.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
@@ -108,6 +109,7 @@ class QuantizedEvaluation(Callback):
         self._calibration_tokens: Tensor | None = None
         self._said: dict[tuple[str, str], BenchmarkLog] = {}  # by model and precision, lately
         self._shares: dict[str, float] = {}  # of the body's weights, that each precision quantizes
+        self._remarks = ""
 
     # --- when ------------------------------------------------------------------------------------------
 
@@ -138,6 +140,7 @@ class QuantizedEvaluation(Callback):
         for checkpoint in filter(None, (pl_module.target, self.retrained)):
             shares = check_quantizers(load_config(str(checkpoint)), self.quantizers, pl_module.export_dtype)
             self._shares = self._shares or shares  # the target's, which comes first
+        self._remarks = remarks(load_config(pl_module.target), self.quantizers, pl_module.export_dtype)
         if pl_module.export.sharded:
             self._check_shards()
         data = data_of(trainer)
@@ -353,6 +356,7 @@ class QuantizedEvaluation(Callback):
             describe_opening(data.served.tokenizer),
             f"Calibration of {', '.join(calibrated)}: {self.calibration.describe()}." if calibrated else "",
             partly_quantized(self._shares),
+            self._remarks,
         ]
         return " ".join(filter(None, notes))
 

@@ -228,6 +228,7 @@ def evaluate(
         for model, at in plan.precisions.items()
         for note in (
             partly_quantized(evaluation.check(model, read[model], at)),
+            evaluation.remarks(model, at),
             describe_opening(load_tokenizer(model)),
         )
     ]

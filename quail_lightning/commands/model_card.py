@@ -31,6 +31,10 @@ _LOADING = {
         "on a CPU, "
         '`quantization_config=AwqConfig(backend="torch_awq")` gives the evaluated copy\'s logits exactly.'
     ),
+    "xllamacpp": (
+        "GGUF: `llama-server -m model.gguf`, Ollama, LM Studio. The evaluated copy holds the values that the "
+        "blocks stand for, in the dtype above; llama.cpp rounds the activations of each product to 8 bits as well."
+    ),
 }
 
 
@@ -43,21 +47,24 @@ def model_card(
         model: the checkpoint that was quantized; results are looked for in its folder and the one above.
         provenance: what was noted beside it; empty where it is not one of ours.
         made: ``precision``, ``dtype``, ``quantizer`` (its config file), ``simulated``, the ``share`` of the body's
-            weights that is quantized, and the ``backend``.
+            weights that is quantized, the ``backend``, and of a GGUF file its ``tensors``.
         calibration: what the quantizer was calibrated on; None where it needs nothing.
     """
     base = provenance.get("target") or model
+    library = "transformers" if "tensors" not in made else "gguf"
     parts = [
-        f"---\nlibrary_name: transformers\nbase_model: {json.dumps(str(base))}\ntags: [quantized]\n---",
+        f"---\nlibrary_name: {library}\nbase_model: {json.dumps(str(base))}\ntags: [quantized]\n---",
         f"# {Path(model).name}, {made['precision']}",
         f"Base: `{base}`. Quantized from `{model}`, whose weights were cast to {made['dtype']} first.",
         f"## Method\n\n{described_method(provenance)}",
         f"## Quantizer\n\n```yaml\n{made['quantizer'].strip()}\n```",
     ]
     rest = ", the rest kept in 16 bits" if made["share"] < WORTH_SAYING else ""
-    parts.append(
-        f"Quantized: {described_share(made['share'])}{rest}; embeddings, head, norms and biases never are."
+    tensors = made.get("tensors")
+    outside = (
+        "embeddings, head, norms and biases never are" if tensors is None else f"tensors: {_counted(tensors)}"
     )
+    parts.append(f"Quantized: {described_share(made['share'])}{rest}; {outside}.")
     if converted := provenance.get(CONVERTED):
         parts.append(described_grid(converted["types"]))
     if made["simulated"]:
@@ -72,6 +79,11 @@ def model_card(
         parts.append("**Calibrated on the forget set**, deliberately: a study, not for deployment.")
     parts.append(f"## Results\n\n{described_results(_folder_of_results(Path(model)), [made['precision']])}")
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _counted(tensors: Mapping[str, int]) -> str:
+    """``16 Q4_K, 61 F32``."""
+    return ", ".join(f"{count} {kind}" for kind, count in tensors.items())
 
 
 def _folder_of_results(model: Path) -> Path | None:

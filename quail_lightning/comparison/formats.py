@@ -13,7 +13,14 @@ from quail_lightning.comparison.bounds import joined
 from quail_lightning.comparison.result import Delivery, Overlap
 from quail_lightning.errors import InputError
 from quail_lightning.quantization import Quantizer
-from quail_lightning.quantization.protocol import Bounds, Buckets, Fitted, HasBuckets, SharesRanges
+from quail_lightning.quantization.protocol import (
+    Bounds,
+    Buckets,
+    Fitted,
+    HasBuckets,
+    MixedBuckets,
+    SharesRanges,
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,11 @@ class Format:
         Raises:
             InputError: naming weights that do not fit.
         """
-        if misfits := self.buckets.misfits(shapes):
-            raise InputError(
-                f"{self.name} does not fit {', '.join(misfits[:3])}",
-                remedy="Leave this precision out, or write one with another group_size",
-            )
+        _refuse(self.name, self.buckets.misfits(shapes))
+
+    def of_each(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Format]:
+        """The format of every weight: itself."""
+        return dict.fromkeys(shapes, self)
 
     def ranges(self, of_tensors: Mapping[str, Bounds]) -> dict[str, Bounds]:
         """The range that each weight's levels are fitted to: its own, or that of all which share one.
@@ -83,7 +90,36 @@ class Format:
         )
 
 
-def formats(quantizers: Mapping[str, Quantizer]) -> list[Format]:
+@dataclass(frozen=True)
+class Mixture:
+    """A precision that is another format for another weight.
+
+    Attributes:
+        name: of the precision.
+        buckets: the levels of each.
+    """
+
+    name: str
+    buckets: MixedBuckets
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """See ``Format``."""
+        _refuse(self.name, self.buckets.misfits(shapes))
+
+    def of_each(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Format]:
+        """The format of every weight.
+
+        Args:
+            shapes: of all quantized weights, by their names; ``check`` let them pass.
+        """
+        return {name: Format(self.name, buckets) for name, buckets in self.buckets.of_each(shapes).items()}
+
+    def ranges(self, of_tensors: Mapping[str, Bounds]) -> dict[str, Bounds]:
+        """See ``Format``; every weight has its own."""
+        return dict(of_tensors)
+
+
+def formats(quantizers: Mapping[str, Quantizer]) -> list[Format | Mixture]:
     """The quantizers as formats.
 
     Args:
@@ -100,16 +136,28 @@ def formats(quantizers: Mapping[str, Quantizer]) -> list[Format]:
         raise InputError(
             "the buckets of a format must follow from the weights alone",
             given=", ".join(unusable),
-            allowed="nf4, fp4, nvfp4, mxfp4, fp8, bf16 and the uniform grids, without mixed bits",
+            allowed="nf4, fp4, nvfp4, mxfp4, fp8, bf16, GGUF's and the uniform grids, without mixed bits",
             remedy="How other formats keep the forgetting is what `quail test` measures",
         )
-    return [Format(name, buckets) for name, buckets in found.items() if buckets is not None]
+    return [
+        Mixture(name, buckets) if isinstance(buckets, MixedBuckets) else Format(name, buckets)
+        for name, buckets in found.items()
+        if buckets is not None
+    ]
 
 
 def piece_length(wanted: int, size: int, inputs: int, used: Sequence[Format]) -> int:
     """How many values of a tensor are looked at together: whole rows and blocks, about as many as wanted."""
     unit = math.lcm(*(used_format.buckets.unit(inputs) for used_format in used))
     return min(size, max(1, wanted // unit) * unit)
+
+
+def _refuse(name: str, misfits: Sequence[str]) -> None:
+    if misfits:
+        raise InputError(
+            f"{name} does not fit {', '.join(misfits[:3])}",
+            remedy="Leave this precision out, or write one with another group_size",
+        )
 
 
 def _dot(first: Tensor, second: Tensor) -> float:

@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 
 from quail_lightning.comparison.bounds import Ranges, joined, ranges
-from quail_lightning.comparison.formats import Format
+from quail_lightning.comparison.formats import Format, Mixture
 from quail_lightning.comparison.parameters import Role
 from quail_lightning.comparison.pieces import PieceReader
 from quail_lightning.comparison.result import (
@@ -49,7 +49,7 @@ class Questions:
     bits: Sequence[int] = (16, 8, 4)
     granularities: Sequence[SharedStep] = ("global", "tensor")
     kinds: Sequence[GridKind] = ("minmax-floor",)
-    formats: Sequence[Format] = ()
+    formats: Sequence[Format | Mixture] = ()
 
     def __post_init__(self) -> None:
         if not self.bits or not all(1 <= bits <= 16 for bits in self.bits):
@@ -138,9 +138,10 @@ def _plans(
             joined(found.reference[name] for name in within),
             joined(found.model[name] for name in within),
         )
-    quantized = [name for name in names if parameters[name].quantized]
-    of_formats = [
-        tuple(used.ranges({name: of[name] for name in quantized}) for of in (found.reference, found.model))
+    shapes = {name: reference.shapes[name] for name in names if parameters[name].quantized}
+    formats = [used.of_each(shapes) for used in questions.formats]
+    ranges = [
+        tuple(used.ranges({name: of[name] for name in shapes}) for of in (found.reference, found.model))
         for used in questions.formats
     ]
     for name in names:
@@ -157,8 +158,8 @@ def _plans(
             role,
             (reference.dtype(name), model.dtype(name)),
             lanes,
-            questions.formats if role.quantized else (),
-            [(before[name], after[name]) for before, after in of_formats] if role.quantized else (),
+            [of_each[name] for of_each in formats] if role.quantized else (),
+            [(before[name], after[name]) for before, after in ranges] if role.quantized else (),
             own,
             of_model["quantized"],
         )

@@ -34,7 +34,7 @@ from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.inference.encoding import positions
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config, load_model, weights_digest
-from quail_lightning.quantization import check_quantizers
+from quail_lightning.quantization import check_quantizers, remarks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,6 +100,11 @@ class CheckpointEvaluation:
         if served := self._served(model, precisions):
             self._check_served(model, data, served)
         return shares
+
+    def remarks(self, model: str, precisions: Sequence[Precision]) -> str:
+        """What its precisions say of a model that ``check`` let pass."""
+        made = {each.name: each.quantizer for each in precisions if each.config != AS_STORED}
+        return remarks(load_config(model), made) if made else ""
 
     def evaluate(
         self, model: str, data: BenchmarkData, precisions: Sequence[Precision], progress: Progress

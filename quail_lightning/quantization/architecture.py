@@ -10,7 +10,7 @@ import torch
 from quail_lightning.errors import InputError
 from quail_lightning.models.empty import empty_model
 from quail_lightning.quantization.body_weights import quantized_share
-from quail_lightning.quantization.protocol import Quantizer
+from quail_lightning.quantization.protocol import Quantizer, Remarks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -49,6 +49,24 @@ def check_quantizers(
             " ".join([*told, f"{name}: {last.fact}"]), given=last.given, allowed=last.allowed, remedy=last.remedy
         )
     return shares
+
+
+def remarks(
+    config: PreTrainedConfig, quantizers: Mapping[str, Quantizer], dtype: torch.dtype = torch.bfloat16
+) -> str:
+    """What precisions say of an architecture (``Remarks``), in sentences; empty where they say nothing.
+
+    Args:
+        config: see ``check_quantizers``, which let it pass.
+        quantizers: likewise.
+        dtype: likewise.
+    """
+    speaking = {name: each for name, each in quantizers.items() if isinstance(each, Remarks)}
+    if not speaking:
+        return ""
+    model = empty_model(config, dtype)
+    told = {name: each.remark(model) for name, each in speaking.items()}
+    return " ".join(f"{name}: {remark}." for name, remark in told.items() if remark)
 
 
 def partly_quantized(shares: Mapping[str, float]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -27,9 +28,9 @@ class Quantizer(Protocol):
 
     The contract, kept for all of them by ``tests/contracts/test_quantizers.py``: the input is unchanged bit for
     bit and shares no memory with the copy; only matrices of the language model's body are quantized
-    (``targets``; AWQ and SmoothQuant also move a factor of each channel from a linear layer into the
-    norm or layer before it, which stays in full precision); the same input and calibration give the same copy;
-    torch's, Python's and numpy's random states are as before.
+    (``targets``; GGUF's, as its files hold them, quantize embedding and head too; AWQ and SmoothQuant also move
+    a factor of each channel from a linear layer into the norm or layer before it, which stays in full precision);
+    the same input and calibration give the same copy; torch's, Python's and numpy's random states are as before.
     """
 
     @property
@@ -108,6 +109,65 @@ class Unpacks(Protocol):
     unpacks: bool
 
 
+@runtime_checkable
+class WritesFile(Protocol):
+    """A quantizer whose format is a file of another program: the copy is what that program has, dequantized."""
+
+    @property
+    def suffix(self) -> str:
+        """Of the file's name."""
+
+    def file_bytes(self, model: PreTrainedModel) -> int:
+        """What the weights take in the file; the model may be on the meta device."""
+
+    def check_file(self, model: PreTrainedModel, tokenizer: Any) -> str:
+        """Refuse what the program cannot run, before a weight is loaded.
+
+        Args:
+            model: may be on the meta device.
+            tokenizer: of transformers.
+
+        Returns:
+            a sentence about what the program does otherwise; empty where there is nothing.
+
+        Raises:
+            InputError: naming it.
+        """
+
+    def file_tensors(self, model: PreTrainedModel) -> Mapping[str, int]:
+        """Type of tensors → how many the file holds; the model may be on the meta device."""
+
+    def write_file(
+        self, model: PreTrainedModel, tokenizer: Any, path: Path, provenance: Mapping[str, Any]
+    ) -> None:
+        """Write a whole model.
+
+        Args:
+            model: as ``quantize`` takes it.
+            tokenizer: of transformers.
+            path: of the file; what is there is overwritten.
+            provenance: noted in the file.
+
+        Raises:
+            InputError: see ``Quantizer.quantize`` and ``check_file``.
+        """
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A quantizer that treats some weights otherwise than its name says."""
+
+    def remark(self, model: PreTrainedModel) -> str:
+        """A sentence without full stop about which, and why; empty where there is nothing to say.
+
+        Args:
+            model: may be on the meta device.
+
+        Raises:
+            InputError: see ``Quantizer.targets``.
+        """
+
+
 class Fitted(Protocol):
     """A format fitted to a weight: a ``Grid``, a ``ScaledCode``."""
 
@@ -155,10 +215,25 @@ class SharesRanges(Protocol):
 
 
 @runtime_checkable
+class MixedBuckets(Protocol):
+    """Levels that depend on which weight it is: a mixture of formats."""
+
+    def misfits(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """See ``Buckets``."""
+
+    def of_each(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Buckets]:
+        """The levels of every weight.
+
+        Args:
+            shapes: of all the model's quantized weights, by their names; none that ``misfits`` names.
+        """
+
+
+@runtime_checkable
 class HasBuckets(Protocol):
     """A quantizer whose levels may follow from the weights alone."""
 
-    def buckets(self) -> Buckets | None:
+    def buckets(self) -> Buckets | MixedBuckets | None:
         """Its levels; None where they depend on more in this setting."""
 
 

@@ -28,8 +28,8 @@ def check_shards(quantizers: Mapping[str, Quantizer], option: str) -> None:
             f"{', '.join(whole)} need the whole 16-bit model on one device, and the evaluation is sharded, since "
             "that was asked for or since a whole copy does not fit",
             given=f"{option}: {', '.join(quantizers)}",
-            allowed=f"{', '.join(able)}; nf4, fp4, int8, nvfp4, mxfp4, fp8 and the uniform grids are made from "
-            "shards",
+            allowed=f"{', '.join(able)}; nf4, fp4, int8, nvfp4, mxfp4, fp8, GGUF's and the uniform grids are made "
+            "from shards",
             remedy="Leave them out and run `quail evaluate` on the saved model where it fits, or take devices "
             "that hold a whole copy (evaluation.sharded: false)",
         )

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from transformers import LlamaForCausalLM
 from quail_lightning.errors import InputError
 from quail_lightning.quantization import Quantizer, load_quantizer, quantized_linears
 
-SHIPPED = sorted(path.stem for path in (Path(__file__).parents[2] / "configs" / "quantizer").glob("*.yaml"))
+GGUF = ("q4_0", "q4_k_m", "q8_0")  # llama.cpp's, which quantize embedding and head too
+FILES = (Path(__file__).parents[2] / "configs" / "quantizer").glob("*.yaml")
+MISSING = () if all(map(find_spec, ("gguf", "xllamacpp"))) else GGUF
+SHIPPED = sorted(path.stem for path in FILES if path.stem not in MISSING)
 TOKENS = torch.arange(24).reshape(2, 12)
 CALIBRATION = torch.arange(96).reshape(4, 24) % 64
 RESCALING = ("awq", "smoothquant")  # move a factor of each channel into the norm before a linear layer
@@ -136,7 +140,13 @@ def test_only_the_linear_layers_of_the_body_are_quantized(case: Case) -> None:
     linears = dict(quantized_linears(case.model))
     before, after = case.before["tensors"], everything(case.copy)
     assert case.weights.keys() == linears.keys()
-    for name in before.keys() - {f"{layer}.weight" for layer in linears}:
+    tied = {"lm_head.weight"} if case.model.config.tie_word_embeddings else set()
+    outside = {"model.embed_tokens.weight", "lm_head.weight"} if case.name in GGUF else set()
+    targets = set() if case.name in UNQUANTIZED else {f"{layer}.weight" for layer in linears} | outside - tied
+    assert set(case.quantizer.targets(case.model)) == targets
+    for name in outside:
+        assert 0 < relative_error(after[name], before[name]) < 0.1
+    for name in before.keys() - {f"{layer}.weight" for layer in linears} - outside:
         assert after[name].dtype == before[name].dtype
         if not (case.is_one_of(RESCALING) and "layernorm" in name):
             assert torch.equal(after[name], before[name]), name
@@ -174,7 +184,8 @@ def test_what_is_simulated_keeps_the_model_s_dtype_and_has_the_grid_s_levels_alo
     kept = all(weight is not None and weight.dtype == case.model.dtype for weight in weights)
     assert kept == (case.quantizer.simulated or not case.quantizer.targets(case.model))
     assert isinstance(case.quantizer, Quantizer)
-    assert case.quantizer.backend in {"torch", "bitsandbytes", "llmcompressor", "compressed-tensors"}
+    packages = {"torch", "bitsandbytes", "llmcompressor", "compressed-tensors", "xllamacpp"}
+    assert case.quantizer.backend in packages
 
 
 def test_tied_weights_stay_tied_and_untied_ones_apart(case: Case) -> None:

@@ -1,11 +1,13 @@
 """What formats deliver, against the quantizers themselves and against float64 sums."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
 
 from quail_lightning.comparison import ModelWeights, Questions, compare, formats, parameter_roles, total_delivery
-from quail_lightning.quantization import BitsAndBytes, NarrowFloat, Uniform, quantized_linears
+from quail_lightning.quantization import BitsAndBytes, Gguf, NarrowFloat, Uniform, quantized_linears
 from quail_lightning.quantization.computing import unpack
 
 from .conftest import llama, nudged
@@ -21,6 +23,9 @@ QUANTIZERS = {
     "mxfp4": NarrowFloat("mxfp4"),
     "fp8": NarrowFloat("fp8"),
 }
+if all(map(find_spec, ("gguf", "xllamacpp"))):
+    # a mixture: of these widths blocks of 32 in two types
+    QUANTIZERS |= {"q4_k_m": Gguf("q4_k_m"), "q4_0": Gguf("q4_0")}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Quantized copies made from shards are those of the whole model; here on a mesh of one process."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from architectures import tiny_model
@@ -11,6 +13,7 @@ from quail_lightning.models.sharded import inside, is_sharded, shard, share, who
 from quail_lightning.models.sharded_loading import load_sharded
 from quail_lightning.quantization import (
     BitsAndBytes,
+    Gguf,
     Gptq,
     NarrowFloat,
     QuantizesShards,
@@ -39,6 +42,8 @@ SIMULATED = {
     "mxfp4": NarrowFloat("mxfp4"),
     "fp8": NarrowFloat("fp8"),
 }
+if all(map(find_spec, ("gguf", "xllamacpp"))):
+    SIMULATED["q4_k_m"] = Gguf("q4_k_m")
 IDS = torch.tensor([[1, 5, 9, 2, 40, 3]])
 
 

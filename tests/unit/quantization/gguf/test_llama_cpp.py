@@ -1,0 +1,147 @@
+"""llama.cpp itself loads what is written, cuts texts alike and gives the copy's probabilities."""
+
+import json
+import urllib.request
+
+import pytest
+import torch
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from quail_lightning.quantization.gguf.file import write
+from quail_lightning.quantization.gguf.quantizer import Gguf
+
+pytest.importorskip("gguf")
+xllamacpp = pytest.importorskip("xllamacpp")
+
+IDS = torch.randint(3, 390, (24,), generator=torch.Generator().manual_seed(6)).tolist()
+ENDS = (6, 12, 18, 24)  # tokens after which the next one's probabilities are compared
+
+
+class LlamaCpp:
+    """A model in llama.cpp's server, within this process."""
+
+    def __init__(self, path) -> None:
+        options = xllamacpp.CommonParams()
+        options.model.path = str(path)
+        options.n_ctx, options.n_parallel, options.port, options.n_gpu_layers = 256, 1, 0, 0
+        options.warmup, options.verbosity = False, -1
+        options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
+        options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        options.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # half precision
+        self.server = xllamacpp.Server(options)
+
+    def tokens(self, text: str) -> list[int]:
+        asked = {"content": text, "add_special": True, "parse_special": True}
+        return self._post("/tokenize", asked)["tokens"]
+
+    def log_probabilities(self, ids: list[int], vocabulary: int) -> torch.Tensor:
+        """[vocabulary] of the next token."""
+        asked = {"prompt": ids, "n_predict": 1, "n_probs": vocabulary, "cache_prompt": False, "temperature": 0}
+        # a byte that is no character would be withheld with its probabilities, which the bias leaves alone
+        asked["logit_bias"] = [[self.tokens("a")[-1], 100.0]]
+        found = torch.full((vocabulary,), torch.nan)
+        for token in self._post("/completion", asked)["completion_probabilities"][0]["top_logprobs"]:
+            found[token["id"]] = token["logprob"]
+        return found
+
+    def _post(self, path: str, content: dict) -> dict:
+        request = urllib.request.Request(
+            self.server.listening_address + path,
+            json.dumps(content).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+
+def ours(model) -> torch.Tensor:
+    """[ends, vocabulary] log-probabilities of the token after each end."""
+    with torch.no_grad():
+        logits = model.float()(torch.tensor([IDS])).logits[0]
+    return logits[[end - 1 for end in ENDS]].log_softmax(-1)
+
+
+def distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Root of the mean squared difference of log-probabilities, nats."""
+    return (first - second).square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", "default"])
+def test_texts_are_cut_alike(name, wide_model, tokenizers_by_name, texts, tmp_path):
+    tokenizer = tokenizers_by_name[name]
+    write(wide_model(num_hidden_layers=1), tokenizer, tmp_path / "model.gguf", {}, 0, {})
+    running = LlamaCpp(tmp_path / "model.gguf")
+    for text in texts:
+        assert running.tokens(text) == tokenizer(text).input_ids, text
+
+
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (LlamaConfig, {}),
+        (LlamaConfig, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+        (LlamaConfig, {"rope_parameters": SCALED}),
+        (LlamaConfig, {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}}),
+        (MistralConfig, {"head_dim": 32, "sliding_window": None}),
+        (Qwen2Config, {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+        (Qwen3Config, {"head_dim": 32}),
+    ],
+    ids=["llama", "llama-tied-biases", "llama-scaled", "llama-linear", "mistral", "qwen2", "qwen3"],
+)
+def test_unquantized_files_give_the_model_s_probabilities(
+    config, changes, wide_model, tokenizers_by_name, tmp_path
+):
+    """In float32, where nothing but the order of sums differs: names, rows, positions and biases are right."""
+    model = wide_model(config, **changes)
+    write(model, tokenizers_by_name["smollm"], tmp_path / "model.gguf", {}, 0, {})
+    running = LlamaCpp(tmp_path / "model.gguf")
+    found = torch.stack([running.log_probabilities(IDS[:end], 448) for end in ENDS])
+    expected = ours(model)
+    assert expected.std() > 0.3, "a flat distribution would agree with anything"
+    assert distance(found, expected) < 1e-4  # measured: 3e-6
+
+
+@pytest.mark.parametrize("file_type", ["q4_k_m", "q4_0", "q8_0"])
+def test_quantized_files_give_the_copy_s_probabilities_but_for_8_bit_activations(
+    file_type, wide_model, tokenizers_by_name, tmp_path
+):
+    """llama.cpp rounds what a product reads to 8 bits; the copy with inputs rounded so gives its probabilities.
+
+    Measured: 6e-7 nats where no input lies at a boundary between two of the 255 levels; one that sums in another
+    order push over it costs a part of what rounding all of them does.
+    """
+    model, quantizer = wide_model(), Gguf(file_type)
+    quantizer.write_file(model, tokenizers_by_name["smollm"], tmp_path / "model.gguf", {})
+    running = LlamaCpp(tmp_path / "model.gguf")
+    found = torch.stack([running.log_probabilities(IDS[:end], 448) for end in ENDS])
+    copy, types = quantizer.quantize(model), quantizer.types(model)
+    exact = ours(copy)
+    for name, module in copy.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(rounding(256 if types[f"{name}.weight"].endswith("_K") else 32))
+    cost = distance(ours(copy), exact)
+    assert distance(found, ours(copy)) < cost / 2
+    assert distance(found, exact) < 1.5 * cost
+    assert distance(found, ours(model)) > 5 * cost or file_type == "q8_0", "another format would pass as well"
+
+
+def rounding(block: int):
+    """A hook that rounds a product's input as llama.cpp does: a scale for each block, of 32 in half precision."""
+
+    def hook(_, given):
+        blocks = given[0].reshape(-1, block)
+        scale = blocks.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
+        stored = scale.half().float() if block == 32 else scale
+        return ((blocks / scale).round() * stored).reshape(given[0].shape)
+
+    return hook
