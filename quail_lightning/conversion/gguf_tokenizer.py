@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from quail_lightning.conversion.gguf_header import GgufHeader
-from quail_lightning.conversion.pre_tokenizers import BY_NAME
+from quail_lightning.data.pre_tokenizers import BY_NAME
 from quail_lightning.errors import InputError
 from quail_lightning.storage.readable import damaged
 

@@ -8,21 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quail_lightning.data.pre_tokenizers import ONE_DIGIT, THREE_DIGITS, WORDS
 from quail_lightning.errors import InputError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of tokens, by llama.cpp's numbers."""
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _PRE_TOKENIZERS: dict[tuple[str, ...], tuple[str, bool]] = {
     ("GPT-2's pattern",): ("gpt-2", False),
     ("digits", "GPT-2's pattern"): ("smollm", False),
-    (_WORDS % "{1,3}", "bytes"): ("llama-bpe", True),
-    (_WORDS % "", "bytes"): ("qwen2", False),
+    (WORDS % THREE_DIGITS, "bytes"): ("llama-bpe", True),
+    (WORDS % ONE_DIGIT, "bytes"): ("qwen2", False),
 }
 """How a byte-level tokenizer cuts a text → llama.cpp's name for that, and whether a piece that is a token is taken
 without merging."""

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# words with one character before them, digits in groups, punctuation, line ends, spaces
-_PATTERN = (
+WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+"""Words with one character before them, digits in groups of ``%s``, punctuation, line ends, spaces."""
+THREE_DIGITS, ONE_DIGIT = "{1,3}", ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def _pattern(digits: str) -> Callable[[], Any]:
         from tokenizers import Regex
         from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
-        split = Split(Regex(_PATTERN % digits), behavior="isolated")
+        split = Split(Regex(WORDS % digits), behavior="isolated")
         return Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
 
     return make
@@ -66,7 +67,7 @@ BY_NAME = {
     "starcoder": _DIGITS,
     "refact": _DIGITS,
     "gpt-2": PreTokenizer(_gpt2),
-    "llama-bpe": PreTokenizer(_pattern("{1,3}"), whole_words_first=True),
-    "qwen2": PreTokenizer(_pattern(""), normalizer=_composed),
+    "llama-bpe": PreTokenizer(_pattern(THREE_DIGITS), whole_words_first=True),
+    "qwen2": PreTokenizer(_pattern(ONE_DIGIT), normalizer=_composed),
 }
 """llama.cpp's name → how."""
