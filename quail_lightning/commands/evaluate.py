@@ -57,6 +57,9 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
     parser.add_argument("--attacks", type=Attacks, default="all", help="membership attacks run")
+    parser.add_argument(
+        "--general_questions", type=str | None, default=None, help="`shipped`, or a file: question, answer, wrong"
+    )
     parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
     parser.add_argument(
         "--calibration", type=CalibrationRequest, default=CalibrationRequest(), help="for AWQ, GPTQ, SmoothQuant"
@@ -164,6 +167,7 @@ def evaluate(
     calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
     device: str = "auto",
     finished: str | Path = "logs/evaluations",
+    general_questions: str | None = None,
 ) -> Evaluation:
     """Evaluate saved models at their deployment precisions; what is finished already is not run again.
 
@@ -181,6 +185,7 @@ def evaluate(
         calibration: what AWQ, GPTQ and SmoothQuant are calibrated on.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         finished: folder in which finished metrics and their logs are kept.
+        general_questions: ``shipped``, or a file of questions with four answers; see ``EvaluationSuite``.
 
     Raises:
         InputError: whatever is found to be wrong, before a model is loaded.
@@ -197,7 +202,12 @@ def evaluate(
     check_choice("attacks", attacks, get_args(Attacks))
     asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     suite = EvaluationSuite(
-        batch_size=batch_size, max_prompts=limit, max_texts=limit, protocol=protocol, attacks=attacks
+        batch_size=batch_size,
+        max_prompts=limit,
+        max_texts=limit,
+        protocol=protocol,
+        attacks=attacks,
+        general_questions=general_questions,
     )
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
@@ -258,8 +268,9 @@ def evaluate(
 
 
 def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
-    options = ("retrained", "precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size")
-    chosen = {name: getattr(arguments, name) for name in (*options, "calibration", "device", "finished")}
+    options: tuple[str, ...] = ("retrained", "precisions", "corpus", "data", "protocol", "limit", "attacks")
+    options += ("batch_size", "calibration", "device", "finished", "general_questions")
+    chosen = {name: getattr(arguments, name) for name in options}
     found = evaluate(arguments.models, benchmark, **chosen)
     verdicts = found.named_verdicts
     print_results(found.rows, found.title, found.note, verdicts)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import quail_lightning.evaluation.knowmem as knowmem
 import quail_lightning.evaluation.verbmem as verbmem
+from quail_lightning.data.multiple_choice import read_choices
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
@@ -19,6 +20,7 @@ from quail_lightning.evaluation.rwku import Scale
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.quantization import computing
 from quail_lightning.run.results import Estimate, Measure
+from quail_lightning.storage.vouched import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +46,9 @@ class EvaluationSuite:
             every split, for the log: three times the texts' number of forward passes.
         rwku_scale: of RWKU's recall: ``published``, its own package's, or ``rouge-score``, as M1 is scored.
         utility: Gen, Tru, Fac, Flu and a user's own files; None measures none of them.
+        general_questions: questions with four answers each, of which the model is to find the right one likeliest:
+            ``shipped``, 128 that come with the package, or a ``.jsonl`` or ``.json`` file of ``question``,
+            ``answer`` and three ``wrong``; None asks none.
     """
 
     batch_size: int | None = None
@@ -55,12 +60,18 @@ class EvaluationSuite:
     attacks: Literal["reported", "all"] = "reported"
     rwku_scale: Scale = "published"
     utility: Utility | None = None
+    general_questions: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "verbmem_new_tokens", "knowmem_new_tokens", "max_prompts", "max_texts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1", given=value)
+
+    @property
+    def general_questions_sha256(self) -> str | None:
+        """Of the questions as they are read, wherever their file lies; None where none are asked."""
+        return None if self.general_questions is None else digest(repr(read_choices(self.general_questions)))
 
     def deciding(self, metric: Metric) -> dict[str, Any]:
         """Those options that decide the figures of one metric."""
