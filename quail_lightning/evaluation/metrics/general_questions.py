@@ -64,14 +64,8 @@ class GeneralQuestions:
         def ask() -> Sequence[Response]:
             questions, size = self._questions(subject), subject.suite.batch_size
             scores = choice_scores(subject.model, subject.tokenizer, questions, size, subject.step(MEASURE))
-            return [
-                Response(
-                    question.answer,
-                    NO_CHOICE if named is None else question.options[named],
-                    choice_prompt(question),
-                )
-                for question, named in zip(questions, chosen_options(scores), strict=True)
-            ]
+            rows = zip(questions, chosen_options(scores), strict=True)
+            return [Response(each.answer, _named(each, option), choice_prompt(each)) for each, option in rows]
 
         subject.responses(MEASURE, ask)
         return self.from_log(subject.log)
@@ -88,3 +82,7 @@ class GeneralQuestions:
     def _questions(self, asked: Asked) -> Sequence[ChoiceQuestion]:
         assert asked.suite.general_questions is not None
         return read_choices(asked.suite.general_questions)
+
+
+def _named(question: ChoiceQuestion, option: int | None) -> str:
+    return NO_CHOICE if option is None else question.options[option]
