@@ -37,6 +37,9 @@ class EvaluationSuite:
         batch_size: prompts, texts or windows at once; None: as many as the free memory holds.
         verbmem_new_tokens: M1's response, and the truth with its BOS, tokens.
         knowmem_new_tokens: M2's and M4's answers, tokens.
+        prompt_end: of M1, M2 and M4: ``published`` leaves their prompts as they are, with the space at the end;
+            ``word`` leaves that space to the continuation, where a tokenizer that joins a space with the word after
+            it (Llama 3, Qwen, SmolLM2) has it: after a lone space such a model goes on with numbers.
         max_prompts: the first so many prompts of M1, M2 and M4 each; None: all. Less than all is a quick look,
             not MUSE's figure.
         max_texts: the first so many texts of each side of M3 and of each labelled set; None: all.
@@ -54,6 +57,7 @@ class EvaluationSuite:
     batch_size: int | None = None
     verbmem_new_tokens: int = verbmem.NEW_TOKENS
     knowmem_new_tokens: int = knowmem.NEW_TOKENS
+    prompt_end: Literal["published", "word"] = "published"
     max_prompts: int | None = None
     max_texts: int | None = None
     protocol: Literal["paper", "published"] = "paper"
@@ -68,14 +72,20 @@ class EvaluationSuite:
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1", given=value)
 
-    @property
-    def general_questions_sha256(self) -> str | None:
-        """Of the questions as they are read, wherever their file lies; None where none are asked."""
-        return None if self.general_questions is None else digest(repr(read_choices(self.general_questions)))
+    def ended(self, prompts: Iterable[str]) -> list[str]:
+        """Prompts that are to be continued, with the end that ``prompt_end`` names."""
+        return [prompt.rstrip() if self.prompt_end == "word" else prompt for prompt in prompts]
 
     def deciding(self, metric: Metric) -> dict[str, Any]:
-        """Those options that decide the figures of one metric."""
-        return {name: getattr(self, name) for name in metric.options}
+        """Those options that decide the figures of one metric; of general questions what they are, not their file.
+
+        Raises:
+            InputError: the file of general questions cannot be read.
+        """
+        found = {name: getattr(self, name) for name in metric.options}
+        if found.get("general_questions") is not None:
+            found["general_questions"] = digest(repr(read_choices(found["general_questions"])))
+        return found
 
     def check(
         self,

@@ -25,7 +25,7 @@ class GeneralQuestions:
     name = MEASURE
     version = 1
     reads = ()
-    options = ("general_questions_sha256",)
+    options = ("general_questions",)
     labels = MappingProxyType(
         {
             MEASURE: MetricLabel(

@@ -124,10 +124,10 @@ def test_what_decides_it_is_the_questions_and_not_where_they_lie(tmp_path: Path)
     here, there = (EvaluationSuite(general_questions=written(each)) for each in (tmp_path, tmp_path / "other"))
     metric = GeneralQuestions()
     assert here.deciding(metric) == there.deciding(metric)
-    assert here.deciding(metric)["general_questions_sha256"]
+    assert here.deciding(metric)["general_questions"]
     changed = EvaluationSuite(general_questions=written(tmp_path, (*ASKED[:2], replace(ASKED[2], answer="sure"))))
     assert changed.deciding(metric) != there.deciding(metric)
-    assert EvaluationSuite().deciding(metric) == {"general_questions_sha256": None}
+    assert EvaluationSuite().deciding(metric) == {"general_questions": None}
 
 
 def test_a_broken_file_and_questions_beyond_the_positions_are_refused_before_anything_runs(
