@@ -38,8 +38,8 @@ class EvaluationSuite:
         verbmem_new_tokens: M1's response, and the truth with its BOS, tokens.
         knowmem_new_tokens: M2's and M4's answers, tokens.
         prompt_end: of M1, M2 and M4: ``published`` leaves their prompts as they are, with the space at the end;
-            ``word`` leaves that space to the continuation, where a tokenizer that joins a space with the word after
-            it (Llama 3, Qwen, SmolLM2) has it: after a lone space such a model goes on with numbers.
+            ``word`` leaves that space to the continuation, where a tokenizer that joins a space with the next word
+            (Llama 3, Qwen, SmolLM2) has it: after a lone space such a model goes on with numbers.
         max_prompts: the first so many prompts of M1, M2 and M4 each; None: all. Less than all is a quick look,
             not MUSE's figure.
         max_texts: the first so many texts of each side of M3 and of each labelled set; None: all.
