@@ -30,7 +30,7 @@ def run_setting(module: UnlearningModule, trainer: Trainer, suite: EvaluationSui
         "model.hinge": (module.hinge, ("step",)),
         "model.saliency": (module.saliency, ("percentile",)),
         "data": (data, ("max_len", "batch_size", "max_forget_windows", "max_retain_windows")),
-        "evaluation.suite": (suite, ("protocol", "max_prompts", "max_texts")),
+        "evaluation.suite": (suite, ("protocol", "max_prompts", "max_texts", "prompt_end")),
     }
     for section, (owner, names) in options.items():
         found |= {f"{section}.{name}": getattr(owner, name, None) for name in names}

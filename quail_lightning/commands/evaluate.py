@@ -11,6 +11,7 @@ import torch
 
 from quail_lightning.commands.device import named_device
 from quail_lightning.commands.leftovers import say_what_is_left
+from quail_lightning.commands.scored_log import figures_of, report_log
 from quail_lightning.conversion.located import located
 from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.data.opening import describe_opening
@@ -23,15 +24,15 @@ from quail_lightning.evaluation.conclusions import add_privleak, conclude
 from quail_lightning.evaluation.evaluator import Evaluated
 from quail_lightning.evaluation.lineage import Plan, plan_of
 from quail_lightning.evaluation.privleak import published_auc_retrain
-from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, score_log
+from quail_lightning.evaluation.rescoring import LogScores, score_log
 from quail_lightning.evaluation.serving import EngineName, VllmOptions, serving
-from quail_lightning.evaluation.suite import EvaluationSuite
+from quail_lightning.evaluation.suite import EvaluationSuite, PromptEnd
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.models.checkpoint import check_whole, read_provenance
 from quail_lightning.quantization import available_precisions, partly_quantized
 from quail_lightning.run.masking import masked
-from quail_lightning.run.results import Estimate, Measure, ResultRow, measure_as_json, write_results
+from quail_lightning.run.results import Estimate, Measure, ResultRow, write_results
 from quail_lightning.storage.durable import check_writable, write_json
 from quail_lightning.storage.locks import hold
 from quail_lightning.storage.privacy import private_folder
@@ -59,6 +60,10 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
     parser.add_argument("--attacks", type=Attacks, default="all", help="membership attacks run")
+    parser.add_argument(
+        "--general_questions", type=str | None, default=None, help="`shipped`, or a file: question, answer, wrong"
+    )
+    parser.add_argument("--prompt_end", type=PromptEnd, default="published", help="`word`: without a space")
     parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
     parser.add_argument(
         "--calibration", type=CalibrationRequest, default=CalibrationRequest(), help="for AWQ, GPTQ, SmoothQuant"
@@ -84,47 +89,9 @@ def run(arguments: Any) -> None:
     if arguments.from_log is not None and arguments.models:
         raise InputError("--from-log runs no model", given=arguments.models, remedy="Leave one of the two out")
     if arguments.from_log is not None:
-        _report_log(arguments, benchmark)
+        report_log(arguments, benchmark)
     else:
         _evaluate_models(arguments, benchmark)
-
-
-# --- a log -------------------------------------------------------------------------------------------------
-
-
-def _report_log(arguments: Any, benchmark: Benchmark) -> None:
-    row, note, figures = _scored_log(arguments.from_log, arguments.retrained, benchmark)
-    print_results([row], benchmark.name, note)
-    if arguments.json is not None:
-        write_json(Path(arguments.json), figures)
-    if arguments.out is not None:
-        write_results(Path(arguments.out), [row], note)
-
-
-def _scored_log(folder: str, retrained: str | None, benchmark: Benchmark) -> tuple[ResultRow, str, dict[str, Any]]:
-    """A log's row, what a reader must know of it, and all figures, fit for JSON."""
-    log = read_log(Path(folder))
-    auc: float | Estimate | None = benchmark.auc_retrain
-    source = f"published constant of {benchmark.name}"
-    if retrained is not None:
-        measured = score_log(read_log(Path(retrained)), None).measures.get("membership_auc")
-        if not isinstance(measured, Estimate):
-            raise InputError(f"the log {retrained} yields no membership AUC", given=measured)
-        auc, source = measured, f"measured, {retrained}"
-    scores = score_log(log, auc)
-    notes = list(scores.notes)
-    if "privleak" in scores.measures and retrained is None:
-        notes.append(
-            f"Membership leak is measured against the {source}, which holds for the benchmark's own 7B models only"
-        )
-    about: dict[str, Any] = {"benchmark": benchmark.name, "from_log": folder}
-    if auc is not None:
-        about["auc_retrain"] = {"value": getattr(auc, "value", auc), "source": source}
-    figures = about | _figures(scores.measures, scores) | {"notes": notes}
-    return ResultRow(folder, "log", scores.measures), "\n".join(notes), figures
-
-
-# --- models ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -170,6 +137,8 @@ def evaluate(
     finished: str | Path = "logs/evaluations",
     engine: EngineName = "own",
     vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
+    general_questions: str | None = None,
+    prompt_end: PromptEnd = "published",
 ) -> Evaluation:
     """Evaluate saved models at their deployment precisions; what is finished already is not run again.
 
@@ -190,6 +159,8 @@ def evaluate(
         engine: ``vllm`` has a vLLM server answer prompts for models that are evaluated as their folder holds them;
             likelihoods and attacks, and all other precisions, are always the own engine's.
         vllm: how the server is reached.
+        general_questions: ``shipped``, or a file of questions with four answers; see ``EvaluationSuite``.
+        prompt_end: ``word`` leaves the space at a prompt's end to the continuation; see there too.
 
     Raises:
         InputError: whatever is found to be wrong, before a model is loaded.
@@ -204,10 +175,17 @@ def evaluate(
         raise InputError("limit must be at least 1", given=limit)
     check_choice("protocol", protocol, get_args(Protocol))
     check_choice("attacks", attacks, get_args(Attacks))
+    check_choice("prompt_end", prompt_end, get_args(PromptEnd))
     check_choice("engine", engine, get_args(EngineName))
     asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     suite = EvaluationSuite(
-        batch_size=batch_size, max_prompts=limit, max_texts=limit, protocol=protocol, attacks=attacks
+        batch_size=batch_size,
+        max_prompts=limit,
+        max_texts=limit,
+        protocol=protocol,
+        attacks=attacks,
+        general_questions=general_questions,
+        prompt_end=prompt_end,
     )
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
@@ -263,7 +241,7 @@ def evaluate(
             about |= {"engine": engines[model, precision], "reused": list(each.reused)} | against[model]
             if (said := verdicts.get((model, precision))) is not None:
                 about |= {"target": plan.targets[model], "verdict": said.as_json()}
-            details.append(about | _figures(measures, _log_scores(each.folder)))
+            details.append(about | figures_of(measures, _log_scores(each.folder)))
     note = _note(limit, protocol, read, any("privleak" in row.metrics for row in rows), [*told, *plan.notes])
     settings = {
         "benchmark": asked.name,
@@ -280,7 +258,7 @@ def evaluate(
 
 def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
     options = ("retrained", "precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size")
-    further = ("calibration", "device", "finished", "engine", "vllm")
+    further = ("calibration", "device", "finished", "engine", "vllm", "general_questions", "prompt_end")
     chosen = {name: getattr(arguments, name) for name in (*options, *further)}
     found = evaluate(arguments.models, benchmark, **chosen)
     verdicts = found.named_verdicts
@@ -367,19 +345,6 @@ def _note(
     if not has_privleak and any(each.records.membership is not None for each in data.values()):
         notes.append("Membership leak is left out: no retrained model is named (retrained).")
     return "\n".join(notes)
-
-
-def _figures(measures: Any, scores: LogScores | None) -> dict[str, Any]:
-    """M1 to M4 as plain numbers, all measures with intervals, ROUGE means and AUCs; what was not run is absent."""
-    headline = {
-        short: measure.value
-        for short, name in HEADLINES.items()
-        if isinstance(measure := measures.get(name), Estimate)
-    }
-    detailed: dict[str, Any] = {"metrics": {name: measure_as_json(measure) for name, measure in measures.items()}}
-    if scores is not None:
-        detailed |= {"rouge": scores.rouge, "auc": scores.aucs}
-    return headline | detailed
 
 
 def _log_scores(folder: Path) -> LogScores | None:

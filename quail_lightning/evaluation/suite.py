@@ -10,6 +10,7 @@ from torch import Tensor
 
 import quail_lightning.evaluation.knowmem as knowmem
 import quail_lightning.evaluation.verbmem as verbmem
+from quail_lightning.data.multiple_choice import read_choices
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
@@ -19,9 +20,12 @@ from quail_lightning.evaluation.rwku import Scale
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.quantization import computing
 from quail_lightning.run.results import Estimate, Measure
+from quail_lightning.storage.vouched import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+PromptEnd = Literal["published", "word"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class EvaluationSuite:
         batch_size: prompts, texts or windows at once; None: as many as the free memory holds.
         verbmem_new_tokens: M1's response, and the truth with its BOS, tokens.
         knowmem_new_tokens: M2's and M4's answers, tokens.
+        prompt_end: of M1, M2 and M4: ``published`` leaves their prompts as they are, with the space at the end;
+            ``word`` leaves that space to the continuation, where a tokenizer that joins a space with the next word
+            (Llama 3, Qwen, SmolLM2) has it: after a lone space such a model goes on with numbers.
         max_prompts: the first so many prompts of M1, M2 and M4 each; None: all. Less than all is a quick look,
             not MUSE's figure.
         max_texts: the first so many texts of each side of M3 and of each labelled set; None: all.
@@ -44,17 +51,22 @@ class EvaluationSuite:
             every split, for the log: three times the texts' number of forward passes.
         rwku_scale: of RWKU's recall: ``published``, its own package's, or ``rouge-score``, as M1 is scored.
         utility: Gen, Tru, Fac, Flu and a user's own files; None measures none of them.
+        general_questions: questions with four answers each, of which the model is to find the right one likeliest:
+            ``shipped``, 128 that come with the package, or a ``.jsonl`` or ``.json`` file of ``question``,
+            ``answer`` and three ``wrong``; None asks none.
     """
 
     batch_size: int | None = None
     verbmem_new_tokens: int = verbmem.NEW_TOKENS
     knowmem_new_tokens: int = knowmem.NEW_TOKENS
+    prompt_end: PromptEnd = "published"
     max_prompts: int | None = None
     max_texts: int | None = None
     protocol: Literal["paper", "published"] = "paper"
     attacks: Literal["reported", "all"] = "reported"
     rwku_scale: Scale = "published"
     utility: Utility | None = None
+    general_questions: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "verbmem_new_tokens", "knowmem_new_tokens", "max_prompts", "max_texts"):
@@ -62,9 +74,20 @@ class EvaluationSuite:
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1", given=value)
 
+    def ended(self, prompts: Iterable[str]) -> list[str]:
+        """Prompts that are to be continued, with the end that ``prompt_end`` names."""
+        return [prompt.rstrip() if self.prompt_end == "word" else prompt for prompt in prompts]
+
     def deciding(self, metric: Metric) -> dict[str, Any]:
-        """Those options that decide the figures of one metric."""
-        return {name: getattr(self, name) for name in metric.options}
+        """Those options that decide the figures of one metric; of general questions what they are, not their file.
+
+        Raises:
+            InputError: the file of general questions cannot be read.
+        """
+        found = {name: getattr(self, name) for name in metric.options}
+        if found.get("general_questions") is not None:
+            found["general_questions"] = digest(repr(read_choices(found["general_questions"])))
+        return found
 
     def check(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -79,9 +80,9 @@ def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = Fal
       Without a retrained model, what came back is counted in full.
     - **over-forgotten**: the interval of the forget NLL, or of the membership AUC, lies wholly above the equally
       precise retrained model's, or that of the repetition in responses does.
-    - **utility**: M4 and every other score against the **equally precise target**'s, as a ratio; retain NLL and
-      perplexity as the ratio of perplexities. ``yes``: the interval lies above 0.8; ``no``: below 0.5,
-      or the score has no finite value.
+    - **utility**: M4 and every other score against the **equally precise target**'s, as a ratio, each beyond what
+      guessing gives; retain NLL and perplexity as the ratio of perplexities. ``yes``: the interval lies above 0.8;
+      ``no``: below 0.5, or the score has no finite value.
 
     Args:
         sixteen_bits: all at 16 bits.
@@ -189,8 +190,8 @@ def _utility(models: Models) -> list[_Part]:
             kept = _compared([target, unlearned], _perplexities)
         elif label.better == "down":
             kept = _compared([target, unlearned], quotient)
-        elif target.low > 0:
-            kept = _compared([unlearned, target], quotient)
+        elif target.low > label.floor:
+            kept = _compared([unlearned, target], partial(_above, label.floor))
         else:
             continue  # nothing that could be lost
         if isinstance(kept, Estimate):
@@ -232,6 +233,10 @@ def _way(target: Floats, unlearned: Floats, retrained: Floats) -> Floats:
 
 def _perplexities(target: Floats, unlearned: Floats) -> Floats:
     return np.exp(np.minimum(target - unlearned, 50.0))
+
+
+def _above(floor: float, unlearned: Floats, target: Floats) -> Floats:
+    return quotient(unlearned - floor, target - floor)
 
 
 def _complement(share: Estimate) -> Estimate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quail_lightning.evaluation.metrics.classes import Classes
+from quail_lightning.evaluation.metrics.general_questions import GeneralQuestions
 from quail_lightning.evaluation.metrics.kept_utility import KeptUtility
 from quail_lightning.evaluation.metrics.membership import Membership
 from quail_lightning.evaluation.metrics.probes import Probes
@@ -27,6 +28,7 @@ METRICS: list[Metric] = [
     Probes(),
     Classes("forget"),
     Classes("retain"),
+    GeneralQuestions(),
     KeptUtility(),
     WindowNLL(),
 ]

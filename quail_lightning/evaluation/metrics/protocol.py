@@ -39,6 +39,7 @@ class MetricLabel:
             an attacker can see that something was removed.
         table: the table that it stands in: of what is known, of the labels, of the utility, of what survived, or
             none but the results files.
+        floor: what one scores who knows nothing; the verdict counts as utility only what lies above it.
     """
 
     label: str
@@ -47,6 +48,7 @@ class MetricLabel:
     short: str = ""
     role: Literal["knowledge", "utility", "sign"] | None = None
     table: Literal["known", "labels", "utility", "survival", "files"] = "known"
+    floor: float = 0.0
 
     @property
     def heading(self) -> str:

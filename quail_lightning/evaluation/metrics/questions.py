@@ -22,7 +22,7 @@ class Questions:
     """
 
     version = 1
-    options = ("knowmem_new_tokens", "max_prompts")
+    options = ("knowmem_new_tokens", "max_prompts", "prompt_end")
     by_responses = True
 
     def __init__(self, name: str, measure: str, label: MetricLabel) -> None:
@@ -35,7 +35,7 @@ class Questions:
 
     def problems(self, asked: Asked) -> list[str]:
         """Of the prompts' lengths."""
-        prompts = question_prompts(self._asked(asked))
+        prompts = asked.suite.ended(question_prompts(self._asked(asked)))
         return asked.length_problems(self._measure, prompts, asked.suite.knowmem_new_tokens)
 
     def run(self, subject: Subject) -> dict[str, Measure]:
@@ -43,7 +43,7 @@ class Questions:
         questions, suite = self._asked(subject), subject.suite
 
         def ask() -> Sequence[Response]:
-            prompts = question_prompts(questions)
+            prompts = suite.ended(question_prompts(questions))
             given = subject.complete(self._measure, prompts, suite.knowmem_new_tokens, stops=STOPS)
             truths = [pair.answer for pair in questions.questions]
             return list(map(Response, truths, map(truncate_answer, given), prompts))

@@ -23,7 +23,7 @@ class Verbatim:
     name = "verbatim"
     version = 2
     reads = ("verbatim",)
-    options = ("protocol", "verbmem_new_tokens", "max_prompts")
+    options = ("protocol", "verbmem_new_tokens", "max_prompts", "prompt_end")
     by_responses = True
     labels = MappingProxyType(
         {
@@ -38,7 +38,8 @@ class Verbatim:
 
     def problems(self, asked: Asked) -> list[str]:
         """Of the prompts' lengths."""
-        prompts = [record.prompt for record in (asked.records.verbatim or ())[: asked.suite.max_prompts]]
+        records = (asked.records.verbatim or ())[: asked.suite.max_prompts]
+        prompts = asked.suite.ended(record.prompt for record in records)
         return asked.length_problems("verbmem_forget", prompts, asked.suite.verbmem_new_tokens)
 
     def run(self, subject: Subject) -> dict[str, Measure]:
@@ -59,7 +60,7 @@ def continuations(subject: Subject) -> tuple[Response, ...]:
     """Each forget text continued: true and given continuation, both cut as they are scored."""
     suite, tokenizer = subject.suite, subject.tokenizer
     records = (subject.records.verbatim or ())[: suite.max_prompts]
-    prompts = [record.prompt for record in records]
+    prompts = suite.ended(record.prompt for record in records)
 
     def ask() -> Sequence[Response]:
         sampling = Sampling() if suite.protocol == "published" else None

@@ -59,6 +59,24 @@ def test_a_log_is_scored_again_without_a_model(log, capsys):
     assert "own 7B models only" in " ".join(shown.split())
 
 
+def test_general_questions_are_asked_where_they_are_named_and_kept_with_what_was_chosen(
+    checkpoint, corpus_folder, capsys
+):
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--limit", "1"]
+    (row,) = evaluate(*arguments)["rows"]
+    assert "general_questions" not in row["metrics"]
+    (row,) = evaluate(*arguments, "--general_questions", "shipped")["rows"]
+    assert row["metrics"]["general_questions"]["n"] == 128
+    assert row["reused"]
+    assert "general_questions" not in row["reused"]
+    assert "chance 25" in " ".join(capsys.readouterr().out.split())
+    scored = evaluate("--from-log", row["log"], "--benchmark", "muse-news")
+    assert scored["metrics"]["general_questions"] == row["metrics"]["general_questions"]
+    (row,) = evaluate(*arguments, "--general_questions", "shipped")["rows"]
+    assert "general_questions" in row["reused"]
+    assert "nowhere.jsonl" in refused(capsys, *arguments, "--general_questions", "nowhere.jsonl")
+
+
 def test_another_log_can_be_what_m3_is_measured_against(log, tmp_path):
     other = shutil.copytree(log, tmp_path / "other")
     scores = {"forget": [{"Min-40%": 2.0}], "holdout": [{"Min-40%": 2.0}]}

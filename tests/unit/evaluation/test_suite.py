@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -199,6 +200,33 @@ def test_the_published_protocol_draws_m1_and_nothing_else(
     SUITE.evaluate(model, tokenizer, only, {})
     assert [tokens for tokens, _ in asked] == [16, 6, 6] * 2
     assert [sampling and sampling.temperature for _, sampling in asked] == [0.9, None, None, None, None, None]
+
+
+@pytest.mark.parametrize(("end", "left"), [("published", " "), ("word", "")])
+def test_the_space_at_a_prompts_end_is_left_to_the_continuation_where_that_is_asked_for(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, end: Any, left: str
+) -> None:
+    asked: list[str] = []
+
+    def listen(model: Any, tokenizer: Any, prompts: list[str], *args: Any, **options: Any) -> list[str]:
+        asked.extend(prompts)
+        return [" Rome" for _ in prompts]
+
+    answers_by(monkeypatch, listen)
+    records = EvaluationRecords(
+        verbatim=(VerbatimPrompt("It was a dark ", "and stormy night"),),
+        forget_questions=ASKED,
+        retain_questions=ASKED,
+    )
+    suite = replace(SUITE, prompt_end=end)
+    result = suite.evaluate(model, tokenizer, records, {})
+    assert len(asked) == 5
+    assert all(re.search(f"(dark|Answer:){left}$", prompt) for prompt in asked)
+    assert isinstance(result["knowmem_forget"], Estimate)
+    assert result["knowmem_forget"].scores == (0.0, 100.0), "white space before an answer costs nothing"
+    for name in ("verbatim", "forget_questions", "retain_questions"):
+        metric = next(metric for metric in METRICS if metric.name == name)
+        assert suite.deciding(metric)["prompt_end"] == end
 
 
 def test_an_empty_response_scores_0_and_counts(

@@ -104,6 +104,23 @@ def test_a_destroyed_model_has_no_utility_whatever_else_it_has() -> None:
     assert said(GOOD, GOOD | worse).utility == "in part"
 
 
+def test_what_guessing_gives_is_no_utility() -> None:
+    """Of 100 answers: 70 right, 25 by chance; who has 25 left keeps nothing, who has 34 keeps (34 − 25) / 45."""
+
+    def right(of_hundred: int) -> dict[str, Measure]:
+        return {"general_questions": bootstrap_mean([100.0] * of_hundred + [0.0] * (100 - of_hundred))}
+
+    for left, kept in ((70, 100), (34, 20), (25, 0)):
+        found = said(GOOD, GOOD | right(left), target=TARGET | right(70))
+        assert "general questions" not in found.text, "the target's at four bits counts, and has none"
+        both = Models(TARGET | right(70), RETRAINED, GOOD | right(left))
+        found = verdict(both, both, is_sixteen_bits=True)
+        assert f"general questions beyond chance {kept} %" in found.text
+        assert found.utility == ("yes" if left == 70 else "no")
+    guessing = Models(TARGET | right(30), RETRAINED, GOOD | right(3))
+    assert "general questions" not in verdict(guessing, guessing, is_sixteen_bits=True).text
+
+
 def test_a_diverged_model_has_no_utility() -> None:
     broken: dict[str, Measure] = {"nll_retain": Undefined("60 of 60 records have no finite value")}
     found = said(GOOD, GOOD | broken)
