@@ -132,6 +132,7 @@ def _evaluate(cell: Cell, options: argparse.Namespace) -> None:
         "corpus": out / "corpus",
         "data.max_len": 512,
         "attacks": "reported",
+        "prompt_end": "word",
         "batch_size": 8,
         "finished": out / "finished",
         "out": out / "evaluated" / cell.name,
