@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from driving import drive
 
 from quail_lightning.data.newsroom import Newsroom
 from quail_lightning.models.checkpoint import load_config
@@ -73,23 +72,19 @@ def _made(name: str, size: Size) -> dict[str, object]:
     teach += [f"--recipe.optimization.learning_rate={size.learning_rate}", "--recipe.optimization.batch_size=4"]
     own = ["--data=quail_lightning.data.OwnTextDataModule", *texts]
     for model, sets in (("target", "forget+retain"), ("retrained", "retain")):
-        _quail(name, "finetune", *own, *teach, f"--sets={sets}", f"--out={name}/{model}")
+        _quail(f"{name}-{model}", "finetune", *own, *teach, f"--sets={sets}", f"--out={name}/{model}")
     run = Path("logs") / name
     if not (run / "results.json").is_file():
         named = [f"--model.target={name}/target", f"--evaluation.retrained={name}/retrained"]
         logged = [f"--trainer.logger.init_args.name={name}", "--trainer.logger.init_args.version="]
-        _quail(name, "fit", "--config=own.yaml", *texts, "--data.holdout=holdout.txt", *named, *logged)
+        _quail(
+            f"{name}-unlearned", "fit", "--config=own.yaml", *texts, "--data.holdout=holdout.txt", *named, *logged
+        )
     return _figures(name, run)
 
 
 def _quail(name: str, *arguments: str) -> None:
-    print(f"{name}: {arguments[0]}", file=sys.stderr, flush=True)
-    log = Path(f"{name}-{arguments[0]}.txt")
-    with log.open("a") as output:
-        command = [sys.executable, "-m", "quail_lightning", *arguments]
-        finished = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-    if finished.returncode:
-        raise SystemExit(f"{name} failed, see {log.resolve()}")
+    drive(Path(f"{name}.txt"), arguments)
 
 
 def _figures(name: str, run: Path) -> dict[str, object]:

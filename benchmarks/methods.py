@@ -12,15 +12,14 @@ Everything is made below --out; finished runs are not made again.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
+from driving import drive, shown
+
 from quail_lightning.configuration.files import shipped_names
-from quail_lightning.run.results import Estimate, ResultRow, read_results, read_verdicts
+from quail_lightning.run.results import ResultRow, read_results, read_verdicts
 
 ADDED = ("hinge", "sure")  # fragments that go with another
 COMBINED = (("npo_klr", "hinge"), ("ga_gdr", "sure"))
@@ -78,8 +77,7 @@ def _methods() -> dict[str, tuple[str, ...]]:
 
 
 def _run(name: str, fragments: tuple[str, ...], out: Path) -> None:
-    print(f"started: {name}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "quail_lightning", "fit", "--config", "quickstart.yaml"]
+    command = ["fit", "--config", "quickstart.yaml"]
     for fragment in fragments:
         command += ["--config", f"method/{fragment}.yaml"]
     command += [
@@ -92,12 +90,7 @@ def _run(name: str, fragments: tuple[str, ...], out: Path) -> None:
         f"--trainer.logger.init_args.name={out.name}",
         f"--trainer.logger.init_args.version={name}",
     ]
-    log = out / "output" / f"{name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
-        finished = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ, check=False)
-    if finished.returncode:
-        raise SystemExit(f"{name} failed, see {log}")
+    drive(out / "output" / f"{name}.txt", command)
 
 
 def _table(out: Path) -> Iterator[str]:
@@ -122,21 +115,13 @@ def _table(out: Path) -> Iterator[str]:
 
 def _line(name: str, rows: Mapping[str, ResultRow], verdicts: Mapping[str, Mapping[str, str]]) -> str:
     cells = [
-        _cell(rows[precision].metrics.get(metric))
+        shown(rows[precision].metrics.get(metric))
         for precision in PRECISIONS
         for metric in COLUMNS
         if (precision, metric) != ("bf16", "delivered_forgetting")
     ]
     cells += [verdicts[precision][question] if verdicts else "" for question, precision, _ in VERDICTS]
     return f"| {name} | {' | '.join(cells)} |"
-
-
-def _cell(measure: object) -> str:
-    if measure is None:
-        return ""
-    if not isinstance(measure, Estimate):
-        return "–"
-    return f"{measure.value:.{1 if abs(measure.value) >= 10 else 2}f}"
 
 
 def _options() -> argparse.Namespace:

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+
+from driving import drive, shown
 
 from quail_lightning.run.results import Estimate, ResultRow, read_results
 
@@ -148,23 +148,10 @@ def _unlearn(run: Run, made: dict[tuple[Target, str], Future[None]], options: ar
 
 
 def _quail(options: argparse.Namespace, name: str, command: list[str], overrides: dict[str, object]) -> None:
-    """Run one command of the program; its output goes to a file named after it."""
-    print(f"started: {name}", file=sys.stderr, flush=True)
-    log = options.out / "output" / f"{name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    """One command of the program; its output goes to a file named after it."""
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    with log.open("w") as output:
-        finished = subprocess.run(
-            [sys.executable, "-m", "quail_lightning", *command]
-            + [f"--{key}={value}" for key, value in overrides.items()],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-            check=False,
-        )
-    if finished.returncode:
-        raise SystemExit(f"{name} failed, see {log}")
-    print(f"finished: {name}", file=sys.stderr, flush=True)
+    whole = [*command, *(f"--{key}={value}" for key, value in overrides.items())]
+    drive(options.out / "output" / f"{name}.txt", whole, threads=threads)
 
 
 def _checkpoint(out: Path, target: Target, sets: str) -> Path:
@@ -191,7 +178,7 @@ def _report(runs: Iterable[Run], out: Path) -> Iterator[str]:
 
 def _lines(run: Run, model: str, steps: str, rows: Iterable[ResultRow]) -> Iterator[str]:
     for row in rows:
-        cells = [_cell(row.metrics.get(name)) for name in COLUMNS]
+        cells = [shown(row.metrics.get(name), interval=True) for name in COLUMNS]
         named = [run.target.name, str(run.target.seed), model, steps, row.precision]
         yield f"| {' | '.join(named + cells)} |"
 
@@ -210,15 +197,6 @@ def _reported_epoch(rows: Iterable[ResultRow]) -> tuple[int, bool]:
 def _value(measure: object) -> float:
     assert isinstance(measure, Estimate)
     return measure.value
-
-
-def _cell(measure: object) -> str:
-    if measure is None:
-        return ""
-    if not isinstance(measure, Estimate):
-        return "–"
-    digits = 1 if abs(measure.value) >= 10 else 2
-    return f"{measure.value:.{digits}f} [{measure.low:.{digits}f}, {measure.high:.{digits}f}]"
 
 
 def _options() -> argparse.Namespace:

@@ -12,14 +12,13 @@ a format, is not made again.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from driving import drive, shown
 from news_documents import write_part
 
 from quail_lightning.configuration.bounded_yaml import read_yaml
@@ -142,21 +141,8 @@ def _evaluate(cell: Cell, options: argparse.Namespace) -> None:
 
 
 def _quail(out: Path, name: str, command: list[str], settings: dict[str, object]) -> None:
-    """Run one command of the program; its output goes to a file named after it."""
-    print(f"started: {name}", file=sys.stderr, flush=True)
-    log, start = out / "output" / f"{name}.txt", time.monotonic()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    overrides = [f"--{key}={at}" for key, at in settings.items()]
-    with log.open("w") as output:
-        finished = subprocess.run(
-            [sys.executable, "-m", "quail_lightning", *command, *overrides],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if finished.returncode:
-        raise SystemExit(f"{name} failed, see {log}")
-    print(f"finished: {name}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    """One command of the program; its output goes to a file named after it."""
+    drive(out / "output" / f"{name}.txt", [*command, *(f"--{key}={value}" for key, value in settings.items())])
 
 
 def _report(cells: Sequence[Cell], out: Path) -> Iterator[str]:
@@ -185,17 +171,8 @@ def _rows(cell: Cell, out: Path) -> dict[str, list[ResultRow]]:
 
 def _lines(name: str, epochs: str, rows: Iterable[ResultRow], said: dict[str, str]) -> Iterator[str]:
     for row in rows:
-        cells = [_cell(row.metrics.get(metric)) for metric in COLUMNS]
+        cells = [shown(row.metrics.get(metric), interval=True) for metric in COLUMNS]
         yield f"| {' | '.join([name, epochs, row.precision, *cells, said.get(row.precision, '')])} |"
-
-
-def _cell(measure: object) -> str:
-    if measure is None:
-        return ""
-    if not isinstance(measure, Estimate):
-        return "–"
-    digits = 1 if abs(measure.value) >= 10 else 2
-    return f"{measure.value:.{digits}f} [{measure.low:.{digits}f}, {measure.high:.{digits}f}]"
 
 
 def _draw(cells: Sequence[Cell], out: Path, path: Path) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+
+from driving import drive
 
 from quail_lightning.run.results import read_verdicts
 
@@ -104,15 +105,7 @@ def commands(out: Path, quick: bool = False) -> dict[str, list[list[str]]]:
 
 
 def _run(name: str, commands: list[list[str]], out: Path) -> None:
-    print(f"started: {name}", file=sys.stderr, flush=True)
-    log = out / "output" / f"{name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
-        for command in commands:
-            full = [sys.executable, "-m", "quail_lightning", *command]
-            finished = subprocess.run(full, stdout=output, stderr=subprocess.STDOUT, env=os.environ, check=False)
-            if finished.returncode:
-                raise SystemExit(f"{name} failed, see {log}")
+    drive(out / "output" / f"{name}.txt", *commands)
 
 
 def table(out: Path) -> Iterator[str]:

@@ -1,17 +1,14 @@
 """The driver of docs/results/verdicts.md."""
 
 import json
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import verdicts
 
 from quail_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
-_spec = spec_from_file_location("verdicts", ROOT / "benchmarks/verdicts.py")
-verdicts = module_from_spec(_spec)
-_spec.loader.exec_module(verdicts)
 
 
 def test_the_table_has_a_line_a_precision_and_leaves_out_runs_that_are_missing(tmp_path):
