@@ -9,7 +9,7 @@ Whole documents are chosen, so that every record can be answered from what a mod
 - retain: of sust/forget_2 … forget_4 without the documents of raw/forget, those with a retain question, then
   further ones until both sets are as long;
 - records: the chosen verbatim prompts, every question of the chosen documents, the benchmark's in-context pairs;
-- membership: the start of the first dozen documents of each set, and of as many holdout texts.
+- membership: equally long starts of documents of each set and of holdout texts, a dozen at most.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 FOUND = 0.8  # share of a question's words, weighted by their rarity, that its document holds
-MEMBERSHIP, TEXTS = 2000, 12  # characters of a membership text, about 450 tokens, and texts a set
+MEMBERSHIP, TEXTS = 2000, 12  # characters of a membership text, about 450 tokens, and most texts a set
 FOLDS = ("forget_2", "forget_3", "forget_4")
 
 
@@ -43,7 +43,7 @@ def write_part(corpus: Path, out: Path, prompts: int = 8, questions: int = 8) ->
 
     Args:
         corpus: MUSE NEWS in the benchmark's folder layout.
-        out: where the same layout is written.
+        out: where the same layout is written; it does not exist yet.
         prompts: verbatim prompts to choose.
         questions: forget questions to choose, those of the prompts' documents beside them.
     """
@@ -81,15 +81,22 @@ def write_part(corpus: Path, out: Path, prompts: int = 8, questions: int = 8) ->
         "knowmem/retain_qa": [each for index in sorted(kept) for each in kept[index]],
         "knowmem/forget_qa_icl": read("knowmem/forget_qa_icl"),
         "knowmem/retain_qa_icl": read("knowmem/retain_qa_icl"),
-        "privleak/forget": [each[:MEMBERSHIP] for each in forget[:TEXTS]],
-        "privleak/retain": [each[:MEMBERSHIP] for each in retain[:TEXTS]],
-        "privleak/holdout": [each[:MEMBERSHIP] for each in read("privleak/holdout")[:TEXTS]],
+        "privleak/forget": _starts(forget),
+        "privleak/retain": _starts(retain),
+        "privleak/holdout": _starts(read("privleak/holdout")),
     }
+    partial = out.with_name(f".{out.name}.partial")
     for part, records in parts.items():
-        path = out / f"{part}.json"
+        path = partial / f"{part}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    partial.rename(out)  # whole or not at all
     return ", ".join(f"{part} {len(records)}" for part, records in parts.items())
+
+
+def _starts(documents: Sequence[str]) -> list[str]:
+    """Of documents that are long enough, since a score over fewer tokens has another spread."""
+    return [each[:MEMBERSHIP] for each in documents if len(each) >= MEMBERSHIP][:TEXTS]
 
 
 def _spans(documents: Sequence[str], verbatim: Sequence[Mapping[str, str]]) -> Iterable[tuple[int, int, range]]:

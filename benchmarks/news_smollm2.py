@@ -12,6 +12,7 @@ a format, is not made again.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def main() -> None:
             _teach(name, epochs, options)
     for cell in chosen:
         if not _model(out, cell).is_dir():
+            shutil.rmtree(out / "runs" / cell.name, ignore_errors=True)  # what an interrupted run left
             _unlearn(cell, out)
         _evaluate(cell, options)
     finished = [cell for cell in chosen if (out / "evaluated" / cell.name / "results.json").is_file()]

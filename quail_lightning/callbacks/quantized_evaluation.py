@@ -243,7 +243,7 @@ class QuantizedEvaluation(Callback):
             "precisions": sorted(self.quantizers),
             "calibration": self.calibration.describe(),
             "retrained": self.retrained,
-            "suite": asdict(self.suite),
+            "suite": asdict(self.suite) | self.suite.read_from_files(),
             "max_windows": self.max_windows,
             "arithmetic": self._arithmetic,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,6 +41,8 @@ from quail_lightning.terminal import Bar
 
 Protocol = Literal["paper", "published"]
 Attacks = Literal["all", "reported"]
+_OF_MODELS = ["precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size", "calibration"]
+_OF_MODELS += ["engine", "vllm", "general_questions", "prompt_end"]  # what says how a model is evaluated
 Names = str | Path | Sequence[str | Path]
 """One, or several."""
 
@@ -86,12 +89,22 @@ def run(arguments: Any) -> None:
             raise InputError("--json names a folder", given=arguments.json, allowed="a file")
         check_writable(Path(arguments.json).parent, "the folder of --json")
     benchmark = load_benchmark(arguments.benchmark)
-    if arguments.from_log is not None and arguments.models:
-        raise InputError("--from-log runs no model", given=arguments.models, remedy="Leave one of the two out")
     if arguments.from_log is not None:
+        _refuse_beside_log(arguments)
         report_log(arguments, benchmark)
     else:
         _evaluate_models(arguments, benchmark)
+
+
+def _refuse_beside_log(arguments: Any) -> None:
+    """What says how a model is run acts on no log."""
+    usual = {name: each.default for name, each in signature(evaluate).parameters.items()}
+    usual |= {"precisions": list(usual["precisions"]), "data": {}}  # as they are parsed
+    given = [f"--{name}" for name in _OF_MODELS if getattr(arguments, name) != usual[name]]
+    if given or arguments.models:
+        raise InputError(
+            "--from-log runs no model", given=[*arguments.models, *given], remedy="Leave one of the two out"
+        )
 
 
 @dataclass(frozen=True)
@@ -176,6 +189,12 @@ def evaluate(
     check_choice("protocol", protocol, get_args(Protocol))
     check_choice("attacks", attacks, get_args(Attacks))
     check_choice("prompt_end", prompt_end, get_args(PromptEnd))
+    if protocol == "published" and prompt_end != "published":
+        raise InputError(
+            "protocol published asks the published prompts",
+            given=f"prompt_end: {prompt_end}",
+            remedy="Leave one of the two out",
+        )
     check_choice("engine", engine, get_args(EngineName))
     asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     suite = EvaluationSuite(
@@ -242,6 +261,10 @@ def evaluate(
             if (said := verdicts.get((model, precision))) is not None:
                 about |= {"target": plan.targets[model], "verdict": said.as_json()}
             details.append(about | figures_of(measures, _log_scores(each.folder)))
+    if prompt_end == "word":
+        told.append("The prompts of M1, M2 and M4 end in a word, without the benchmark's last space (prompt_end).")
+    if general_questions is not None and limit is not None:
+        told.append("The general questions are asked whole.")
     note = _note(limit, protocol, read, any("privleak" in row.metrics for row in rows), [*told, *plan.notes])
     settings = {
         "benchmark": asked.name,
@@ -249,6 +272,7 @@ def evaluate(
         "protocol": protocol,
         "partial": limit is not None,
         "limit": limit,
+        "prompt_end": prompt_end,
         "note": note,
         "arithmetic": evaluation.arithmetic(plan.sixteen_bits),
     }

@@ -75,8 +75,8 @@ class EvaluationSuite:
                 raise InputError(f"{name} must be at least 1", given=value)
 
     def ended(self, prompts: Iterable[str]) -> list[str]:
-        """Prompts that are to be continued, with the end that ``prompt_end`` names."""
-        return [prompt.rstrip() if self.prompt_end == "word" else prompt for prompt in prompts]
+        """Prompts that are to be continued, with the end that ``prompt_end`` names; line ends stay as they are."""
+        return [prompt.rstrip(" ") if self.prompt_end == "word" else prompt for prompt in prompts]
 
     def deciding(self, metric: Metric) -> dict[str, Any]:
         """Those options that decide the figures of one metric; of general questions what they are, not their file.
@@ -85,9 +85,17 @@ class EvaluationSuite:
             InputError: the file of general questions cannot be read.
         """
         found = {name: getattr(self, name) for name in metric.options}
-        if found.get("general_questions") is not None:
-            found["general_questions"] = digest(repr(read_choices(found["general_questions"])))
-        return found
+        return found | {name: of for name, of in self.read_from_files().items() if name in found}
+
+    def read_from_files(self) -> dict[str, str]:
+        """Option that names a file → digest of what is read from it, by which two runs can be told apart.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if self.general_questions is None:
+            return {}
+        return {"general_questions": digest(repr(read_choices(self.general_questions)))}
 
     def check(
         self,

@@ -80,9 +80,10 @@ def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = Fal
       Without a retrained model, what came back is counted in full.
     - **over-forgotten**: the interval of the forget NLL, or of the membership AUC, lies wholly above the equally
       precise retrained model's, or that of the repetition in responses does.
-    - **utility**: M4 and every other score against the **equally precise target**'s, as a ratio, each beyond what
-      guessing gives; retain NLL and perplexity as the ratio of perplexities. ``yes``: the interval lies above 0.8;
-      ``no``: below 0.5, or the score has no finite value.
+    - **utility**: M4 and every other score against the **equally precise target**'s, as a ratio; labels, MMLU and
+      general questions, which have so many answers each, beyond what guessing gives. Retain NLL and perplexity as
+      the ratio of perplexities. ``yes``: the interval lies above 0.8; ``no``: below 0.5, or the score has no
+      finite value.
 
     Args:
         sixteen_bits: all at 16 bits.

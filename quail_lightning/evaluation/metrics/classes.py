@@ -11,6 +11,8 @@ from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subj
 from quail_lightning.inference.encoding import encode
 from quail_lightning.run.results import Measure
 
+CHANCE = 50.0  # of two labels
+
 
 class Classes:
     """Accuracy, macro-F1 (both × 100) and AUROC of label likelihoods.
@@ -37,6 +39,7 @@ class Classes:
                 short,
                 role,  # type: ignore[arg-type]
                 "labels",
+                floor=CHANCE,
             ),
             f"label_f1_{side}": MetricLabel(f"F1 {side}", "× 100", better, table="labels"),  # type: ignore[arg-type]
             f"label_auroc_{side}": MetricLabel(f"AUROC {side}", "", better, table="labels"),  # type: ignore[arg-type]

@@ -8,6 +8,8 @@ from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.run.results import Measure
 
+MMLU_CHANCE = 25.0  # of four answers
+
 
 class KeptUtility:
     """Gen, Tru, Fac and Flu of the failure paper (section 6.2), and own questions and text."""
@@ -19,7 +21,9 @@ class KeptUtility:
     by_responses = False
     labels = MappingProxyType(
         {
-            "utility_general": MetricLabel("Gen MMLU", "× 100", "up", "Gen", "utility", "utility"),
+            "utility_general": MetricLabel(
+                "Gen MMLU", "× 100", "up", "Gen", "utility", "utility", floor=MMLU_CHANCE
+            ),
             "utility_truthful": MetricLabel("Tru MC1", "× 100", "up", "Tru", "utility", "utility"),
             "utility_factual": MetricLabel("Fac TriviaQA", "× 100", "up", "Fac", "utility", "utility"),
             "utility_fluency": MetricLabel("Flu entropy", "bits", "up", "Flu", "utility", "utility"),

@@ -174,6 +174,9 @@ WRONG = {
     f"{EVALUATE} --json folder": r"--json names a folder",
     f"{EVALUATE} --protocol sometimes": r"protocol does not fit; got sometimes\. Allowed: paper, published",
     f"{EVALUATE} --from-log folder": r"--from-log runs no model",
+    "evaluate --benchmark muse-news --from-log folder --prompt_end word": r"runs no model.*\['--prompt_end'\]",
+    "evaluate --benchmark muse-news --from-log folder --precisions nf4": r"runs no model.*\['--precisions'\]",
+    f"{EVALUATE} --protocol published --prompt_end word": r"protocol published asks.*prompt_end: word",
     "evaluate --benchmark muse-news --from-log folder": r"folder holds no log",
     # analyze
     "analyze --reference nowhere --model model": r"no model could be loaded from 'nowhere'",

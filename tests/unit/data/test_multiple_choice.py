@@ -75,6 +75,7 @@ def test_the_shipped_questions_are_enough_and_each_stands_there_once() -> None:
     asked = read_choices(SHIPPED)  # the reader refuses doubles, and answers that are the same
     assert len(asked) == 128
     assert all(each.question.endswith("?") and each.question.isascii() for each in asked)
+    assert not [each.question for each in asked if "these" in each.question.split()]  # no options are shown
     assert not {each.question for each in asked} & {option for each in asked for option in each.options}
 
 

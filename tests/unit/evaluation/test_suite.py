@@ -229,6 +229,14 @@ def test_the_space_at_a_prompts_end_is_left_to_the_continuation_where_that_is_as
         assert suite.deciding(metric)["prompt_end"] == end
 
 
+def test_the_lines_of_a_chat_template_are_no_space_at_a_prompts_end() -> None:
+    assert replace(SUITE, prompt_end="word").ended(["so \t", "<assistant>\n\n", "to  "]) == [
+        "so \t",
+        "<assistant>\n\n",
+        "to",
+    ]
+
+
 def test_an_empty_response_scores_0_and_counts(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
