@@ -18,6 +18,7 @@ from quail_lightning.models.adapters import adapter_in
 from quail_lightning.models.checkpoint import stored_dtype
 from quail_lightning.run.masking import masked
 from quail_lightning.storage.privacy import private_folder
+from quail_lightning.storage.vouched import digest
 
 if TYPE_CHECKING:
     import torch
@@ -126,10 +127,16 @@ class Serving:
         if self.options.url is not None:
             yield served_model(named_server(self.options.url), folder, asked.tokenizer, asked.config)
             return
-        log = private_folder(self.logs, self.logs.parent) / f"{folder.resolve().name}.log"
+        log = private_folder(self.logs, self.logs.parent) / _log_name(folder)
         named = str(dtype).removeprefix("torch.")
         with vllm_process(self.program, folder, named, self.options.arguments, log, self.gpu) as server:
             yield served_model(server, folder, asked.tokenizer, asked.config)
+
+
+def _log_name(folder: Path) -> str:
+    """The folder's name, and a digest of its path: the models of all runs lie in folders of one name."""
+    path = folder.resolve()
+    return f"{path.name}-{digest(str(path))[:8]}.log"
 
 
 def serving(

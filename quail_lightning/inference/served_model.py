@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quail_lightning.errors import InputError
 from quail_lightning.inference.completion_server import CompletionServer, ServerError
+from quail_lightning.inference.concurrent_calls import as_answered
 from quail_lightning.inference.encoding import decode, encode, positions
 from quail_lightning.inference.generation import check_lengths, end_tokens
 from quail_lightning.inference.sampling import Sampling
@@ -90,18 +91,16 @@ class ServedModel:
                 remedy="Start it with a larger --max-model-len (vllm.arguments)",
             )
         completions = [""] * len(encoded)
-        pool = ThreadPoolExecutor(min(batch_size or AT_ONCE, len(encoded)))
-        try:
-            asked = {
-                pool.submit(self._continued, row, max_new_tokens, tuple(stops)): index
-                for index, row in enumerate(encoded)
-            }
-            for done, answered in enumerate(as_completed(asked), 1):
-                completions[asked[answered]] = decode(self.tokenizer, answered.result())
+
+        def ask(row: list[int]) -> list[int]:
+            return self._continued(row, max_new_tokens, tuple(stops))
+
+        # after an error or Ctrl-C no further prompt is sent, and nobody waits for those under way
+        with closing(as_answered(ask, encoded, batch_size or AT_ONCE)) as answers:
+            for done, (index, tokens) in enumerate(answers, 1):
+                completions[index] = decode(self.tokenizer, tokens)
                 if progress is not None:
                     progress(done, len(encoded))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # after an error or Ctrl-C nobody waits for the others
         return completions
 
     def _continued(self, prompt: list[int], max_new_tokens: int, stops: tuple[str, ...]) -> list[int]:
@@ -147,7 +146,7 @@ def served_model(
     own = [card for card, root in zip(cards, roots, strict=True) if _is(root, folder) and not card.get("parent")]
     if not own:
         raise InputError(
-            f"the server at {server.url} has not loaded {folder}",
+            f"the server at {server.url} has not loaded {folder.resolve()} by its absolute path",
             given=", ".join(roots) or "no model",
             remedy=f"Start it by: vllm serve {folder.resolve()}; or leave vllm.url out, and it is started for you",
         )
@@ -169,7 +168,8 @@ def folder_ends(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTok
 
 
 def _is(root: str, folder: Path) -> bool:
-    return Path(root).resolve() == folder.resolve()
+    # a relative path is one from the folder that the server was started in, which is not known here
+    return Path(root).is_absolute() and Path(root).resolve() == folder.resolve()
 
 
 def _only_choice(answer: Mapping[str, Any], url: str) -> dict[str, Any]:

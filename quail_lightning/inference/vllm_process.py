@@ -9,10 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from quail_lightning.configuration.allowed_code import code_refused, is_code_allowed
 from quail_lightning.errors import InputError, RunError
@@ -20,10 +22,10 @@ from quail_lightning.inference.completion_server import KEY, CompletionServer, S
 from quail_lightning.inference.served_model import MODELS
 from quail_lightning.run.masking import masked
 from quail_lightning.run.parent import GRACE, dependent_process
-from quail_lightning.storage.privacy import FILE
 from quail_lightning.terminal import step
 
 STARTING = 1_800.0  # seconds; vLLM reads the weights, compiles and captures graphs before it listens
+ENDING = GRACE + 20  # seconds until it is gone, of which the first ``GRACE`` are its own
 PAUSE = 0.5  # seconds between two looks
 SHOWN = 15  # last lines of its output, in an error
 NUMBER = re.compile(r"-\d.*")  # a value, not an option
@@ -106,7 +108,7 @@ def vllm_process(
     given = {KEY: key, "VLLM_NO_USAGE_STATS": "1"} | _visible(gpu)
     server = CompletionServer(f"http://{HOST}:{port}", key)
     process: subprocess.Popen[bytes] | None = None
-    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE), "wb") as output:
+    with _new_file(log) as output:
         try:
             with dependent_process(group, given, output) as process:
                 with step(f"starting vLLM on {folder}, its output goes to {log}"):
@@ -117,13 +119,13 @@ def vllm_process(
             if process is not None and isinstance(error, Unreachable) and _has_ended(process):
                 raise RunError(
                     f"vLLM ended with status {process.returncode} on {folder}; the end of its output ({log}):\n"
-                    f"{_last_lines(log)}\n",
+                    f"{_last_lines(output)}\n",
                     remedy="If memory is short: vllm.arguments with --max-model-len or --gpu-memory-utilization",
                 ) from error
             raise
         finally:
             if process is not None:
-                process.wait(GRACE + 20)
+                _wait_for_end(process, folder)
 
 
 def _wait(server: CompletionServer, process: subprocess.Popen[bytes]) -> None:
@@ -138,6 +140,18 @@ def _wait(server: CompletionServer, process: subprocess.Popen[bytes]) -> None:
             if time.monotonic() > deadline:
                 raise ServerError(f"vLLM does not listen {STARTING:g} s after its start") from None
         time.sleep(PAUSE)
+
+
+def _wait_for_end(process: subprocess.Popen[bytes], folder: Path) -> None:
+    try:
+        process.wait(ENDING)
+    except subprocess.TimeoutExpired:  # said, not raised: the block has its own result or its own error
+        print(
+            f"vLLM on {folder} is still ending after {ENDING:g} s, and may hold the GPU's memory; process "
+            f"{process.pid} is there until it has ended",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -161,6 +175,15 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _last_lines(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").splitlines()[-SHOWN:]
+def _new_file(path: Path) -> IO[bytes]:
+    """An empty file, its owner's alone, in the place of one that another evaluation may still be writing."""
+    descriptor, made = tempfile.mkstemp(dir=path.parent)
+    os.replace(made, path)
+    return open(descriptor, "wb")
+
+
+def _last_lines(output: IO[bytes]) -> str:
+    # not by its name, which may be another start's by now
+    told = os.pread(output.fileno(), os.fstat(output.fileno()).st_size, 0)
+    lines = told.decode("utf-8", "replace").splitlines()[-SHOWN:]
     return "\n".join(f"  {masked(line)}" for line in lines) or "  (it wrote nothing)"

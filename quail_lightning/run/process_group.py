@@ -1,7 +1,8 @@
 """Run a program and all that it starts, and end them together when the process that asked for it ends.
 
 ``python -m quail_lightning.run.process_group PROGRAM ...``, started by ``dependent_process``. The program is none
-of ours and knows nothing of the pipe, so this process watches it in its place.
+of ours and knows nothing of the pipe, so this process watches it in its place. It must outlive who asked, so it
+leaves the terminal's session, all of which a closed window ends, and the process group that a kill may be sent to.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from contextlib import suppress
 
 from quail_lightning.run.parent import GRACE, VARIABLE
 
+UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # who asked decides what ends
+
 
 def run_together(command: Sequence[str], pipe: int) -> int:
     """The program's exit status, negative: of a signal.
@@ -24,8 +27,10 @@ def run_together(command: Sequence[str], pipe: int) -> int:
         command: the program and its arguments; it leads a process group, so that its children are reached too.
         pipe: descriptor that closes with the process that asked for it.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches this one too: who asked decides what ends
-        signal.signal(number, lambda *_: None)
+    for number in UNHEARD:
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which the program would inherit
+    with suppress(PermissionError):  # it was started by hand, and leads a process group already
+        os.setsid()
     process = subprocess.Popen(command, start_new_session=True)
     threading.Thread(target=_end_with_pipe, args=(process, pipe), daemon=True).start()
     status = process.wait()

@@ -139,9 +139,9 @@ def test_a_server_is_started_on_each_folder_in_turn_and_a_deployed_folder_is_loa
             assert responses(row) == responses(before)
         assert (set(BY_RESPONSES) <= set(row["reused"])) is (row["engine"] == "own")
     logs = {path.name: path.read_text() for path in Path("logs/evaluations/vllm").iterdir()}
-    assert set(logs) == {f"{Path(checkpoint).name}.log", "deployed.log"}
-    assert "dtype='float32'" in logs[f"{Path(checkpoint).name}.log"]
-    assert "dtype='bfloat16'" in logs["deployed.log"]
+    assert sorted(name.rpartition("-")[0] for name in logs) == ["deployed", Path(checkpoint).name]
+    for name, log in logs.items():
+        assert ("dtype='bfloat16'" if name.startswith("deployed-") else "dtype='float32'") in log
     # other arguments may give other figures
     program.write_text("#!/bin/sh\necho no GPU is found here >&2\nexit 3\n")
     assert all(

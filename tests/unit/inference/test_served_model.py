@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -124,6 +127,53 @@ def test_another_model_is_refused_by_name(fake: FakeVllm, tmp_path: Path, own: t
     with pytest.raises(InputError, match=r"has not loaded.*vllm serve") as refused:
         served_model(CompletionServer(fake.url), tmp_path, own[1], own[0].config)
     assert fake.folder in str(refused.value)
+
+
+def test_a_relative_root_is_refused_since_where_it_starts_is_not_known(
+    fake: FakeVllm, tmp_path: Path, own: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b/out/model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "b")
+    monkeypatch.setattr(fake, "folder", "out/model")
+    with pytest.raises(InputError, match="by its absolute path") as refused:
+        served_model(CompletionServer(fake.url), Path("out/model"), own[1], own[0].config)
+    assert f"vllm serve {tmp_path.resolve()}/b/out/model" in str(refused.value)
+    # the same folder by another absolute path is the same
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    monkeypatch.setattr(fake, "folder", str(tmp_path / "link/out/model"))
+    assert served_model(CompletionServer(fake.url), Path("out/model"), own[1], own[0].config).name == fake.name
+
+
+ASKING = """
+import sys
+from pathlib import Path
+from transformers import AutoConfig, AutoTokenizer
+from quail_lightning.inference.completion_server import CompletionServer
+from quail_lightning.inference.served_model import served_model
+
+url, folder = sys.argv[1:]
+tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+served_model(CompletionServer(url), Path(folder), tokenizer, config).complete(["ash birch", "yew"], 4)
+"""
+
+
+def test_an_error_ends_the_program_while_another_request_hangs(fake: FakeVllm, checkpoint: str) -> None:
+    is_asked, is_over = threading.Barrier(2), threading.Event()
+
+    def spoil(choice: dict[str, Any]) -> tuple[int, bytes]:
+        if is_asked.wait(120) == 0:  # when both are under way
+            is_over.wait(180)
+        return 500, b"no memory"
+
+    fake.spoil = spoil
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", ASKING, fake.url, checkpoint], capture_output=True, text=True, timeout=120
+        )
+    finally:
+        is_over.set()
+    assert ended.returncode == 1
+    assert "500 Internal Server Error: no memory" in ended.stderr
 
 
 def spoiled(**changes: Any) -> Any:

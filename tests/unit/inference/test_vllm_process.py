@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import stat
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 from quail_lightning.configuration.allowed_code import code_allowed
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.inference import vllm_process as tested
+from quail_lightning.inference.completion_server import CompletionServer
 from quail_lightning.inference.vllm_process import check_vllm, vllm_process
 
 START = f"#!{sys.executable}\nimport os, sys\n"
@@ -146,6 +149,53 @@ def test_what_never_listens_is_given_up(program: Any, tmp_path: Path, monkeypatc
     with pytest.raises(RunError, match=r"does not listen 0\.3 s after"), started(silent, tmp_path):
         pytest.fail("it never listened")
     assert time.monotonic() - began < 15
+
+
+STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + ANSWERING
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_slow_end_is_said_and_hides_neither_a_result_nor_an_error(
+    failing: bool,
+    program: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tested, "ENDING", 0.2)
+    told: dict[str, Any] = {}
+    end: Any = pytest.raises(ValueError, match="its own") if failing else pytest.MonkeyPatch.context()
+    with end, started(program(STUBBORN), tmp_path) as server:
+        told = server.get("/v1/models")
+        if failing:
+            raise ValueError("its own")
+    assert is_running(told["pid"])
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "still ending" in line]
+    watcher = int(re.search(r"process (\d+) is there", said)[1])  # type: ignore[index]
+    assert watcher != told["pid"]
+    os.kill(told["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while is_running(told["pid"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.waitpid(watcher, 0)
+
+
+def test_a_second_start_s_log_leaves_the_first_its_own(program: Any, tmp_path: Path) -> None:
+    def start_again_then_die(server: CompletionServer) -> None:
+        server.get("/v1/models")
+        failing = program("print('no GPU', flush=True)\nsys.exit(5)")
+        with pytest.raises(RunError, match=r"(?s)status 5 .*no GPU"), started(failing, tmp_path):
+            pytest.fail("it never listened")
+        server.get("/die")
+
+    with (
+        pytest.raises(RunError, match=r"(?s)ended with status 7 .*CUDA out of memory"),
+        started(program(ANSWERING), tmp_path) as server,
+    ):
+        start_again_then_die(server)
+    assert (tmp_path / "vllm.log").read_text() == "no GPU\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"vllm", "vllm.log"}
 
 
 @pytest.mark.parametrize(

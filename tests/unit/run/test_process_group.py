@@ -1,6 +1,7 @@
 """A program that knows nothing of it ends with the one that started it, and so do its children."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -48,14 +49,24 @@ def numbers(path):
     return [int(number) for number in path.read_text().split()]
 
 
+def without_core_dumps():
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+of_a_terminal = pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name
+)
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 
 
 @linux
-def test_the_end_of_the_block_ends_the_program_and_its_children(tmp_path):
+@of_a_terminal
+def test_the_end_of_the_block_ends_the_program_and_its_children(number, tmp_path):
     with open(tmp_path / "log", "wb") as output, dependent_process([*GROUP, FAMILY], {}, output) as process:
         pids = numbers(tmp_path / "log")
-        os.kill(process.pid, signal.SIGINT)  # Ctrl-C reaches it too, and is for the one that started it
+        os.kill(process.pid, number)  # a signal may reach it too, and is for the one that started it
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
         assert all(map(is_running, pids))
     assert process.wait(10) != 0
     ended(pids)
@@ -68,6 +79,18 @@ def test_a_killed_parent_ends_them_too(tmp_path):
     pids = numbers(tmp_path / "log")
     parent.kill()
     parent.wait(10)
+    ended(pids)
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL], ids=lambda each: each.name)
+def test_a_signal_to_all_in_the_parent_s_terminal_ends_them_too(number, tmp_path):
+    command = [sys.executable, "-c", PARENT, *GROUP, FAMILY]
+    with open(tmp_path / "log", "wb") as output:
+        parent = subprocess.Popen(command, stdout=output, start_new_session=True, preexec_fn=without_core_dumps)
+    pids = numbers(tmp_path / "log")
+    os.killpg(parent.pid, number)
+    assert parent.wait(10) == -number
     ended(pids)
 
 
