@@ -16,10 +16,10 @@ from quail_lightning.conversion.gguf_conversion import check_room, convert_gguf,
 from quail_lightning.conversion.gguf_header import GgufHeader, read_header
 from quail_lightning.conversion.gguf_refusals import check_convertible
 from quail_lightning.models.adapters import base_in
-from quail_lightning.models.gguf_files import SMOLLM2, converted_folder, gguf_file
+from quail_lightning.storage.gguf_files import SMOLLM2, converted_folder, gguf_file
 from quail_lightning.terminal import is_first_rank
 
-_told: set[Path] = set()  # folders of conversions that this process named
+_told: set[Path] = set()  # folders that this process said a name stands for
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def sources_of(names: Iterable[str | None]) -> dict[str, GgufSource]:
     """
     found = {}
     for name in dict.fromkeys(filter(None, names)):
-        if name == SMOLLM2 and Path(name).is_dir() and is_first_rank():
+        if name == SMOLLM2 and Path(name).is_dir() and Path(name) not in _told and is_first_rank():
+            _told.add(Path(name))
             print(f"{name} is the folder of that name here, not the package's model.", file=sys.stderr, flush=True)
         meant = base_in(name) or name
         if (file := gguf_file(meant)) is None:

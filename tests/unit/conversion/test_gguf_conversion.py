@@ -128,7 +128,7 @@ def test_the_result_is_a_whole_checkpoint_that_this_program_loads(tmp_path):
     assert (config.bos_token_id, config.eos_token_id) == (TOKENS.index(SPECIAL[1]), TOKENS.index(SPECIAL[0]))
     assert model.lm_head.weight is model.model.embed_tokens.weight
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "license: mit" in card
+    assert 'license: "mit"\n' in card
     assert "| Q5_1 | 15 |" in card
     assert "Q5_1's (5 bits, blocks of 32)" in card
 
