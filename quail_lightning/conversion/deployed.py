@@ -40,6 +40,12 @@ def noted_in(header: GgufHeader) -> dict[str, Any] | None:
     return noted
 
 
+def described_deployed(noted: Mapping[str, Any]) -> str:
+    """One sentence on what a file is that this program wrote (``noted_in``)."""
+    made = noted["quantized"]
+    return f"It holds {made['precision']} of {made.get('of')}: what is evaluated is the deployed format itself."
+
+
 def refuse_deployed(header: GgufHeader) -> None:
     """Refuse to quantize what this program quantized, before it is converted.
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from quail_lightning.conversion.deployed import OF_FILE, described_deployed
 from quail_lightning.conversion.gguf_header import GgufHeader
 
 BITS = re.compile(r"^(?:I?Q|TQ|MXFP|NVFP)(\d)")  # of a code, in ggml's name of a quantized type
@@ -67,7 +68,7 @@ def converted_card(made: Mapping[str, Any]) -> str:
         f"Converted from the GGUF file `{made['file']}` (SHA-256 `{made['sha256']}`), architecture "
         f"`{made['architecture']}`. {kept}",
         f"| type | tensors | weights |\n|---|---|---|\n{table}",
-        described_grid(made["types"]),
+        described_grid(made["types"]) if made[OF_FILE] is None else described_deployed(made[OF_FILE]),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quail_lightning.conversion.deployed import described_deployed, noted_in
 from quail_lightning.conversion.described import described_grid, type_counts
 from quail_lightning.conversion.gguf_conversion import check_room, convert_gguf, is_converted
 from quail_lightning.conversion.gguf_header import GgufHeader, read_header
@@ -46,8 +47,9 @@ class GgufSource:
         if is_first_rank() and self.folder not in _told:
             _told.add(self.folder)
             told = f"{self.name} is read as {self.folder}, converted from {self.header.file}."
-            grid = described_grid(type_counts(self.header))
-            print(" ".join(filter(None, [told, grid])), file=sys.stderr, flush=True)
+            noted = noted_in(self.header)
+            more = described_grid(type_counts(self.header)) if noted is None else described_deployed(noted)
+            print(" ".join(filter(None, [told, more])), file=sys.stderr, flush=True)
         return str(self.folder)
 
 
