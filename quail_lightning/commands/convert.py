@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
+from quail_lightning.conversion.deployed import CONVERTED
 from quail_lightning.conversion.described import described_grid
-from quail_lightning.conversion.gguf_conversion import CONVERTED, StoredDtype, convert_gguf
+from quail_lightning.conversion.gguf_conversion import StoredDtype, convert_gguf
 from quail_lightning.conversion.gguf_header import read_header
 from quail_lightning.conversion.gguf_refusals import check_convertible
 from quail_lightning.errors import InputError, check_choice
 from quail_lightning.models.checkpoint import read_provenance
-from quail_lightning.models.gguf_files import converted_folder, gguf_file
 from quail_lightning.storage.durable import check_writable
+from quail_lightning.storage.gguf_files import converted_folder, gguf_file
 
 
 def convert(model: str | Path, out: str | Path | None = None, dtype: StoredDtype | None = None) -> Path:

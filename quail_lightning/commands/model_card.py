@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.conversion.deployed import CONVERTED
 from quail_lightning.conversion.described import described_grid
-from quail_lightning.conversion.gguf_conversion import CONVERTED
 from quail_lightning.data.calibration import CalibrationRequest
-from quail_lightning.evaluation.card import described_method, described_results
+from quail_lightning.evaluation.card import described_method, described_origin, described_results
 from quail_lightning.quantization.architecture import WORTH_SAYING, described_share
 
 # of the formats that transformers does not load by itself, or not in every dtype; the kernel it chooses on a CPU
@@ -67,6 +67,7 @@ def model_card(
     parts.append(f"Quantized: {described_share(made['share'])}{rest}; {outside}.")
     if converted := provenance.get(CONVERTED):
         parts.append(described_grid(converted["types"]))
+    parts.append(described_origin(provenance))
     if made["simulated"]:
         parts.append(
             "The grid is simulated: weights are rounded to it and stored in 16 or 32 bits, so the checkpoint is "

@@ -14,11 +14,13 @@ from torch import Tensor
 from quail_lightning.commands.model_card import model_card
 from quail_lightning.commands.quantized_file import check_file, refuse_other_suffix, save_file
 from quail_lightning.configuration.files import find_config
-from quail_lightning.conversion.located import located
+from quail_lightning.conversion.deployed import refuse_deployed
+from quail_lightning.conversion.located import located, sources_of
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.protocol import TextData
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError, check_choice
+from quail_lightning.evaluation.lineage import stored_format
 from quail_lightning.inference.encoding import positions
 from quail_lightning.models.checkpoint import (
     check_whole,
@@ -105,9 +107,12 @@ def _quantize(
         raise InputError("there is no CUDA device here", given="device: cuda", allowed="auto or cpu")
     quantizer = load_quantizer(to)
     refuse_other_suffix(quantizer, to, out)
+    for source in sources_of([model]).values():
+        if source.name == model:
+            refuse_deployed(source.header)
     (model,) = located([model])
     config = load_config(model)
-    if getattr(config, "quantization_config", None) is not None:
+    if stored_format(model) is not None:
         raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
     held: torch.dtype = (evaluated_dtype(model) or torch.bfloat16) if dtype is None else getattr(torch, dtype)
     share = check_quantizers(config, {to: quantizer}, held)[to]

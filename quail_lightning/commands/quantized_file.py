@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from quail_lightning.errors import InputError, RunError
 from quail_lightning.models.checkpoint import PROVENANCE
-from quail_lightning.models.digests import DIGESTS, file_digests
+from quail_lightning.models.digests import DIGESTS
 from quail_lightning.models.saving import MARGIN
 from quail_lightning.quantization import Quantizer
 from quail_lightning.quantization.protocol import WritesFile
 from quail_lightning.run.masking import masked
 from quail_lightning.storage.disk_room import refuse_too_little_room
 from quail_lightning.storage.durable import partial_name, publish, remove, write_failure
+from quail_lightning.storage.file_digests import file_digests
 from quail_lightning.terminal import step
 
 if TYPE_CHECKING:

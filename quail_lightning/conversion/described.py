@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from quail_lightning.conversion.deployed import OF_FILE, described_deployed
 from quail_lightning.conversion.gguf_header import GgufHeader
 
 BITS = re.compile(r"^(?:I?Q|TQ|MXFP|NVFP)(\d)")  # of a code, in ggml's name of a quantized type
@@ -51,7 +53,7 @@ def converted_card(made: Mapping[str, Any]) -> str:
     Args:
         made: what the provenance has under ``converted``.
     """
-    license_ = f"license: {made['license']}\n" if made.get("license") else ""
+    license_ = f"license: {json.dumps(_one_line(made['license']))}\n" if made.get("license") else ""
     kept = (
         f"Stored as {made['dtype']}, each value rounded to the nearest one."
         if made["rounded"]
@@ -62,10 +64,15 @@ def converted_card(made: Mapping[str, Any]) -> str:
     )
     parts = [
         f"---\nlibrary_name: transformers\n{license_}---",
-        f"# {made.get('name') or made['file']}",
+        f"# {_one_line(made.get('name') or made['file'])}",
         f"Converted from the GGUF file `{made['file']}` (SHA-256 `{made['sha256']}`), architecture "
         f"`{made['architecture']}`. {kept}",
         f"| type | tensors | weights |\n|---|---|---|\n{table}",
-        described_grid(made["types"]),
+        described_grid(made["types"]) if made[OF_FILE] is None else described_deployed(made[OF_FILE]),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _one_line(text: object) -> str:
+    """What a file says, which may be anything, so that it opens no line of its own in the card."""
+    return " ".join(str(text).split())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from quail_lightning.conversion.deployed import CONVERTED, OF_FILE, noted_in
 from quail_lightning.conversion.described import converted_card, type_counts
 from quail_lightning.conversion.gguf_header import GgufHeader
 from quail_lightning.conversion.gguf_refusals import check_same_model
@@ -16,37 +17,51 @@ from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import check_fits, read_provenance, save_model
 from quail_lightning.models.config_sizes import check_sizes
 from quail_lightning.models.empty import empty_model
-from quail_lightning.models.gguf_files import digest_of
 from quail_lightning.models.loading_report import refuse_incomplete
 from quail_lightning.models.memory import check_main_memory
 from quail_lightning.models.saving import try_saving
-from quail_lightning.storage.disk_room import refuse_too_little_room
+from quail_lightning.storage.disk_room import bytes_in, refuse_too_little_room
 from quail_lightning.storage.durable import remove
+from quail_lightning.storage.gguf_files import converted_folder, digest_of
 from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
+from quail_lightning.storage.readable import damaged
 from quail_lightning.terminal import step, transient_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 StoredDtype = Literal["float32", "bfloat16", "float16"]
-CONVERTED = "converted"
-"""Key of ``provenance.json``: what was converted, and how."""
-FORM = 1  # of a conversion; another number makes it anew
+FORM = 2  # of a conversion; one of another form is made anew where it lies by default, and refused elsewhere
 PACKAGES = ("gguf", "transformers", "tokenizers", "torch", "quail-lightning")
 SIXTEEN_BITS = {"F16": torch.float16, "BF16": torch.bfloat16}
+LARGEST = 2.5
+"""Copies of the largest tensor, in float32, that memory holds at most beside all weights: measured."""
 
 
-def check_room(header: GgufHeader, folder: Path) -> None:
-    """See that disk and memory have room for the conversion, at float32, before anything is read.
+def check_room(header: GgufHeader, folder: Path, dtype: StoredDtype | None = None) -> None:
+    """See that disk and memory have room for the conversion, before anything is read.
+
+    Weights are read as float32, and stored as ``convert_gguf`` says; that a 16-bit file's values do not all fit
+    its type is found later, and the disk asked again.
+
+    Args:
+        header: of the file.
+        folder: of the result.
+        dtype: of the stored weights, see ``convert_gguf``.
 
     Raises:
         InputError: with both sizes.
     """
-    need = 4 * sum(tensor.weights for tensor in header.tensors.values())
-    refuse_too_little_room(
-        "the converted checkpoint", need, folder, "Make room, or convert it to another disk: quail convert --out"
-    )
-    check_main_memory(need, f"converting {header.file}")
+    sizes = [tensor.weights for tensor in header.tensors.values()]
+    narrow = _narrow_dtype(header)
+    stored = (narrow or torch.float32) if dtype is None else getattr(torch, dtype)
+    _check_disk(sum(sizes) * stored.itemsize, folder)
+    check_main_memory(4 * (sum(sizes) + LARGEST * max(sizes, default=0)), f"converting {header.file}")
+
+
+def _check_disk(need: float, folder: Path) -> None:
+    remedy = "Make room, or convert it to another disk: quail convert --out"
+    refuse_too_little_room("the converted checkpoint", need, folder, remedy, bytes_in(folder))
 
 
 def convert_gguf(header: GgufHeader, folder: Path, dtype: StoredDtype | None = None) -> bool:
@@ -71,7 +86,7 @@ def convert_gguf(header: GgufHeader, folder: Path, dtype: StoredDtype | None = N
         hold(lock_beside(folder), str(folder), wait=True)
         if is_converted(header.file, folder, dtype):
             return False
-        check_room(header, folder)
+        check_room(header, folder, dtype)
         with step(f"converting {header.file}"), transient_bars():
             _convert(header, folder, dtype)
     return True
@@ -79,6 +94,8 @@ def convert_gguf(header: GgufHeader, folder: Path, dtype: StoredDtype | None = N
 
 def is_converted(file: Path, folder: Path, dtype: StoredDtype | None = None) -> bool:
     """Whether a folder holds just this conversion of a file.
+
+    Not so one that an earlier version made where conversions lie by default: that is made anew.
 
     Raises:
         InputError: it holds something else.
@@ -88,7 +105,10 @@ def is_converted(file: Path, folder: Path, dtype: StoredDtype | None = None) -> 
     noted = read_provenance(folder) or {}
     made = {} if "quantized" in noted else noted.get(CONVERTED, {})  # a quantized copy notes what its model was
     wanted = {"sha256": digest_of(file), "form": FORM, "asked_dtype": dtype}
-    if differing := [key for key, value in wanted.items() if made.get(key) != value]:
+    differing = [key for key, value in wanted.items() if made.get(key) != value]
+    if differing == ["form"] and folder == converted_folder(file):
+        return False
+    if differing:
         raise InputError(
             f"{folder} holds something else than this conversion of {file} "
             f"(they differ in {', '.join(differing)})",
@@ -97,27 +117,22 @@ def is_converted(file: Path, folder: Path, dtype: StoredDtype | None = None) -> 
     return True
 
 
-def converted_from(name: str) -> dict[str, str] | None:
-    """The GGUF file, and its digest, that a checkpoint was converted from; None of any other checkpoint."""
+def converted_from(name: str) -> dict[str, Any] | None:
+    """The GGUF file that a checkpoint was converted from, its digest and types; None of any other checkpoint."""
     made = (read_provenance(Path(name)) or {}).get(CONVERTED)
-    return None if made is None else {key: str(made[key]) for key in ("file", "sha256")}
+    return None if made is None else {key: made[key] for key in ("file", "sha256", "types")}
 
 
 def _convert(header: GgufHeader, folder: Path, dtype: StoredDtype | None) -> None:
-    from transformers import AutoConfig
-
     file = header.file
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-    if (width := header.own("attention.key_length")) and "head_dim" in config.to_dict():
-        config.head_dim = width  # the library takes its class's default for some architectures
-    check_sizes(config, str(file))
-    empty = empty_model(config, torch.float32)
+    config, empty = _described(header)
     check_same_model(header, config, empty)
     tokenizer = _tokenizer(header)
     check_fits(config, tokenizer, 1)
     try_saving(empty, tokenizer, folder, 0)
     model = _loaded(header, config, empty)
     stored = _exact_dtype(header, model) if dtype is None else getattr(torch, dtype)
+    _check_disk(stored.itemsize * sum(value.numel() for value in model.parameters()), folder)
     rounded = _cast(model, stored, file)
     made = {
         "file": file.name,
@@ -132,12 +147,36 @@ def _convert(header: GgufHeader, folder: Path, dtype: StoredDtype | None) -> Non
         "types": type_counts(header),
         "tensors": {name: tensor.type for name, tensor in header.tensors.items()},
         "versions": {name: version(name) for name in PACKAGES},
+        OF_FILE: noted_in(header),
     }
+    remove(folder)  # of another form
     try:
         save_model(model, tokenizer, folder, {"made_by": "quail convert", CONVERTED: made}, converted_card(made))
     except Exception:  # the disk is full, say: half a model must not fill it
         remove(folder.with_name(f".{folder.name}.partial"))
         raise
+
+
+def _described(header: GgufHeader) -> tuple[PreTrainedConfig, PreTrainedModel]:
+    """The config that the library makes of a header, and the model of it on the meta device.
+
+    Raises:
+        InputError: no model has such sizes, or the library stumbles over a value.
+    """
+    from transformers import AutoConfig
+
+    file = header.file
+    try:
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        if (width := header.own("attention.key_length")) and "head_dim" in config.to_dict():
+            config.head_dim = width  # the library takes its class's default for some architectures
+        check_sizes(config, str(file))
+        return config, empty_model(config, torch.float32)
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # what values make the library raise is no matter of types
+        said = " ".join(str(error).split())[:200]
+        raise damaged(file, f"transformers makes no model of its keys ({type(error).__name__}: {said})") from error
 
 
 def _tokenizer(header: GgufHeader) -> Any:
@@ -184,12 +223,17 @@ def _loaded(header: GgufHeader, config: PreTrainedConfig, empty: PreTrainedModel
 
 def _exact_dtype(header: GgufHeader, model: PreTrainedModel) -> torch.dtype:
     """The file's 16-bit dtype where that holds every value of it, those that it stores wider too; else float32."""
+    if (narrow := _narrow_dtype(header)) is None:
+        return torch.float32
+    exact = all(torch.equal(value.to(narrow).float(), value) for value in model.state_dict().values())
+    return narrow if exact else torch.float32
+
+
+def _narrow_dtype(header: GgufHeader) -> torch.dtype | None:
+    """The 16-bit dtype of a file that has one beside float32 and nothing else."""
     kinds = {tensor.type for tensor in header.tensors.values()}
     narrow = [dtype for name, dtype in SIXTEEN_BITS.items() if name in kinds]
-    if len(narrow) != 1 or kinds - {"F32", *SIXTEEN_BITS}:
-        return torch.float32
-    exact = all(torch.equal(value.to(narrow[0]).float(), value) for value in model.state_dict().values())
-    return narrow[0] if exact else torch.float32
+    return narrow[0] if len(narrow) == 1 and not kinds - {"F32", *SIXTEEN_BITS} else None
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype, file: Path) -> bool:

@@ -184,8 +184,8 @@ def _read(file: Path, cursor: _Cursor, length: int) -> GgufHeader:
             raise damaged(file, f"{error} ({key})") from None
     described = [_described(file, cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", ALIGNMENT)
-    if type(alignment) is not int or alignment < 1:
-        raise damaged(file, f"its alignment is {alignment}")
+    if type(alignment) is not int or alignment.bit_count() != 1:
+        raise damaged(file, f"its alignment is {alignment}, which is no power of two")
     data = -(-cursor.position // alignment) * alignment
     return GgufHeader(file, metadata, _placed(file, described, data, length))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from quail_lightning.conversion.deployed import noted_in
 from quail_lightning.conversion.gguf_header import GgufHeader
+from quail_lightning.conversion.gguf_keys import check_keys, mapped_keys, plain
 from quail_lightning.conversion.gguf_tokenizer import check_tokenizer
 from quail_lightning.errors import InputError
-from quail_lightning.models.gguf_files import MERGE
 from quail_lightning.models.loading_report import some
+from quail_lightning.storage.gguf_files import MERGE
+from quail_lightning.storage.readable import damaged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -43,13 +46,15 @@ def check_convertible(header: GgufHeader) -> None:
     Raises:
         InputError: it is part of a split model, a vision encoder, an adapter or a vocabulary alone; of another
             architecture, or one with options that transformers would leave out; a type that cannot be dequantized;
-            or its tokenizer is missing or of another kind.
+            its tokenizer is missing or of another kind; or keys are missing or of the wrong kind.
     """
     _refuse_other_contents(header)
     _check_architecture(header)
     _check_types(header)
     _refuse_ignored_keys(header)
+    check_keys(header, CHECKED)
     check_tokenizer(header)
+    noted_in(header)
 
 
 def check_same_model(header: GgufHeader, config: PreTrainedConfig, empty: PreTrainedModel) -> None:
@@ -100,6 +105,8 @@ def _built(config: PreTrainedConfig) -> dict[str, Any]:
 def _refuse_other_contents(header: GgufHeader) -> None:
     file, metadata = header.file, header.metadata
     parts = metadata.get("split.count", 0)
+    if type(parts) is not int:
+        raise damaged(file, f"split.count cannot be {parts}")
     if parts > 1:
         raise InputError(f"{file} is one of {parts} parts of a split GGUF", remedy=MERGE)
     kind = metadata.get("general.type", "model")
@@ -118,7 +125,7 @@ def _check_architecture(header: GgufHeader) -> None:
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     readable = sorted(GGUF_CONFIG_MAPPING.keys() - {"general", "tokenizer", *ENCODERS})
-    if _plain(header.architecture) not in map(_plain, readable):
+    if plain(header.architecture) not in map(plain, readable):
         raise InputError(
             f"{header.file} is of an architecture that transformers does not read from GGUF as a causal "
             "language model",
@@ -155,11 +162,7 @@ def _check_types(header: GgufHeader) -> None:
 
 def _refuse_ignored_keys(header: GgufHeader) -> None:
     """Options of the architecture that the library does not carry over, such as a scaling of the positions."""
-    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
-
-    known: dict[str, Any] = GGUF_CONFIG_MAPPING
-    mapped = next(keys for name, keys in known.items() if _plain(name) == _plain(header.architecture))
-    ignored = {}
+    mapped, ignored = mapped_keys(header), {}
     for key, value in header.metadata.items():
         owner, _, own = key.partition(".")
         if owner != header.architecture or own in mapped or own in CHECKED or value in HARMLESS.get(own, ()):
@@ -171,8 +174,3 @@ def _refuse_ignored_keys(header: GgufHeader) -> None:
             given=", ".join(f"{key}: {value}" for key, value in ignored.items()),
             remedy=ORIGINAL,
         )
-
-
-def _plain(name: str) -> str:
-    """An architecture's name as llama.cpp and the library both have it: qwen2moe, qwen2_moe."""
-    return name.replace("_", "").replace("-", "")

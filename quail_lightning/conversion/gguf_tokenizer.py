@@ -29,6 +29,8 @@ SPECIAL = {
     "pad_token": "padding_token_id",
 }
 """The library's name of a special token → the file's key of its number."""
+SWITCHES = ("add_bos_token", "add_eos_token", "add_space_prefix")
+TEMPLATE = "tokenizer.chat_template"
 SPACE = "▁"  # SentencePiece's space
 FILLER = re.compile(r"\[PAD\d+\]")  # tokens that llama.cpp's converter invents up to the embedding's rows
 REMEDY = "Name the original checkpoint in Hugging Face format, or a GGUF file that was made anew from it"
@@ -61,7 +63,7 @@ def check_tokenizer(header: GgufHeader) -> None:
             allowed=f"{BYTE_LEVEL} (byte-level BPE), {SENTENCE_PIECE} (SentencePiece BPE)",
             remedy=REMEDY,
         )
-    if model == BYTE_LEVEL and (name := _get(header, "pre")) not in BY_NAME:
+    if model == BYTE_LEVEL and str(name := _get(header, "pre")) not in BY_NAME:
         raise InputError(
             f"{file} does not say how its tokenizer splits text before the merges, or names a way that is not "
             "known here",
@@ -82,8 +84,13 @@ def check_tokenizer(header: GgufHeader) -> None:
         raise damaged(file, "its tokenizer has one token twice")
     for key in SPECIAL.values():
         number = _get(header, key)
-        if number is not None and not 0 <= number < len(tokens):
-            raise damaged(file, f"tokenizer.ggml.{key} is {number} of {len(tokens):,} tokens")
+        if number is not None and not (type(number) is int and 0 <= number < len(tokens)):
+            raise damaged(file, f"tokenizer.ggml.{key} is {str(number)[:40]} of {len(tokens):,} tokens")
+    for key in SWITCHES:
+        if type(_get(header, key, False)) is not bool:
+            raise damaged(file, f"tokenizer.ggml.{key} is neither true nor false")
+    if not isinstance(header.metadata.get(TEMPLATE, ""), str):
+        raise damaged(file, f"{TEMPLATE} is no text")
 
 
 def read_tokenizer(header: GgufHeader) -> Any:
@@ -116,7 +123,7 @@ def read_tokenizer(header: GgufHeader) -> Any:
         tokenizer_object=built,
         clean_up_tokenization_spaces=False,  # else decoding eats spaces before punctuation
         **({"model_max_length": length} if length else {}),
-        **({"chat_template": template} if (template := header.metadata.get("tokenizer.chat_template")) else {}),
+        **({"chat_template": template} if (template := header.metadata.get(TEMPLATE)) else {}),
         **own,
     )
 

@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quail_lightning.conversion.deployed import described_deployed, noted_in
 from quail_lightning.conversion.described import described_grid, type_counts
 from quail_lightning.conversion.gguf_conversion import check_room, convert_gguf, is_converted
 from quail_lightning.conversion.gguf_header import GgufHeader, read_header
 from quail_lightning.conversion.gguf_refusals import check_convertible
 from quail_lightning.models.adapters import base_in
-from quail_lightning.models.gguf_files import SMOLLM2, converted_folder, gguf_file
+from quail_lightning.storage.gguf_files import SMOLLM2, converted_folder, gguf_file
 from quail_lightning.terminal import is_first_rank
 
-_told: set[Path] = set()  # folders of conversions that this process named
+_told: set[Path] = set()  # folders that this process said a name stands for
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class GgufSource:
         if is_first_rank() and self.folder not in _told:
             _told.add(self.folder)
             told = f"{self.name} is read as {self.folder}, converted from {self.header.file}."
-            grid = described_grid(type_counts(self.header))
-            print(" ".join(filter(None, [told, grid])), file=sys.stderr, flush=True)
+            noted = noted_in(self.header)
+            more = described_grid(type_counts(self.header)) if noted is None else described_deployed(noted)
+            print(" ".join(filter(None, [told, more])), file=sys.stderr, flush=True)
         return str(self.folder)
 
 
@@ -59,7 +61,8 @@ def sources_of(names: Iterable[str | None]) -> dict[str, GgufSource]:
     """
     found = {}
     for name in dict.fromkeys(filter(None, names)):
-        if name == SMOLLM2 and Path(name).is_dir() and is_first_rank():
+        if name == SMOLLM2 and Path(name).is_dir() and Path(name) not in _told and is_first_rank():
+            _told.add(Path(name))
             print(f"{name} is the folder of that name here, not the package's model.", file=sys.stderr, flush=True)
         meant = base_in(name) or name
         if (file := gguf_file(meant)) is None:

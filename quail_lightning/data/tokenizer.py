@@ -7,6 +7,7 @@ from typing import Any
 
 from quail_lightning.data.tokenizer_refusals import refusal
 from quail_lightning.errors import InputError
+from quail_lightning.storage.adapter_bases import base_named, converted_base
 from quail_lightning.storage.readable import check_json_objects, check_readable, read_json, refuse_pipes
 
 OBJECTS = (
@@ -47,7 +48,7 @@ def load_tokenizer(name_or_path: str) -> Any:
 
 
 def _base_of_adapter(folder: Path) -> str | None:
-    """What an adapter without a tokenizer of its own changes; None for all other folders."""
+    """What an adapter without a tokenizer of its own changes, converted where it is a GGUF file; else None."""
     described = folder / "adapter_config.json"
     if not described.exists() or any((folder / name).exists() for name in OBJECTS):
         return None
@@ -55,12 +56,7 @@ def _base_of_adapter(folder: Path) -> str | None:
     base = read_json(described).get("base_model_name_or_path")
     if not isinstance(base, str):
         return None
-    if base.lower().endswith(".gguf"):
-        raise InputError(
-            f"{folder} is an adapter without a tokenizer, and its base {base} is a GGUF file",
-            remedy=f"Convert it (quail convert {base}) and copy the result's tokenizer files to {folder}",
-        )
-    return base if Path(base).is_dir() or not (folder / base).is_dir() else str(folder / base)
+    return converted_base(folder, base_named(folder, base))
 
 
 def named_tokenizer(name: str | None) -> Any:

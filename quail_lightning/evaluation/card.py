@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quail_lightning.conversion.described import described_grid
 from quail_lightning.data.text_digests import TEXTS
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.evaluator import UNQUANTIZED
@@ -30,10 +31,19 @@ def unlearned_card(name: str, folder: Path, provenance: Mapping[str, Any]) -> st
             f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [unlearning]\n---",
             f"# {name}",
             f"Base: `{provenance.get('target')}`. {stored}.",
+            *filter(None, [described_origin(provenance)]),
             f"## Method\n\n{described_method(provenance)}",
             f"## Results\n\n{described_results(folder)}\n",
         ]
     )
+
+
+def described_origin(provenance: Mapping[str, Any]) -> str:
+    """On which grids the weights lay that a model was made from, where they came from a GGUF file; else empty."""
+    target = provenance.get("target_converted_from") or {}
+    if not (grid := described_grid(target.get("types", {}))):
+        return ""
+    return f"The base was converted from the GGUF file `{target['file']}`. {grid}"
 
 
 def described_method(provenance: Mapping[str, Any]) -> str:

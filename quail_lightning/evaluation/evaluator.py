@@ -83,9 +83,14 @@ def widest(precisions: Sequence[Precision]) -> Precision:
     return max(plain, key=lambda each: each.dtype.itemsize, default=named_precision("bf16"))
 
 
-def as_stored(name: str) -> Precision:
-    """The format of a checkpoint that is quantized already: it is loaded as it is."""
-    return Precision(name, AS_STORED, load_quantizer("bf16"))
+def as_stored(name: str, dtype: torch.dtype = torch.bfloat16) -> Precision:
+    """The format of a checkpoint that is quantized already: it is loaded as it is.
+
+    Args:
+        name: as rows show it.
+        dtype: of what is not quantized, and of dequantized values.
+    """
+    return Precision(name, AS_STORED, load_quantizer("bf16"), dtype)
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from quail_lightning.conversion.deployed import noted_of_file
 from quail_lightning.evaluation.evaluator import UNQUANTIZED, Precision, as_stored, named_precision, widest
 from quail_lightning.models.checkpoint import evaluated_dtype, load_config, read_provenance
 from quail_lightning.quantization import available_precisions
-
-_COMPRESSED = {
-    "nvfp4": ("nvfp4-pack-quantized", "tensor_group", None),
-    "mxfp4": ("mxfp4-pack-quantized", "group", None),
-    "fp8": ("float-quantized", "channel", "token"),
-}
-"""Precision → compressed-tensors' packing, what shares a weight's scale, and an activation's taken as it comes."""
+from quail_lightning.quantization.stored_formats import float_format
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,9 @@ def plan_of(models: Sequence[str], retrained: str | None, precisions: Sequence[P
         chosen[retrained] = at if retrained in models and not targets else compared
     for model in models:
         if model in deployed:
-            chosen[model] = [as_stored(deployed[model])]
+            # a GGUF file's values are loaded in the dtype that its origin's copy holds them in
+            dtype = torch.bfloat16 if noted_of_file(model) is None else sixteen.dtype
+            chosen[model] = [as_stored(deployed[model], dtype)]
         elif model not in chosen:
             chosen[model] = compared if model in targets.values() else at
     for model in origins.values():
@@ -105,11 +104,15 @@ def stored_format(model: str) -> str | None:
     """The deployment format that a checkpoint's weights are stored in; None where they are 16 or 32 bits wide.
 
     That is the precision by which this program made it, or else what its config says: ``nf4``, ``fp4``, ``int8``,
-    ``nvfp4``, ``mxfp4`` and ``fp8`` are named like the quantizers whose format they are.
+    ``nvfp4``, ``mxfp4`` and ``fp8`` are named like the quantizers whose format they are. The conversion of a GGUF
+    file that this program wrote has the file's precision, however wide its weights are stored now; that of another
+    program's file has none, since there the file is the base.
 
     Raises:
         InputError: no such checkpoint.
     """
+    if (in_file := noted_of_file(model)) is not None:
+        return str(in_file["quantized"]["precision"])
     config: Any = getattr(load_config(model), "quantization_config", None)
     if config is None:
         return None
@@ -121,28 +124,9 @@ def stored_format(model: str) -> str | None:
     if method == "bitsandbytes":
         return str(stored.get("bnb_4bit_quant_type", "fp4")) if stored.get("load_in_4bit") else "int8"
     if method == "compressed-tensors":
-        return _compressed_name(stored) or method
+        return float_format(stored) or method
     bits = stored.get("bits", stored.get("w_bit"))
     return method if bits is None else f"{method}{bits}"
-
-
-def _compressed_name(stored: Mapping[str, Any]) -> str | None:
-    """The precision of a compressed-tensors config that is ours in weights and activations; None: another."""
-    for name, (packing, strategy, activations) in _COMPRESSED.items():
-        groups = list(stored.get("config_groups", {}).values())
-        found = {
-            (group["weights"].get("strategy"), _dynamic_strategy(group.get("input_activations")))
-            for group in groups
-        }
-        if stored.get("format") == packing and found == {(strategy, activations)}:
-            return name
-    return None
-
-
-def _dynamic_strategy(activations: Mapping[str, Any] | None) -> str | None:
-    if activations is None:
-        return None
-    return str(activations.get("strategy")) if activations.get("dynamic") is True else "static"
 
 
 def _origin(model: str, named: Sequence[str]) -> str | None:
@@ -154,4 +138,4 @@ def _origin(model: str, named: Sequence[str]) -> str | None:
 
 
 def _noted(model: str) -> Mapping[str, Any]:
-    return read_provenance(Path(model)) or {}
+    return noted_of_file(model) or read_provenance(Path(model)) or {}

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.casting import Cast
-from quail_lightning.models.gguf_files import ENDING, converted_folder, gguf_file
 from quail_lightning.models.loading_report import some
 from quail_lightning.models.non_finite import is_broken
 from quail_lightning.models.weight_files import ADAPTER, DTYPES, INDEX, SINGLE, StoredTensor, tensors_in
+from quail_lightning.storage.adapter_bases import base_named, converted_base, is_place
 from quail_lightning.storage.readable import check_json_objects, check_readable, read_json
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def adapter_in(name_or_path: str) -> AdapterFolder | None:
         InputError: it lies beside full weights, is no plain LoRA, names no base, or one that is not there.
     """
     folder, base = Path(name_or_path), base_in(name_or_path)
-    return None if base is None else AdapterFolder(folder, _converted(folder, base), read_json(folder / ADAPTER))
+    if base is None:
+        return None
+    return AdapterFolder(folder, converted_base(folder, base), read_json(folder / ADAPTER))
 
 
 def base_in(name_or_path: str) -> str | None:
@@ -236,8 +238,8 @@ def _base(folder: Path, config: Mapping[str, Any]) -> str:
             f"{folder} is an adapter, and its {ADAPTER} does not name its base",
             remedy="Set base_model_name_or_path there to the checkpoint that it was trained on",
         )
-    places = [path for path in (Path(named), folder / named) if path.is_dir() or _is_gguf(path)]
-    if not places and Path(named).is_absolute():
+    base = base_named(folder, named)
+    if Path(base).is_absolute() and not is_place(Path(base)):
         raise InputError(
             f"{folder} is an adapter, and its base is missing: there is no folder {named}",
             remedy=f"Put it there, or set base_model_name_or_path in {ADAPTER} to where it lies now",
@@ -248,28 +250,12 @@ def _base(folder: Path, config: Mapping[str, Any]) -> str:
             given=f"revision: {config['revision']}",
             remedy="Download that revision and set base_model_name_or_path to its folder, revision to null",
         )
-    if places and (places[0] / ADAPTER).exists():
+    if (Path(base) / ADAPTER).exists():
         raise InputError(
             f"{folder} is an adapter, and its base {named} is an adapter itself",
             remedy=f"Write the merged base first: quail quantize {named} --to bf16 --out NEW_FOLDER",
         )
-    return str(places[0]) if places else named
-
-
-def _is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == ENDING and path.is_file()
-
-
-def _converted(folder: Path, base: str) -> str:
-    """The base, or the conversion of one that is a GGUF file, which was made where the adapter was named."""
-    if (file := gguf_file(base)) is None:
-        return base
-    if not (converted := converted_folder(file)).is_dir():
-        raise InputError(
-            f"{folder} is an adapter, and its base {base} is a GGUF file that is not converted yet",
-            remedy=f"Convert it first: quail convert {base}",
-        )
-    return str(converted)
+    return base
 
 
 def _matrices(adapter: AdapterFolder) -> dict[str, dict[str, StoredTensor]]:

@@ -23,9 +23,8 @@ from quail_lightning.models.adapters import (
 )
 from quail_lightning.models.casting import Cast, Rounding, default_rounding
 from quail_lightning.models.config_sizes import check_sizes, check_stored_sizes
-from quail_lightning.models.digests import DIGESTS, file_digests, refuse_changed
+from quail_lightning.models.digests import DIGESTS, refuse_changed
 from quail_lightning.models.empty import empty_model
-from quail_lightning.models.gguf_files import ENDING
 from quail_lightning.models.integrity import check_checkpoint
 from quail_lightning.models.loading_report import refuse_incomplete, unfilled
 from quail_lightning.models.non_finite import refuse_non_finite
@@ -34,6 +33,8 @@ from quail_lightning.models.weight_files import ADAPTER, WeightFiles, shards
 from quail_lightning.run.masking import masked
 from quail_lightning.run.out_of_memory import first_line, is_out_of_memory
 from quail_lightning.storage.durable import publish
+from quail_lightning.storage.file_digests import file_digests
+from quail_lightning.storage.gguf_files import ENDING
 from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
 from quail_lightning.storage.privacy import share_by_umask
 from quail_lightning.storage.readable import check_json_objects, check_readable, read_json, refuse_pipes

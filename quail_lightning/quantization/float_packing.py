@@ -33,6 +33,12 @@ class FloatPacking:
         self._scheme.format = infer_module_format(nn.Linear, self._scheme)
         self._packer: Any = BaseCompressor.get_value_from_registry(self._scheme.format.value)
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """The scheme as a checkpoint's config has it for a group of layers."""
+        found: dict[str, Any] = self._scheme.model_dump(mode="json")
+        return found
+
     def pack(self, weight: Tensor, largest: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """A layer's tensors in place of its weight.
 

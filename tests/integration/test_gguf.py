@@ -11,6 +11,8 @@ from quail_lightning.cli import main
 from quail_lightning.commands.evaluate import evaluate
 from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, finetune
 from quail_lightning.commands.finetune_module import Optimization
+from quail_lightning.commands.quantize import quantize
+from quail_lightning.conversion.located import located
 from quail_lightning.data import OwnTextDataModule
 from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.run.results import read_results
@@ -48,6 +50,8 @@ def test_a_run_reads_the_conversions_and_its_config_keeps_the_names(here):
     made = read_provenance(run / "model")
     assert made["target"].startswith("checkpoints/converted/target-")
     assert made["target_converted_from"]["file"] == "target.gguf"
+    assert made["target_converted_from"]["types"]["Q8_0"]["tensors"] == 15
+    assert "on Q8_0's (8 bits, blocks of 32)" in (run / "model/README.md").read_text()
     assert made["retrained"].startswith("checkpoints/converted/retrained-")
     assert {row.model for row in read_results(run)} == {"target", "retrained", "unlearned"}
     assert len(list((here / "checkpoints/converted").glob("*/model.safetensors"))) == 2
@@ -56,6 +60,22 @@ def test_a_run_reads_the_conversions_and_its_config_keeps_the_names(here):
     )
     assert found.rows[0].model.startswith("checkpoints/converted/target-")
     assert set(found.verdicts) == {(str(run / "model"), "bf16")}  # its target is known by its folder
+
+
+def test_a_file_that_quantize_wrote_is_evaluated_as_it_is_and_compared_with_its_origin(here):
+    pytest.importorskip("xllamacpp")
+    target, unlearned = located(["target.gguf", "retrained.gguf"])
+    quantize(unlearned, "q4_0", "deployed.gguf", dtype="bfloat16")
+    named = {"benchmark": "own", "data": {"forget": "my.txt", "retain": "other.txt", "max_len": 24}}
+    found = evaluate(["target.gguf", "deployed.gguf"], precisions=["bf16", "q4_0"], **named)
+    rows = {(row.model, row.precision): row.metrics for row in found.rows}
+    (deployed,) = located(["deployed.gguf"])
+    assert rows.keys() == {(target, "bf16"), (target, "q4_0"), (unlearned, "bf16"), (deployed, "q4_0")}
+    assert set(found.verdicts) == {(deployed, "q4_0")}
+    copied = evaluate(["target.gguf", unlearned], precisions=["bf16", "q4_0"], **named)
+    copy = {(row.model, row.precision): row.metrics for row in copied.rows}[unlearned, "q4_0"]
+    assert rows[deployed, "q4_0"] == copy, "the same weights, so the same figures and the same survival"
+    assert found.verdicts[deployed, "q4_0"] == copied.verdicts[unlearned, "q4_0"]
 
 
 def test_what_is_wrong_with_the_config_is_found_before_anything_is_converted(here, capsys):

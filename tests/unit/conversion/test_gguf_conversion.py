@@ -3,17 +3,20 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from small_gguf import HEAD, HEADS, KEY_HEADS, LAYERS, SPECIAL, TOKENS, values, write_llama
 
-from quail_lightning.conversion.gguf_conversion import convert_gguf, is_converted
+from quail_lightning.conversion.gguf_conversion import check_room, convert_gguf, is_converted
 from quail_lightning.conversion.gguf_header import read_header
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_config, load_model, read_provenance, stored_dtype
 from quail_lightning.models.weight_files import WeightFiles
+from quail_lightning.storage.gguf_files import converted_folder
 
 pytest.importorskip("gguf")
 NAMES = {
@@ -128,7 +131,7 @@ def test_the_result_is_a_whole_checkpoint_that_this_program_loads(tmp_path):
     assert (config.bos_token_id, config.eos_token_id) == (TOKENS.index(SPECIAL[1]), TOKENS.index(SPECIAL[0]))
     assert model.lm_head.weight is model.model.embed_tokens.weight
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "license: mit" in card
+    assert 'license: "mit"\n' in card
     assert "| Q5_1 | 15 |" in card
     assert "Q5_1's (5 bits, blocks of 32)" in card
 
@@ -147,6 +150,73 @@ def test_the_same_digest_is_converted_once_and_anything_else_in_the_folder_is_re
         convert_gguf(read_header(tmp_path / "b.gguf"), folder)
     with pytest.raises(InputError, match="differ in asked_dtype"):
         convert_gguf(header, folder, "bfloat16")
+
+
+def test_a_conversion_of_another_form_is_made_anew_where_it_lies_by_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = write_llama(Path("a.gguf"))
+    header, folder = read_header(Path("a.gguf")), converted_folder(Path("a.gguf"))
+    for place in (folder, Path("elsewhere")):
+        assert convert_gguf(header, place)
+        noted = json.loads((place / "provenance.json").read_text())
+        noted["converted"]["form"] -= 1
+        (place / "provenance.json").write_text(json.dumps(noted))
+    (folder / "README.md").write_text("old")
+    with pytest.raises(InputError, match="differ in form"):
+        convert_gguf(header, Path("elsewhere"))
+    assert not is_converted(Path("a.gguf"), folder)
+    assert convert_gguf(header, folder)
+    assert not convert_gguf(header, folder)
+    assert (folder / "README.md").read_text() != "old"
+    check_equal(folder, expected)
+    with pytest.raises(InputError, match="differ in asked_dtype"):
+        is_converted(Path("a.gguf"), folder, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "width"),
+    [("Q4_0", None, 4), ("Q4_0", "bfloat16", 2), ("F32", None, 4), ("BF16", None, 2), ("BF16", "float32", 4)],
+)
+def test_the_disk_must_hold_what_is_stored(tmp_path, monkeypatch, kind, dtype, width):
+    write_llama(tmp_path / "a.gguf", lambda name: kind)
+    header = read_header(tmp_path / "a.gguf")
+    need = width * sum(value.size for value in values().values())
+    monkeypatch.setattr("quail_lightning.storage.disk_room.free_room", lambda folder: need)
+    check_room(header, tmp_path / "model", dtype)
+    monkeypatch.setattr("quail_lightning.storage.disk_room.free_room", lambda folder: need - 1)
+    with pytest.raises(InputError, match=r"the converted checkpoint needs .* free"):
+        check_room(header, tmp_path / "model", dtype)
+
+
+def test_a_16_bit_file_that_becomes_wider_asks_the_disk_again(tmp_path, monkeypatch):
+    odd = values() | {"output_norm.weight": np.full(64, 1 + 2**-20, np.float32)}
+    write_llama(tmp_path / "odd.gguf", lambda name: "BF16", weights=odd)
+    room = 3 * sum(value.size for value in odd.values())  # between the two
+    monkeypatch.setattr("quail_lightning.models.saving.MARGIN", 0)
+    monkeypatch.setattr("quail_lightning.storage.disk_room.free_room", lambda folder: room)
+    with pytest.raises(InputError, match=r"the converted checkpoint needs .* free"):
+        convert_gguf(read_header(tmp_path / "odd.gguf"), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["odd.gguf"]
+
+
+def test_the_memory_must_hold_all_weights_and_what_reading_the_largest_takes(tmp_path, monkeypatch):
+    write_llama(tmp_path / "a.gguf", lambda name: "Q4_0")
+    sizes = [value.size for value in values().values()]
+    need = 4 * (sum(sizes) + 2.5 * max(sizes))
+    monkeypatch.setattr("quail_lightning.models.memory.main_memory", lambda: need)
+    check_room(read_header(tmp_path / "a.gguf"), tmp_path / "model")
+    monkeypatch.setattr("quail_lightning.models.memory.main_memory", lambda: need - 1)
+    with pytest.raises(InputError, match=r"converting .*a.gguf needs .*, and the memory"):
+        check_room(read_header(tmp_path / "a.gguf"), tmp_path / "model")
+
+
+def test_what_a_file_says_of_itself_adds_no_line_to_the_card(tmp_path):
+    said = {"general.license": 'mit\ntags: ["x"]', "general.name": "A\n\n# model\n---"}
+    write_llama(tmp_path / "a.gguf", metadata=said)
+    convert_gguf(read_header(tmp_path / "a.gguf"), tmp_path / "model")
+    _, head, body = (tmp_path / "model" / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head) == {"library_name": "transformers", "license": 'mit tags: ["x"]'}
+    assert body.splitlines()[1] == "# A # model ---"
 
 
 def test_too_little_room_is_said_before_anything_is_read(tmp_path, monkeypatch):
@@ -260,6 +330,7 @@ def test_log_likelihoods_are_those_of_llama_cpp(tmp_path, architecture, parts, o
     prompt = [5, 77, 120, 3, 200, 260, 31]
     command = [sys.executable, "-c", LLAMA_CPP, str(tmp_path / "a.gguf"), json.dumps(prompt), str(len(TOKENS))]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "RESULT " in ran.stdout, (ran.returncode, ran.stderr[-2000:])
     line = next(line for line in ran.stdout.splitlines() if line.startswith("RESULT "))
     theirs = {int(token): value for token, value in json.loads(line[7:]).items()}
     with torch.no_grad():

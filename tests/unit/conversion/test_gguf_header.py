@@ -88,6 +88,13 @@ def test_a_tensor_of_impossible_sizes_type_or_place_is_refused(tmp_path, whole):
         read_header(changed(tmp_path, whole, first))
 
 
+@pytest.mark.parametrize("alignment", [0, 7, 48, "x"])
+def test_an_alignment_is_a_power_of_two(tmp_path, alignment):
+    write_llama(tmp_path / "a.gguf", metadata={"general.alignment": alignment})
+    with pytest.raises(InputError, match=f"its alignment is {alignment}, which is no power of two"):
+        read_header(tmp_path / "a.gguf")
+
+
 def test_a_key_that_is_said_twice_is_refused(tmp_path, whole):
     # of the same length, and with a value of the same type
     renamed = changed(tmp_path, whole, lambda content: content.replace(b"eos_token_id", b"bos_token_id", 1))

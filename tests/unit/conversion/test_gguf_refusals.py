@@ -22,6 +22,16 @@ pytest.importorskip("gguf")
         ({"own": {"rope.scaling.type": "yarn"}}, "rope.scaling.type: yarn"),
         ({"own": {"attention.scale": 0.5}}, "attention.scale: 0.5"),
         ({"own": {"expert_count": 8}}, "expert_count: 8"),
+        ({"metadata": {"split.count": "x"}}, "split.count cannot be x"),
+        ({"metadata": {"tokenizer.ggml.bos_token_id": "x"}}, "bos_token_id is x"),
+        ({"metadata": {"tokenizer.ggml.bos_token_id": [1]}}, r"bos_token_id is \[1\]"),
+        ({"metadata": {"tokenizer.ggml.pre": ["smollm"]}}, r"tokenizer.ggml.pre: \['smollm'\]"),
+        ({"metadata": {"tokenizer.ggml.add_bos_token": "x"}}, "add_bos_token is neither true nor false"),
+        ({"metadata": {"tokenizer.chat_template": 7}}, "chat_template is no text"),
+        ({"metadata": {"quail.provenance": "{"}}, "quail.provenance holds no JSON object"),
+        ({"metadata": {"quail.provenance": 7}}, "quail.provenance holds no JSON object"),
+        ({"metadata": {"quail.provenance": "[" * 100_000}}, "quail.provenance holds no JSON object"),
+        ({"metadata": {"quail.provenance": "{}"}}, "quail.provenance does not say by which precision"),
     ],
 )
 def test_what_no_language_model_can_be_made_of_is_refused_by_name(tmp_path, changes, message):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from quail_lightning.conversion.gguf_header import GgufHeader, read_header
 from quail_lightning.conversion.gguf_tokenizer import check_tokenizer, read_tokenizer
 from quail_lightning.errors import InputError
-from quail_lightning.models.gguf_files import gguf_file
+from quail_lightning.storage.gguf_files import gguf_file
 
 pytest.importorskip("gguf")
 

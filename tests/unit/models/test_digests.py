@@ -9,7 +9,6 @@ import torch
 
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.checkpoints import checkpoint_digests
-from quail_lightning.models import digests
 from quail_lightning.models.checkpoint import check_whole, load_model, save_model, weights_digest
 
 
@@ -106,7 +105,7 @@ def test_provenance_that_is_no_json_is_named(checkpoint, tmp_path):
 def test_an_unchanged_file_is_hashed_once(checkpoint, tmp_path, monkeypatch):
     folder, calls = shutil.copytree(checkpoint, tmp_path / "model"), []
     own = hashlib.file_digest
-    monkeypatch.setattr(digests.hashlib, "file_digest", lambda *given: calls.append(given) or own(*given))
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: calls.append(given) or own(*given))
     weights_digest(str(folder))
     load_model(str(folder), torch.bfloat16)
     assert len(calls) == 1

