@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from quail_lightning.errors import InputError
 from quail_lightning.models.tiny import train_tokenizer
+from quail_lightning.quantization.gguf.quantizer import Gguf
 from quail_lightning.quantization.gguf.vocabulary import vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # llama_token_type in llama.cpp
@@ -142,9 +143,12 @@ def test_a_model_with_fewer_rows_than_tokens_is_refused(tokenizers_by_name):
         ("first", "and before what follows a special token as well$"),
     ],
 )
-def test_texts_in_which_llama_cpp_finds_other_spaces_are_told(scheme, told, tokenizers_by_name):
+def test_texts_in_which_llama_cpp_finds_other_spaces_are_told(scheme, told, tokenizers_by_name, wide_model):
+    pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
     pieces = tokenizers_by_name["default"]
     cutter = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     tokenizer = changed(pieces, normalizer=normalizers.Sequence([]), pre_tokenizer=cutter)
     assert re.search(told, vocabulary(tokenizer, 448).remark)
+    assert re.search(told, Gguf("q4_0").check_file(wide_model(), tokenizer))
     assert vocabulary(pieces, 448).remark == ""
