@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from quail_lightning.conversion.gguf_header import GgufHeader
 from quail_lightning.data.pre_tokenizers import BY_NAME
+from quail_lightning.data.token_kinds import TokenKind
 from quail_lightning.errors import InputError
 from quail_lightning.storage.readable import damaged
 
@@ -34,17 +34,6 @@ TEMPLATE = "tokenizer.chat_template"
 SPACE = "▁"  # SentencePiece's space
 FILLER = re.compile(r"\[PAD\d+\]")  # tokens that llama.cpp's converter invents up to the embedding's rows
 REMEDY = "Name the original checkpoint in Hugging Face format, or a GGUF file that was made anew from it"
-
-
-class Kind(IntEnum):
-    """llama.cpp's kinds of tokens (``tokenizer.ggml.token_type``)."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 def check_tokenizer(header: GgufHeader) -> None:
@@ -103,11 +92,12 @@ def read_tokenizer(header: GgufHeader) -> Any:
     built = _byte_level(header) if is_byte_level else _sentence_piece(header)
     own = {name: tokens[_get(header, key)] for name, key in SPECIAL.items() if _get(header, key) is not None}
     of_kind = {
-        kind: [token for token, own_kind in zip(tokens, kinds, strict=True) if own_kind == kind] for kind in Kind
+        kind: [token for token, own_kind in zip(tokens, kinds, strict=True) if own_kind == kind]
+        for kind in TokenKind
     }
-    special = [*of_kind[Kind.CONTROL], *of_kind[Kind.UNKNOWN]]
+    special = [*of_kind[TokenKind.CONTROL], *of_kind[TokenKind.UNKNOWN]]
     built.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    built.add_tokens([AddedToken(token, normalized=False) for token in of_kind[Kind.USER_DEFINED]])
+    built.add_tokens([AddedToken(token, normalized=False) for token in of_kind[TokenKind.USER_DEFINED]])
     begins = _get(header, "add_bos_token", not is_byte_level or _get(header, "pre") == "llama-bpe")
     ends = _get(header, "add_eos_token", False)
     around = [own["bos_token"]] * begins, [own["eos_token"]] * ends
@@ -172,7 +162,7 @@ def _merges_by_score(
     tokens: Sequence[str], kinds: Sequence[int], scores: Sequence[float]
 ) -> list[tuple[str, str]]:
     """Merges that give what SentencePiece's choice of the best-scored pair gives: the best result first."""
-    mergeable = {token: n for n, token in enumerate(tokens) if kinds[n] == Kind.NORMAL}
+    mergeable = {token: n for n, token in enumerate(tokens) if kinds[n] == TokenKind.NORMAL}
     found = []
     for token, number in mergeable.items():
         halves = ((token[:at], token[at:]) for at in range(1, len(token)))
@@ -188,7 +178,7 @@ def _vocabulary(header: GgufHeader) -> dict[str, int]:
     return {
         token: number
         for number, token in enumerate(_get(header, "tokens"))
-        if kinds[number] != Kind.UNUSED or not FILLER.fullmatch(token)
+        if kinds[number] != TokenKind.UNUSED or not FILLER.fullmatch(token)
     }
 
 

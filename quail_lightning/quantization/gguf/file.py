@@ -26,20 +26,21 @@ _PLAIN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 def tensors_of(model: PreTrainedModel, types: Mapping[str, BlockType]) -> dict[str, tuple[str, Tensor, str]]:
     """Name in a file → name of the parameter, weight and type; the model may be on the meta device.
 
-    A head that is the embedding is left out, and weights that layers share stand once for each.
+    A head that is the embedding is left out, and weights that layers share stand once for each, in one type.
 
     Args:
         model: of an architecture that has a name in GGUF.
         types: parameter → block type; the other matrices keep the model's dtype, vectors are float32.
     """
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    own_types = {model.get_parameter(name): kind for name, kind in types.items()}  # a shared one has two names
     tensors: dict[str, tuple[str, Tensor, str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         known = gguf_name(name)
         assert known is not None
         if not (tied and known == HEAD):
             plain = "F32" if parameter.ndim == 1 else _PLAIN[model.dtype]
-            tensors[known] = name, parameter.detach(), types.get(name, plain)
+            tensors[known] = name, parameter.detach(), own_types.get(parameter, plain)
     if (divisors := rotation_divisors(model.config)) is not None:
         tensors["rope_freqs.weight"] = "rope_freqs", divisors, "F32"
     return tensors

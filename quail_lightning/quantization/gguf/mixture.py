@@ -9,7 +9,7 @@ for models without experts.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Set
 from typing import Literal
 
 from quail_lightning.functional.ggml_blocks import LAYOUTS, BlockType
@@ -26,9 +26,7 @@ _FALLBACK: dict[BlockType, BlockType] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K":
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
 
-def wanted_types(
-    file_type: FileType, names: Mapping[str, int] | set[str], layers: int, grouped_70b: bool
-) -> dict[str, BlockType]:
+def wanted_types(file_type: FileType, names: Set[str], layers: int, grouped_70b: bool) -> dict[str, BlockType]:
     """The type of each tensor where its rows allow it.
 
     Args:

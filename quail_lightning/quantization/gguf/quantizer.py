@@ -146,8 +146,8 @@ class Gguf:
     def check_file(self, model: PreTrainedModel, tokenizer: Any) -> str:
         """See ``WritesFile``: positions and activations that llama.cpp computes, a tokenizer that it has."""
         architecture_of(model)
-        vocabulary(tokenizer, model.config.vocab_size)
-        return check_metadata(model.config)
+        said = vocabulary(tokenizer, model.config.vocab_size).remark, check_metadata(model.config)
+        return "; ".join(filter(None, said))
 
     def write_file(
         self, model: PreTrainedModel, tokenizer: Any, path: Path, provenance: Mapping[str, Any]

@@ -8,21 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quail_lightning.data.pre_tokenizers import ONE_DIGIT, THREE_DIGITS, WORDS
+from quail_lightning.data.pre_tokenizers import name_of, steps_of
+from quail_lightning.data.token_kinds import TokenKind
 from quail_lightning.errors import InputError
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-"""Types of tokens, by llama.cpp's numbers."""
-
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-_PRE_TOKENIZERS: dict[tuple[str, ...], tuple[str, bool]] = {
-    ("GPT-2's pattern",): ("gpt-2", False),
-    ("digits", "GPT-2's pattern"): ("smollm", False),
-    (WORDS % THREE_DIGITS, "bytes"): ("llama-bpe", True),
-    (WORDS % ONE_DIGIT, "bytes"): ("qwen2", False),
+_MARK = "Replace String ' ' by '▁'"
+_FIRST_SPACE = "this tokenizer puts a space before a text unless it begins with one, and llama.cpp in any case"
+_MARKS_SPACES = {
+    ("Prepend '▁'", _MARK): "",
+    (_MARK,): "",
+    ("Metaspace '▁' put before: never",): "",
+    ("Metaspace '▁' put before: always",): _FIRST_SPACE,
+    ("Metaspace '▁' put before: first",): f"{_FIRST_SPACE}, and before what follows a special token as well",
 }
-"""How a byte-level tokenizer cuts a text → llama.cpp's name for that, and whether a piece that is a token is taken
-without merging."""
+"""Steps that turn spaces into U+2581, as SentencePiece does, and change nothing else → in which texts llama.cpp
+does otherwise, as its own tokenizer shows."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Vocabulary:
         scores: of SentencePiece, by id: what is merged first has the highest; empty otherwise.
         special: ``bos``, ``eos``, … → id.
         adds: whether ``bos`` and ``eos`` are put around a text, and a ``space`` before it.
-        template: of chats.
+        template: of chats; several as a list of ``name`` and ``template``.
+        remark: in which texts llama.cpp finds other tokens; empty: in none that is known.
     """
 
     model: str
@@ -49,7 +51,8 @@ class Vocabulary:
     scores: Sequence[float]
     special: Mapping[str, int]
     adds: Mapping[str, bool]
-    template: Any
+    template: str | Sequence[Mapping[str, str]] | None
+    remark: str
 
     def add_to(self, writer: Any) -> None:
         """Hand it to a ``gguf.GGUFWriter``."""
@@ -93,46 +96,22 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
             remedy="Save the model with the tokenizer that it was trained with",
         )
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    steps = _steps(described)
+    steps = steps_of(described)
     adds = _adds(tokenizer)
-    if (found := _PRE_TOKENIZERS.get(steps)) is not None and found[1] == bool(model.get("ignore_merges")):
-        kind, pre, scores = "gpt2", found[0], []
-    elif model.get("byte_fallback") and _marks_spaces(described):
+    if (name := name_of(described)) is not None:
+        kind, pre, scores = "gpt2", name, []
+    elif model.get("byte_fallback") and steps in _MARKS_SPACES:
         added = {each.content for each in tokenizer.added_tokens_decoder.values()}
         pieces = {text: number for text, number in ids.items() if text not in added and not _BYTE.fullmatch(text)}
         kind, pre, scores = "llama", "default", _scores(pieces, merges, size)
         merges = []
     else:
         raise _unknown(f"it cuts by {' and '.join(steps) or 'no rule'}, which llama.cpp has no name for")
-    tokens, types = _tokens(tokenizer, ids, size, model.get("unk_token") if kind == "llama" else None)
-    template = getattr(tokenizer, "chat_template", None)
-    return Vocabulary(kind, pre, tokens, types, merges, scores, _special(tokenizer), adds, template)
-
-
-def _steps(described: Mapping[str, Any]) -> tuple[str, ...]:
-    """How a text is cut: patterns, or a word for what has none."""
-    normalizer = described.get("normalizer") or {}
-    kinds = {each.get("type") for each in normalizer.get("normalizers", [normalizer])} - {None}
-    cutter = described.get("pre_tokenizer") or {}
-    steps = []
-    for step in cutter.get("pretokenizers", [cutter]):
-        kind = step.get("type")
-        if kind == "ByteLevel" and not step.get("add_prefix_space"):
-            steps.append("GPT-2's pattern" if step.get("use_regex", True) else "bytes")
-        elif kind == "Digits" and step.get("individual_digits"):
-            steps.append("digits")
-        elif kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
-            steps.append(next(iter(step["pattern"].values())))
-        elif kind:
-            steps.append(kind)
-    # composed characters are the one thing that llama.cpp leaves to the text (Qwen's tokenizers ask for them)
-    return (*sorted(kinds - {"NFC", "Sequence"}), *steps)
-
-
-def _marks_spaces(described: Mapping[str, Any]) -> bool:
-    """Whether spaces become U+2581, as SentencePiece has it, and nothing else is done to a text."""
-    steps = set(_steps(described))
-    return steps in ({"Prepend", "Replace"}, {"Replace"}, {"Metaspace"})
+    tokens, types = _tokens(tokenizer, ids, size, kind == "llama")
+    if kind == "llama" and (unknown := model.get("unk_token") or tokenizer.unk_token) in ids:
+        types[ids[unknown]] = TokenKind.UNKNOWN
+    remark, template = _MARKS_SPACES.get(steps, ""), _template(tokenizer)
+    return Vocabulary(kind, pre, tokens, types, merges, scores, _special(tokenizer), adds, template, remark)
 
 
 def _scores(pieces: Mapping[str, int], merges: Sequence[str], size: int) -> list[float]:
@@ -156,20 +135,26 @@ def _scores(pieces: Mapping[str, int], merges: Sequence[str], size: int) -> list
     return scores
 
 
-def _tokens(tokenizer: Any, ids: Mapping[str, int], size: int, unknown: str | None) -> tuple[list[str], list[int]]:
+def _tokens(tokenizer: Any, ids: Mapping[str, int], size: int, has_bytes: bool) -> tuple[list[str], list[int]]:
     """Texts and types by id."""
-    tokens, types = [f"[PAD{number}]" for number in range(size)], [UNUSED] * size
+    tokens, types = [f"[PAD{number}]" for number in range(size)], [int(TokenKind.UNUSED)] * size
     for text, number in ids.items():
-        tokens[number], types[number] = text, NORMAL
-        if unknown is not None and _BYTE.fullmatch(text):
-            types[number] = BYTE
+        is_byte = has_bytes and _BYTE.fullmatch(text)
+        tokens[number], types[number] = text, TokenKind.BYTE if is_byte else TokenKind.NORMAL
     for number, added in tokenizer.added_tokens_decoder.items():
         if added.lstrip or added.rstrip or added.single_word:
             raise _unknown(f"its token {added.content!r} takes the spaces around it or stands by itself alone")
-        tokens[number], types[number] = added.content, CONTROL if added.special else USER_DEFINED
-    if unknown is not None and unknown in ids:
-        types[ids[unknown]] = UNKNOWN
+        kind = TokenKind.CONTROL if added.special else TokenKind.USER_DEFINED
+        tokens[number], types[number] = added.content, kind
     return tokens, types
+
+
+def _template(tokenizer: Any) -> str | list[dict[str, str]] | None:
+    """Of chats, as the gguf package takes it."""
+    found: str | dict[str, str] | None = getattr(tokenizer, "chat_template", None)
+    if isinstance(found, dict):
+        return [{"name": name, "template": template} for name, template in found.items()]
+    return found
 
 
 def _special(tokenizer: Any) -> dict[str, int]:

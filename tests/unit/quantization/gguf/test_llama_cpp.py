@@ -5,7 +5,8 @@ import urllib.request
 
 import pytest
 import torch
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from transformers import LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
 from quail_lightning.quantization.gguf.file import write
 from quail_lightning.quantization.gguf.quantizer import Gguf
@@ -73,6 +74,25 @@ def test_texts_are_cut_alike(name, wide_model, tokenizers_by_name, texts, tmp_pa
     running = LlamaCpp(tmp_path / "model.gguf")
     for text in texts:
         assert running.tokens(text) == tokenizer(text).input_ids, text
+
+
+@pytest.mark.parametrize("scheme", ["never", "always", "first"])
+def test_texts_are_cut_alike_by_metaspace_but_for_what_the_remark_says(
+    scheme, wide_model, tokenizers_by_name, tmp_path
+):
+    own = Tokenizer.from_str(tokenizers_by_name["default"].backend_tokenizer.to_str())
+    own.normalizer = normalizers.Sequence([])
+    own.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>", eos_token="</s>")
+    write(wide_model(num_hidden_layers=1), tokenizer, tmp_path / "model.gguf", {}, 0, {})
+    running = LlamaCpp(tmp_path / "model.gguf")
+    for text, alike in {
+        "the he  and he": True,
+        " the an": scheme == "never",
+        "the</s>the an": scheme != "first",
+        "the</s> the": scheme == "never",
+    }.items():
+        assert (running.tokens(text) == tokenizer(text).input_ids) == alike, text
 
 
 SCALED = {

@@ -43,7 +43,9 @@ def test_llama_3_s_scaling_divides_low_frequencies():
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }
-    found = rotation_divisors(LlamaConfig(**SIZES, rope_parameters=scaling)).tolist()
+    divisors = rotation_divisors(LlamaConfig(**SIZES, rope_parameters=scaling))
+    assert divisors.dtype == torch.float32
+    found = divisors.tolist()
     assert len(found) == 16
     for number, divisor in enumerate(found):
         length = 2 * math.pi * 10_000 ** (2 * number / 32)  # positions of one turn
@@ -51,4 +53,3 @@ def test_llama_3_s_scaling_divides_low_frequencies():
         assert divisor == pytest.approx(1 / ((1 - share) / 8 + share), rel=1e-5)
     assert (found[0], found[-1]) == (1.0, 8.0)
     assert rotation_divisors(LlamaConfig(**SIZES)) is None
-    assert torch.tensor(found).dtype == torch.float32

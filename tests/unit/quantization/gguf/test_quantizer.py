@@ -79,6 +79,22 @@ def test_a_tied_head_is_written_once_and_has_the_head_s_type(wide_model, tokeniz
     assert held["token_embd.weight"][0] == "Q6_K"
 
 
+def test_weights_that_layers_share_have_one_type_in_the_file_and_are_those_of_the_copy(
+    wide_model, tokenizers_by_name, tmp_path
+):
+    model, quantizer = wide_model(), Gguf("q4_k_m")
+    first, last = model.model.layers[0].mlp, model.model.layers[2].mlp
+    last.down_proj.weight = first.down_proj.weight  # alone, llama.cpp would give the last layer's more bits
+    quantizer.write_file(model, tokenizers_by_name["smollm"], tmp_path / "model.gguf", {})
+    held, copied = read(tmp_path / "model.gguf"), quantizer.quantize(model)
+    for layer in (0, 2):
+        kind, values = held[f"blk.{layer}.ffn_down.weight"]
+        assert kind == "Q4_K"
+        weight = copied.get_parameter(f"model.layers.{layer}.mlp.down_proj.weight").detach()
+        np.testing.assert_array_equal(values, weight.numpy())
+    assert quantizer.file_tensors(model)["F32"] == 7  # the norms alone
+
+
 @pytest.mark.parametrize(
     ("dtype", "kind"), [(torch.bfloat16, "BF16"), (torch.float16, "F16"), (torch.float32, "F32")]
 )
