@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from quail_lightning.conversion.gguf_header import GgufHeader
-from quail_lightning.data.pre_tokenizers import BY_NAME
-from quail_lightning.data.token_kinds import TokenKind
 from quail_lightning.errors import InputError
+from quail_lightning.models.pre_tokenizers import BY_NAME
+from quail_lightning.models.token_kinds import TokenKind
 from quail_lightning.storage.readable import damaged
 
 if TYPE_CHECKING:

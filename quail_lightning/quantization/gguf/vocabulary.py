@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quail_lightning.data.pre_tokenizers import name_of, steps_of
-from quail_lightning.data.token_kinds import TokenKind
 from quail_lightning.errors import InputError
+from quail_lightning.models.pre_tokenizers import name_of, steps_of
+from quail_lightning.models.token_kinds import TokenKind
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _MARK = "Replace String ' ' by '▁'"

@@ -3,7 +3,7 @@ import json
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from quail_lightning.data.pre_tokenizers import BY_NAME, name_of, steps_of
+from quail_lightning.models.pre_tokenizers import BY_NAME, name_of, steps_of
 
 
 def described(cutter=None, normalizer=None, ignore_merges: bool = False) -> dict:
