@@ -1,10 +1,8 @@
 """llama.cpp itself loads what is written, cuts texts alike and gives the copy's probabilities."""
 
-import json
-import urllib.request
-
 import pytest
 import torch
+from llama_cpp import llama_cpp
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
@@ -12,47 +10,10 @@ from quail_lightning.quantization.gguf.file import write
 from quail_lightning.quantization.gguf.quantizer import Gguf
 
 pytest.importorskip("gguf")
-xllamacpp = pytest.importorskip("xllamacpp")
+pytest.importorskip("xllamacpp")
 
 IDS = torch.randint(3, 390, (24,), generator=torch.Generator().manual_seed(6)).tolist()
 ENDS = (6, 12, 18, 24)  # tokens after which the next one's probabilities are compared
-
-
-class LlamaCpp:
-    """A model in llama.cpp's server, within this process."""
-
-    def __init__(self, path) -> None:
-        options = xllamacpp.CommonParams()
-        options.model.path = str(path)
-        options.n_ctx, options.n_parallel, options.port, options.n_gpu_layers = 256, 1, 0, 0
-        options.warmup, options.verbosity = False, -1
-        options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
-        options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        options.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # half precision
-        self.server = xllamacpp.Server(options)
-
-    def tokens(self, text: str) -> list[int]:
-        asked = {"content": text, "add_special": True, "parse_special": True}
-        return self._post("/tokenize", asked)["tokens"]
-
-    def log_probabilities(self, ids: list[int], vocabulary: int) -> torch.Tensor:
-        """[vocabulary] of the next token."""
-        asked = {"prompt": ids, "n_predict": 1, "n_probs": vocabulary, "cache_prompt": False, "temperature": 0}
-        # a byte that is no character would be withheld with its probabilities, which the bias leaves alone
-        asked["logit_bias"] = [[self.tokens("a")[-1], 100.0]]
-        found = torch.full((vocabulary,), torch.nan)
-        for token in self._post("/completion", asked)["completion_probabilities"][0]["top_logprobs"]:
-            found[token["id"]] = token["logprob"]
-        return found
-
-    def _post(self, path: str, content: dict) -> dict:
-        request = urllib.request.Request(
-            self.server.listening_address + path,
-            json.dumps(content).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read())
 
 
 def ours(model) -> torch.Tensor:
@@ -71,9 +32,9 @@ def distance(first: torch.Tensor, second: torch.Tensor) -> float:
 def test_texts_are_cut_alike(name, wide_model, tokenizers_by_name, texts, tmp_path):
     tokenizer = tokenizers_by_name[name]
     write(wide_model(num_hidden_layers=1), tokenizer, tmp_path / "model.gguf", {}, 0, {})
-    running = LlamaCpp(tmp_path / "model.gguf")
-    for text in texts:
-        assert running.tokens(text) == tokenizer(text).input_ids, text
+    with llama_cpp(tmp_path / "model.gguf") as running:
+        for text in texts:
+            assert running.tokens(text) == tokenizer(text).input_ids, text
 
 
 @pytest.mark.parametrize("scheme", ["never", "always", "first"])
@@ -85,14 +46,14 @@ def test_texts_are_cut_alike_by_metaspace_but_for_what_the_remark_says(
     own.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>", eos_token="</s>")
     write(wide_model(num_hidden_layers=1), tokenizer, tmp_path / "model.gguf", {}, 0, {})
-    running = LlamaCpp(tmp_path / "model.gguf")
-    for text, alike in {
-        "the he  and he": True,
-        " the an": scheme == "never",
-        "the</s>the an": scheme != "first",
-        "the</s> the": scheme == "never",
-    }.items():
-        assert (running.tokens(text) == tokenizer(text).input_ids) == alike, text
+    with llama_cpp(tmp_path / "model.gguf") as running:
+        for text, alike in {
+            "the he  and he": True,
+            " the an": scheme == "never",
+            "the</s>the an": scheme != "first",
+            "the</s> the": scheme == "never",
+        }.items():
+            assert (running.tokens(text) == tokenizer(text).input_ids) == alike, text
 
 
 SCALED = {
@@ -124,8 +85,8 @@ def test_unquantized_files_give_the_model_s_probabilities(
     """In float32, where nothing but the order of sums differs: names, rows, positions and biases are right."""
     model = wide_model(config, **changes)
     write(model, tokenizers_by_name["smollm"], tmp_path / "model.gguf", {}, 0, {})
-    running = LlamaCpp(tmp_path / "model.gguf")
-    found = torch.stack([running.log_probabilities(IDS[:end], 448) for end in ENDS])
+    with llama_cpp(tmp_path / "model.gguf") as running:
+        found = torch.stack([running.log_probabilities(IDS[:end], 448) for end in ENDS])
     expected = ours(model)
     assert expected.std() > 0.3, "a flat distribution would agree with anything"
     assert distance(found, expected) < 1e-4  # measured: 3e-6
@@ -142,8 +103,8 @@ def test_quantized_files_give_the_copy_s_probabilities_but_for_8_bit_activations
     """
     model, quantizer = wide_model(), Gguf(file_type)
     quantizer.write_file(model, tokenizers_by_name["smollm"], tmp_path / "model.gguf", {})
-    running = LlamaCpp(tmp_path / "model.gguf")
-    found = torch.stack([running.log_probabilities(IDS[:end], 448) for end in ENDS])
+    with llama_cpp(tmp_path / "model.gguf") as running:
+        found = torch.stack([running.log_probabilities(IDS[:end], 448) for end in ENDS])
     copy, types = quantizer.quantize(model), quantizer.types(model)
     exact = ours(copy)
     for name, module in copy.named_modules():
