@@ -49,7 +49,10 @@ def numbers(path):
     return [int(number) for number in path.read_text().split()]
 
 
-def without_core_dumps():
+def as_in_a_terminal():
+    """Signals that nohup and background jobs ignore are not ignored; nothing dumps core."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -87,7 +90,7 @@ def test_a_killed_parent_ends_them_too(tmp_path):
 def test_a_signal_to_all_in_the_parent_s_terminal_ends_them_too(number, tmp_path):
     command = [sys.executable, "-c", PARENT, *GROUP, FAMILY]
     with open(tmp_path / "log", "wb") as output:
-        parent = subprocess.Popen(command, stdout=output, start_new_session=True, preexec_fn=without_core_dumps)
+        parent = subprocess.Popen(command, stdout=output, start_new_session=True, preexec_fn=as_in_a_terminal)
     pids = numbers(tmp_path / "log")
     os.killpg(parent.pid, number)
     assert parent.wait(10) == -number
