@@ -10,10 +10,9 @@ from typing import Any
 from quail_lightning.conversion.gguf_header import GgufHeader
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import read_provenance
+from quail_lightning.storage.gguf_files import PROVENANCE
 from quail_lightning.storage.readable import damaged
 
-KEY = "quail.provenance"
-"""Of the file's metadata: what ``provenance.json`` has beside other formats, as JSON."""
 CONVERTED = "converted"
 """Key of ``provenance.json``: what was converted, and how."""
 OF_FILE = "provenance"
@@ -26,17 +25,17 @@ def noted_in(header: GgufHeader) -> dict[str, Any] | None:
     Raises:
         InputError: it is no JSON object, or does not say by which precision it was quantized.
     """
-    if (text := header.metadata.get(KEY)) is None:
+    if (text := header.metadata.get(PROVENANCE)) is None:
         return None
     try:
         noted = json.loads(text)
     except (TypeError, ValueError, RecursionError):
         noted = None
     if not isinstance(noted, dict):
-        raise damaged(header.file, f"its {KEY} holds no JSON object")
+        raise damaged(header.file, f"its {PROVENANCE} holds no JSON object")
     made = noted.get("quantized")
     if not isinstance(made, dict) or not isinstance(made.get("precision"), str):
-        raise damaged(header.file, f"its {KEY} does not say by which precision it was quantized")
+        raise damaged(header.file, f"its {PROVENANCE} does not say by which precision it was quantized")
     return noted
 
 

@@ -13,6 +13,7 @@ from quail_lightning.storage.file_digests import file_digests
 from quail_lightning.storage.readable import check_readable
 
 ENDING = ".gguf"
+PROVENANCE = "quail.provenance"  # key of the metadata: what `provenance.json` has beside other formats, as JSON
 OWN_FORMAT = ("config.json", "adapter_config.json")  # a folder with one is a checkpoint in Hugging Face format
 CONVERSIONS = Path("checkpoints", "converted")
 DIGITS = 12  # of the file's digest, in its folder's name

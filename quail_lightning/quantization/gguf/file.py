@@ -18,8 +18,8 @@ from quail_lightning.quantization.gguf.names import HEAD, architecture_of, gguf_
 from quail_lightning.quantization.gguf.tensors import packed
 from quail_lightning.quantization.gguf.vocabulary import vocabulary
 from quail_lightning.quantization.protocol import PreTrainedModel
+from quail_lightning.storage.gguf_files import PROVENANCE
 
-PROVENANCE = "quail.provenance"
 _PLAIN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
