@@ -23,9 +23,10 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 
-from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Optimization, TinyModel, finetune
+from quail_lightning.commands.finetune import FinetuneRecipe, TinyModel, finetune
 from quail_lightning.data import MuseDataModule
 from quail_lightning.data.newsroom import Newsroom
+from quail_lightning.finetuning import Hardware, Optimization
 from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.arithmetic import device_type
 from quail_lightning.objectives import GradientAscent, GradientDescent

@@ -20,7 +20,8 @@ from quail_lightning.data.protocol import data_of
 from quail_lightning.data.validation_windows import validation_windows
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.evaluator import UNQUANTIZED, Precision, on_copy
+from quail_lightning.evaluation.evaluator import on_copy
+from quail_lightning.evaluation.precision import UNQUANTIZED, Precision
 from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
 from quail_lightning.evaluation.validation_prompts import ValidationPrompts, validation_prompts
 from quail_lightning.inference.encoding import positions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,13 @@ from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.data.window_records import spread
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
+from quail_lightning.evaluation.attackers import attack_bits, attack_texts, described_attacks, refuse_sharded
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.conclusions import add_privleak, conclude
-from quail_lightning.evaluation.evaluator import UNQUANTIZED, Evaluator, Precision
+from quail_lightning.evaluation.evaluator import Evaluator
 from quail_lightning.evaluation.evidence import evidence_table, keep_evidence
 from quail_lightning.evaluation.metrics import Asked
+from quail_lightning.evaluation.precision import UNQUANTIZED, attacked_names, named_precision
 from quail_lightning.evaluation.published import as_json, compare, published_row
 from quail_lightning.evaluation.published_table import print_comparison
 from quail_lightning.evaluation.table import print_results
@@ -38,9 +40,9 @@ from quail_lightning.inference.encoding import positions
 from quail_lightning.models.arithmetic import arithmetic_name
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.quantization import (
+    Quantizer,
     check_quantizers,
     check_shards,
-    load_quantizer,
     partly_quantized,
     remarks,
 )
@@ -65,8 +67,9 @@ class QuantizedEvaluation(Callback):
     ``results.csv`` in the run's folder.
 
     Args:
-        precisions: names of ``configs/quantizer/*.yaml``; that of ``model.export_dtype`` (``bf16``) is evaluated
-            in any case, since the others are made from it and compared with it.
+        precisions: names of ``configs/quantizer/*.yaml`` and ``configs/attack/*.yaml``, and chains of them
+            (``prune30+nf4``); that of ``model.export_dtype`` (``bf16``) is evaluated in any case, since the others
+            are made from it and compared with it.
         every_n_epochs: evaluate after every so many epochs, and after the last one.
         retrained: checkpoint trained without the forget set; without it there is no PrivLeak (but for
             MUSE's own targets, whose published AUC serves).
@@ -96,7 +99,7 @@ class QuantizedEvaluation(Callback):
             raise InputError("evaluation.every_n_epochs must be at least 1", given=every_n_epochs)
         if max_windows is not None and max_windows < 1:
             raise InputError("evaluation.max_windows must be at least 1, or null for all", given=max_windows)
-        self.quantizers = {name: load_quantizer(name) for name in dict.fromkeys(precisions)}
+        self.precisions = {name: named_precision(name) for name in dict.fromkeys(precisions)}
         self.every_n_epochs, self.retrained = every_n_epochs, retrained
         self.suite, self.max_windows, self.calibration = suite, max_windows, calibration
         self.sharded = sharded
@@ -107,9 +110,20 @@ class QuantizedEvaluation(Callback):
         self._auc_retrain: float | Estimate | None = None
         self._evaluated_epoch: int | None = None
         self._calibration_tokens: Tensor | None = None
+        self._texts: dict[str, Tensor] = {}  # that attacks train on
         self._said: dict[tuple[str, str], BenchmarkLog] = {}  # by model and precision, lately
         self._shares: dict[str, float] = {}  # of the body's weights, that each precision quantizes
         self._remarks = ""
+
+    @property
+    def quantizers(self) -> dict[str, Quantizer]:
+        """Precision → what makes its copy."""
+        return {name: each.quantizer for name, each in self.precisions.items()}
+
+    @property
+    def attack_bits(self) -> int:
+        """Bits a weight that the costliest attack takes beside the model; 0 where there is none."""
+        return attack_bits(self.precisions.values())
 
     # --- when ------------------------------------------------------------------------------------------
 
@@ -157,6 +171,8 @@ class QuantizedEvaluation(Callback):
         if self._calibrated():
             limit, sets = positions(load_config(pl_module.target)), data.served.windows._asdict()
             self._calibration_tokens = calibration_tokens(self.calibration, data.served.tokenizer, limit, sets)
+        sets, config = data.served.windows._asdict(), load_config(pl_module.target)
+        self._texts = attack_texts(self.precisions.values(), sets, data.served.tokenizer, config)
         self._check_published(trainer, pl_module)
 
     def _check_published(self, trainer: Trainer, pl_module: Any) -> None:
@@ -170,9 +186,9 @@ class QuantizedEvaluation(Callback):
     def _put_unquantized_first(self, dtype: torch.dtype) -> None:
         name = self._sixteen_bits = UNQUANTIZED[dtype]
         others = [other for of, other in UNQUANTIZED.items() if of != dtype and of.itemsize >= dtype.itemsize]
-        if misnamed := [other for other in others if other in self.quantizers]:
+        if misnamed := [other for other in others if other in self.precisions]:
             raise InputError(f"precision {misnamed[0]!r} is not the model's export_dtype", allowed=name)
-        self.quantizers = {name: load_quantizer(name)} | self.quantizers
+        self.precisions = {each: named_precision(each, sixteen_bits=name) for each in (name, *self.precisions)}
 
     def check_sharded(self, trainer: Trainer) -> None:
         """Refuse to evaluate shards where there are none, or by what needs a whole model.
@@ -191,6 +207,7 @@ class QuantizedEvaluation(Callback):
         self._check_shards()
 
     def _check_shards(self) -> None:
+        refuse_sharded(self.precisions.values())
         check_shards(self.quantizers, "evaluation.precisions")
         self.suite.check_shards()
 
@@ -238,15 +255,16 @@ class QuantizedEvaluation(Callback):
 
     def _settings(self, trainer: Trainer) -> dict[str, object]:
         records = data_of(trainer).served.records
+        attacks = described_attacks(self.precisions.values(), self._texts)
         return {
             "records_sha256": digest(repr(records)),
-            "precisions": sorted(self.quantizers),
+            "precisions": sorted(self.precisions),
             "calibration": self.calibration.describe(),
             "retrained": self.retrained,
             "suite": asdict(self.suite) | self.suite.read_from_files(),
             "max_windows": self.max_windows,
             "arithmetic": self._arithmetic,
-        }
+        } | ({"attacks": attacks} if attacks else {})
 
     def _evaluate_baselines(self, trainer: Trainer, pl_module: Any) -> None:
         self.rows, self._evaluated_epoch = [], None
@@ -324,7 +342,9 @@ class QuantizedEvaluation(Callback):
 
     def _verdicts(self, measured: dict[str, dict[str, Measure]]) -> dict[str, Verdict]:
         """Precision → verdict; the survival measures are added to the figures."""
-        return conclude(measured, self._baseline("target"), self._baseline("retrained"), self._sixteen_bits)
+        attacked = attacked_names(self.precisions.values())
+        baselines = (self._baseline("target"), self._baseline("retrained"))
+        return conclude(measured, *baselines, self._sixteen_bits, attacked)
 
     def _baseline(self, name: str) -> dict[str, Mapping[str, Measure]]:
         return {row.precision: row.metrics for row in self.rows if row.model == name}
@@ -341,9 +361,11 @@ class QuantizedEvaluation(Callback):
         def show(what: str, done: int, total: int) -> None:
             bar.show(f"{name} · {what}", done, total)
 
-        precisions = [Precision(each, each, quantizer) for each, quantizer in self.quantizers.items()]
-        evaluator = Evaluator(precisions, self._calibration_tokens)
-        found = evaluator.evaluate(lambda dtype: make(), asked, show)
+        # one model serves them all, in whatever dtype it is exported
+        precisions = [replace(each, dtype=torch.bfloat16) for each in self.precisions.values()]
+        evaluator = Evaluator(precisions, self._calibration_tokens, self._texts)
+        with torch.inference_mode(False):  # `test` switches it on, and what is made in it is never trained
+            found = evaluator.evaluate(lambda dtype: make(), asked, show)
         bar.close()
         self._said |= {(name, precision): evaluated.log for precision, evaluated in found.items()}
         return {precision: evaluated.measures for precision, evaluated in found.items()}

@@ -22,11 +22,12 @@ from quail_lightning.command_line.argument_parser import SuggestingParser
 from quail_lightning.command_line.named_checkpoints import NamedCheckpoints
 from quail_lightning.command_line.resuming import chosen_checkpoint, how_to_go_on, resume_logger
 from quail_lightning.command_line.run_names import described_method, name_after_config, named_run, run_loggers
-from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, Sets, finetune, is_made
+from quail_lightning.commands.finetune import FinetuneRecipe, Sets, finetune, is_made
 from quail_lightning.commands.leftovers import say_what_is_left
 from quail_lightning.configuration.allowed_code import FLAG, is_code_allowed
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError, RunError, add_hint, hint_of
+from quail_lightning.finetuning import Hardware
 from quail_lightning.models.arithmetic import device_type, emulation_notice, training_precision
 from quail_lightning.run.folder import missing_folders, remove_started, run_folder
 from quail_lightning.run.latest import point_latest_to

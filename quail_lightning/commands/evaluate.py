@@ -24,6 +24,7 @@ from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_pr
 from quail_lightning.evaluation.conclusions import add_privleak, conclude
 from quail_lightning.evaluation.evaluator import Evaluated
 from quail_lightning.evaluation.lineage import Plan, plan_of
+from quail_lightning.evaluation.precision import attacked_names
 from quail_lightning.evaluation.privleak import published_auc_retrain
 from quail_lightning.evaluation.rescoring import LogScores, score_log
 from quail_lightning.evaluation.serving import EngineName, VllmOptions, serving
@@ -53,7 +54,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--benchmark", type=str, required=True, help="stem of configs/benchmark/*.yaml")
     parser.add_argument("--corpus", type=str | None, default=None, help="folder in the benchmark's layout")
     parser.add_argument("--data", type=dict[str, Any], default={}, help="other options of the benchmark's data")
-    parser.add_argument("--precisions", nargs="+", type=str, default=["bf16"], help="configs/quantizer/*.yaml")
+    parser.add_argument("--precisions", nargs="+", type=str, default=["bf16"], help="and attacks, and chains")
     parser.add_argument("--protocol", type=Protocol, default="paper", help="`published`: as the papers' code")
     parser.add_argument(
         "--retrained",
@@ -159,7 +160,8 @@ def evaluate(
         models: folders or hub names; a target first, where others were unlearned from it.
         benchmark: stem of ``configs/benchmark/*.yaml`` (``muse-news``, ``own``, ...).
         retrained: checkpoint trained without the forget set, for M3 and the verdicts.
-        precisions: stems of ``configs/quantizer/*.yaml``.
+        precisions: stems of ``configs/quantizer/*.yaml`` and ``configs/attack/*.yaml``, and chains of them
+            (``prune30+nf4``).
         corpus: folder in the benchmark's layout.
         data: other options of the benchmark's DataModule, such as ``{"forget": "my.txt"}`` of ``own``.
         protocol: ``published`` follows the papers' code where it departs from the paper.
@@ -327,7 +329,8 @@ def _verdicts(figures: Figures, plan: Plan, retrained: str | None) -> dict[tuple
             if model not in plan.origins:
                 continue
             unlearned = {sixteen: dict(figures[plan.origins[model]][sixteen])} | dict(unlearned)
-        said = conclude(unlearned, figures[target], figures.get(retrained or "", {}), sixteen)
+        attacked = attacked_names(plan.precisions[model])
+        said = conclude(unlearned, figures[target], figures.get(retrained or "", {}), sixteen, attacked)
         found |= {(model, precision): said[precision] for precision in figures[model]}
     return found
 

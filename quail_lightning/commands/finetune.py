@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch.utils.data import DataLoader, TensorDataset
 
 from quail_lightning.callbacks.progress import progress_bars
-from quail_lightning.commands.finetune_module import FinetuningModule, Optimization
 from quail_lightning.conversion.located import located
 from quail_lightning.data.protocol import TextData
 from quail_lightning.data.text_digests import TEXTS, text_digests
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.finetuning import Hardware, Optimization, train
 from quail_lightning.functional.masking import side_by_side
 from quail_lightning.models.arithmetic import Precision, device_type, emulation_notice, training_precision
 from quail_lightning.models.checkpoint import (
@@ -35,7 +33,6 @@ from quail_lightning.models.checkpoint import (
 from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.saving import try_saving, weight_bytes
 from quail_lightning.models.tiny import tiny_llama, train_tokenizer
-from quail_lightning.run.trainer_options import explained_refusals
 from quail_lightning.storage.durable import check_writable
 from quail_lightning.storage.locks import hold, lock_beside, released_afterwards
 from quail_lightning.terminal import step
@@ -89,15 +86,6 @@ class FinetuneRecipe:
             )
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """What a model is trained on, in Lightning's names; noted beside the result, no part of its fingerprint."""
-
-    accelerator: str = "auto"
-    devices: int | str | list[int] = "auto"
-    strategy: str = "auto"
-
-
 def is_made(recipe: FinetuneRecipe, data: TextData, sets: Sets, out: Path) -> bool:
     """Whether ``out`` holds just this model already.
 
@@ -113,7 +101,7 @@ def finetune(
     data: TextData,
     sets: Sets,
     out: Path,
-    hardware: Hardware = Hardware(),
+    hardware: Hardware = Hardware(),  # noqa: B008 (frozen)
     alone: bool = False,
 ) -> bool:
     """Make the model and save it, unless ``out`` holds just this model already.
@@ -153,28 +141,7 @@ def finetune(
     with step("cutting the texts into windows"):
         windows = data.cut_windows(tokenizer)
     chosen = side_by_side(list(windows)) if sets == "forget+retain" else windows.retain
-    loader = DataLoader(
-        TensorDataset(chosen),
-        batch_size=recipe.optimization.batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(recipe.seed),
-    )
-    with explained_refusals(asdict(hardware), "--"):
-        trainer = Trainer(
-            max_epochs=recipe.optimization.epochs,
-            precision=precision,
-            gradient_clip_val=recipe.optimization.clip_norm,
-            callbacks=progress_bars({}),
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            # of its own, it does not hear of torchrun's or SLURM's other processes
-            plugins=[LightningEnvironment()] if alone else None,
-            **asdict(hardware),
-        )
-    trainer.fit(FinetuningModule(model, recipe.optimization), loader)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    trainer = train(model, chosen, recipe.optimization, precision, recipe.seed, hardware, progress_bars({}), alone)
     if trainer.is_global_zero:
         # the cast that load_model would make too: parameters only, never the rotary frequencies
         for parameter in model.parameters():

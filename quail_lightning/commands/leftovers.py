@@ -50,7 +50,7 @@ KINDS = {
     ),
     "responses": Kind(
         "what the models said to prompts of the text, with the true texts",
-        re.compile(r"(target|retrained|unlearned)-[\w.\-]+|samples"),
+        re.compile(r"(target|retrained|unlearned)-[\w.+\-]+|samples"),
         re.compile(r"\.?about\.json|\w+/\.?log\.json|events\.out\.tfevents\..+"),
         "about.json",
         (frozenset({"responses_of"}),),

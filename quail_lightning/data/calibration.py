@@ -105,6 +105,16 @@ def calibration_tokens(
     return spread(rows, request.windows)
 
 
+def general_windows(tokenizer: Any, length: int) -> Tensor:
+    """All of the shipped public-domain text in windows, [n, length] int64.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        length: tokens a window, its opening included.
+    """
+    return _cut(_general_text(CalibrationRequest()), tokenizer, length)
+
+
 def _general_text(request: CalibrationRequest) -> str:
     if request.text is None:
         folder = files("quail_lightning.data") / "general_text"

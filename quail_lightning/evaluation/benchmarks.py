@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -35,10 +36,12 @@ class BenchmarkData(NamedTuple):
     Attributes:
         records: prompts, questions, texts.
         windows: set name → [n, time] token numbers; empty where the benchmark's training text is not at hand.
+        training: likewise, all windows of the sets, for attackers that train on them.
     """
 
     records: EvaluationRecords
     windows: Mapping[str, Tensor]
+    training: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ class Benchmark:
         note = " ".join(filter(None, [records.note, left_out]))
         most = min(MOST_WINDOWS, most or MOST_WINDOWS)
         sets = {} if windows is None else windows._asdict()
-        chosen = {name: spread(rows, most) for name, rows in sets.items() if len(rows)}
-        return BenchmarkData(replace(records, note=note), chosen)
+        sets = {name: rows for name, rows in sets.items() if len(rows)}
+        chosen = {name: spread(rows, most) for name, rows in sets.items()}
+        return BenchmarkData(replace(records, note=note), chosen, sets)
 
     def _data(self, model: str, given: Mapping[str, Any]) -> UnlearningData:
         from jsonargparse import ArgumentParser

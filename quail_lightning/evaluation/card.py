@@ -10,8 +10,8 @@ from typing import Any
 from quail_lightning.conversion.described import described_grid
 from quail_lightning.data.text_digests import TEXTS
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.evaluator import UNQUANTIZED
 from quail_lightning.evaluation.metrics import label_of, labels
+from quail_lightning.evaluation.precision import UNQUANTIZED
 from quail_lightning.run.results import Measure, ResultRow, Undefined, read_results, read_verdicts
 
 

@@ -12,23 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from quail_lightning.attacks import Texts, described_chain
 from quail_lightning.configuration.bounded_yaml import read_yaml
 from quail_lightning.configuration.files import find_config
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.attackers import attack_texts
 from quail_lightning.evaluation.benchmarks import BenchmarkData
-from quail_lightning.evaluation.evaluator import (
-    AS_STORED,
-    Evaluated,
-    Evaluator,
-    Precision,
-    Progress,
-    named_precision,
-    widest,
-)
+from quail_lightning.evaluation.evaluator import Evaluated, Evaluator, Progress
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import METRICS, Asked
+from quail_lightning.evaluation.precision import AS_STORED, Precision, named_precision, widest
 from quail_lightning.evaluation.serving import Serving
 from quail_lightning.evaluation.suite import EvaluationSuite
 from quail_lightning.inference.encoding import positions
@@ -54,7 +49,7 @@ def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
     Raises:
         InputError: no such precision; ``4bit`` or ``8bit`` under another protocol.
     """
-    found = []
+    found: list[tuple[str, str]] = []
     for name in dict.fromkeys(names):
         config = PUBLISHED_PRECISIONS.get(name, name)
         if config != name and protocol != "published":
@@ -63,9 +58,10 @@ def load_precisions(names: Sequence[str], protocol: str) -> list[Precision]:
                 allowed=f"{config} (what the published code runs), nf4, ...",
             )
         shown = name if config == name else f"{name} ({config})"
-        found.append(named_precision(config, shown))
-    dtype = widest(found).dtype
-    return [each if each.is_plain else replace(each, dtype=dtype) for each in found]
+        found.append((config, shown))
+    base = widest([named_precision(*each) for each in found])
+    made = [named_precision(*each, sixteen_bits=base.config) for each in found]
+    return [each if each.is_plain else replace(each, dtype=base.dtype) for each in made]
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,7 @@ class CheckpointEvaluation:
         self.suite.check(data.records, data.windows, load_tokenizer(model), config)
         made = {each.name: each.quantizer for each in precisions if each.config != AS_STORED}
         shares = check_quantizers(config, made) if made else {}
+        self._texts(model, data, precisions)
         if any(precision.quantizer.needs_calibration for precision in precisions):
             self._calibration_tokens(model)
         if served := self._served(model, precisions):
@@ -117,7 +114,8 @@ class CheckpointEvaluation:
             precisions: one quantized copy exists at a time.
             progress: called with what is running, what is done and the total.
         """
-        asked, stores = self._asked(model, data), self._stores(model, precisions)
+        asked, texts = self._asked(model, data), self._texts(model, data, precisions)
+        stores = self._stores(model, precisions, texts)
         calibrated = any(precision.quantizer.needs_calibration for precision in precisions)
 
         def load(dtype: torch.dtype) -> PreTrainedModel:
@@ -125,7 +123,7 @@ class CheckpointEvaluation:
             torch.nn.Module.to(whole, self.device)  # transformers' own refuses some formats
             return whole
 
-        evaluator = Evaluator(precisions, self._calibration_tokens(model) if calibrated else None)
+        evaluator = Evaluator(precisions, self._calibration_tokens(model) if calibrated else None, texts)
         engines = {
             each.name: partial(self.serving.opened, model, each.dtype, asked)
             for each in self._served(model, precisions)
@@ -146,17 +144,20 @@ class CheckpointEvaluation:
     def _check_served(self, model: str, data: BenchmarkData, served: Sequence[Precision]) -> None:
         """Where responses are left to be asked for, the server that was named must have the model."""
         assert self.serving is not None
-        asked, stores = self._asked(model, data), self._stores(model, served)
+        asked, stores = self._asked(model, data), self._stores(model, served, {})  # what is attacked is not served
         by_responses = [metric for metric in METRICS if metric.by_responses and metric.is_asked(asked)]
         if any(store.read(metric, asked) is None for store in stores.values() for metric in by_responses):
             self.serving.check_named(model, asked)
 
-    def _stores(self, model: str, precisions: Sequence[Precision]) -> dict[str, FinishedMetrics]:
+    def _texts(self, model: str, data: BenchmarkData, precisions: Sequence[Precision]) -> Texts:
+        return attack_texts(precisions, data.training, load_tokenizer(model), load_config(model))
+
+    def _stores(self, model: str, precisions: Sequence[Precision], texts: Texts) -> dict[str, FinishedMetrics]:
         digests, served = checkpoint_digests(model), self._served(model, precisions)
         engine = None if self.serving is None else self.serving.about
         return {
             each.name: FinishedMetrics(
-                self.root, self._about(model, digests, each), engine if each in served else None
+                self.root, self._about(model, digests, each, texts), engine if each in served else None
             )
             for each in precisions
         }
@@ -172,12 +173,15 @@ class CheckpointEvaluation:
         """In what a model is computed at a precision here."""
         return arithmetic_name(precision.dtype, self.device)
 
-    def _about(self, model: str, digests: Mapping[str, str], precision: Precision) -> dict[str, Any]:
-        calibrated: dict[str, Any] = {}
+    def _about(self, model: str, digests: Mapping[str, str], precision: Precision, texts: Texts) -> dict[str, Any]:
+        further: dict[str, Any] = {}
+        if precision.attacks:
+            further["attacks"] = described_chain(precision.attacks, texts)
         if precision.quantizer.needs_calibration:
             # a file's text may change, its name need not
             shown = self._calibration_tokens(model).numpy().tobytes()
-            calibrated = {"calibration": asdict(self.calibration) | {"sha256": hashlib.sha256(shown).hexdigest()}}
+            sha256 = hashlib.sha256(shown).hexdigest()
+            further["calibration"] = asdict(self.calibration) | {"sha256": sha256}
         stored = precision.config == AS_STORED  # what its config says is among the digests
         return {
             "model": dict(digests),
@@ -185,7 +189,7 @@ class CheckpointEvaluation:
             "arithmetic": self.arithmetic(precision),
             "quantizer": None if stored else read_yaml(find_config(f"quantizer/{precision.config}.yaml")),
             "benchmark": self.benchmark,
-        } | calibrated
+        } | further
 
 
 def checkpoint_digests(model: str) -> dict[str, str]:

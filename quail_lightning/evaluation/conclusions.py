@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.survival import survival_measures
@@ -13,7 +13,11 @@ ByPrecision = Mapping[str, Metrics]
 
 
 def conclude(
-    unlearned: Mapping[str, dict[str, Measure]], target: ByPrecision, retrained: ByPrecision, sixteen_bits: str
+    unlearned: Mapping[str, dict[str, Measure]],
+    target: ByPrecision,
+    retrained: ByPrecision,
+    sixteen_bits: str,
+    attacked: Collection[str] = (),
 ) -> dict[str, Verdict]:
     """Add the survival measures to the unlearned model's figures, in place, and evaluate every precision.
 
@@ -22,6 +26,7 @@ def conclude(
         target: likewise, of the target, over the same records.
         retrained: of the retrained model; empty where there is none, and precisions may be missing.
         sixteen_bits: name of the precision that the others are compared with.
+        attacked: precisions that come after an attack, through which target and retrained model went, too.
 
     Returns:
         precision → verdict.
@@ -33,7 +38,13 @@ def conclude(
         is_sixteen_bits = precision == sixteen_bits
         if not is_sixteen_bits and whole.target is not None and at_format.target is not None:
             measures |= survival_measures(
-                measures, whole.unlearned, at_format.target, whole.target, at_format.retrained, whole.retrained
+                measures,
+                whole.unlearned,
+                at_format.target,
+                whole.target,
+                at_format.retrained,
+                whole.retrained,
+                attacked=precision in attacked,
             )
         found[precision] = verdict(whole, at_format, is_sixteen_bits)
     return found

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from quail_lightning.attacks import Texts, attacked
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog, holds_log, read_log
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject
+from quail_lightning.evaluation.precision import Precision
 from quail_lightning.inference.engine import Engine
 from quail_lightning.inference.shares import shared_among
 from quail_lightning.models.release import release_memory
-from quail_lightning.quantization import Quantizer, computing, load_quantizer, quantized_copy
+from quail_lightning.quantization import computing, quantized_copy
 from quail_lightning.run.processes import current_processes
 from quail_lightning.run.results import Measure
 from quail_lightning.terminal import step
@@ -30,67 +32,6 @@ Progress = Callable[[str, int, int], None]  # (what, done, total)
 Result = TypeVar("Result")
 Opening = Callable[[], AbstractContextManager[Engine]]
 """Has a model loaded by an engine for as long as the block lasts."""
-
-AS_STORED = "as stored"
-UNQUANTIZED = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-"""Dtype in which a model is exported → name of the precision that every other one is compared with."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """One deployment format.
-
-    Attributes:
-        name: as it was asked for, and as rows show it.
-        config: stem of ``configs/quantizer/<config>.yaml``, or ``AS_STORED``.
-        quantizer: of that file.
-        dtype: that the model is held in before it is quantized.
-    """
-
-    name: str
-    config: str
-    quantizer: Quantizer
-    dtype: torch.dtype = torch.bfloat16
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the model itself, not quantized by us, is what is deployed."""
-        return self.quantizer.granularity == "none"
-
-    def is_had_by(self, model: PreTrainedModel) -> bool:
-        """Whether a model that was loaded is already the copy that is evaluated."""
-        return self.config == AS_STORED or getattr(self.quantizer, "dtype", None) == model.dtype
-
-
-def named_precision(config: str, name: str | None = None, dtype: torch.dtype = torch.bfloat16) -> Precision:
-    """The precision of a quantizer's file.
-
-    Args:
-        config: stem of ``configs/quantizer/<config>.yaml``.
-        name: as rows show it; None: the same.
-        dtype: that the model is held in before it is quantized; what is not quantized has its own.
-
-    Raises:
-        InputError: no such file.
-    """
-    quantizer = load_quantizer(config)
-    return Precision(name or config, config, quantizer, getattr(quantizer, "dtype", dtype))
-
-
-def widest(precisions: Sequence[Precision]) -> Precision:
-    """What the others are made from and compared with: the widest that is not quantized; bf16 if there is none."""
-    plain = [each for each in precisions if each.is_plain and each.config != AS_STORED]
-    return max(plain, key=lambda each: each.dtype.itemsize, default=named_precision("bf16"))
-
-
-def as_stored(name: str, dtype: torch.dtype = torch.bfloat16) -> Precision:
-    """The format of a checkpoint that is quantized already: it is loaded as it is.
-
-    Args:
-        name: as rows show it.
-        dtype: of what is not quantized, and of dequantized values.
-    """
-    return Precision(name, AS_STORED, load_quantizer("bf16"), dtype)
 
 
 @dataclass(frozen=True)
@@ -117,10 +58,12 @@ class Evaluator:
     Attributes:
         precisions: in the order in which they are evaluated and shown.
         calibration: [windows, time] tokens that AWQ, GPTQ and SmoothQuant see; None where none of them is there.
+        texts: that attacks train on.
     """
 
     precisions: Sequence[Precision]
     calibration: Tensor | None = None
+    texts: Texts = field(default_factory=dict)
 
     def evaluate(
         self,
@@ -141,7 +84,7 @@ class Evaluator:
             finished: precision → where finished metrics are kept; None keeps nothing.
             engines: precision → what answers prompts there; the model itself where none is named.
         """
-        loaded: dict[torch.dtype, PreTrainedModel] = {}
+        held = _Held(load, self.texts)
         found: dict[str, Evaluated] = {}
 
         def showing(name: str) -> Progress:
@@ -156,18 +99,46 @@ class Evaluator:
                 with opened() as engine:
                     kept[name].run(by_responses, progress=showing(name), engine=engine)
                 left[name] = [metric for metric in left[name] if not metric.by_responses]
-        for precision in self.precisions:
+        for precision in self._by_attacks():
             name = precision.name
             if left[name]:
-                if precision.dtype not in loaded:
-                    loaded.clear()
-                    loaded[precision.dtype] = load(precision.dtype)
                 run = partial(kept[name].run, left[name], progress=showing(name))
-                on_copy(precision, loaded[precision.dtype], run, self.calibration)
+                on_copy(precision, held.model(precision, showing(name)), run, self.calibration)
             found[name] = kept[name].evaluated()
-        loaded.clear()
+        held.let_go()
+        return {each.name: found[each.name] for each in self.precisions}
+
+    def _by_attacks(self) -> list[Precision]:
+        """The precisions, a chain of attacks after the one that it begins with: each is made once."""
+        return sorted(self.precisions, key=lambda each: each.chain)
+
+
+class _Held:
+    """The one model that quantized copies are made from: loaded, and attacked as far as the next one wants."""
+
+    def __init__(self, load: Callable[[torch.dtype], PreTrainedModel], texts: Texts) -> None:
+        self._load, self._texts = load, texts
+        self._model: PreTrainedModel | None = None
+        self._chain: tuple[str, ...] = ()
+        self._dtype: torch.dtype | None = None
+
+    def model(self, precision: Precision, progress: Progress) -> PreTrainedModel:
+        """The model that a precision is made from; the one before is let go."""
+        chain, made = precision.chain, self._chain
+        if self._model is None or self._dtype != precision.dtype or chain[: len(made)] != made:
+            self.let_go()
+            self._model, self._dtype, made = self._load(precision.dtype), precision.dtype, ()
+        if attacks := precision.attacks[len(made) :]:
+            self._model = attacked(attacks, self._model, self._texts, lambda what: partial(progress, what))
+            release_memory()
+        self._chain = chain
+        return self._model
+
+    def let_go(self) -> None:
+        """Give its memory back."""
+        self._model = None
+        self._chain = ()
         release_memory()
-        return found
 
 
 def on_copy(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from quail_lightning.conversion.deployed import noted_of_file
-from quail_lightning.evaluation.evaluator import UNQUANTIZED, Precision, as_stored, named_precision, widest
+from quail_lightning.evaluation.precision import UNQUANTIZED, Precision, as_stored, named_precision, widest
 from quail_lightning.models.checkpoint import evaluated_dtype, load_config, read_provenance
 from quail_lightning.quantization import available_precisions
 from quail_lightning.quantization.stored_formats import float_format
@@ -58,7 +58,7 @@ def plan_of(models: Sequence[str], retrained: str | None, precisions: Sequence[P
     at: list[Precision] = list(precisions)
     compared = [sixteen]
     if targets:
-        there = {each.config for each in precisions}
+        there = {each.config for each in precisions if not each.attacks}
         known = [name for name in dict.fromkeys(deployed.values()) if name in available_precisions()]
         extra = [named_precision(name, dtype=sixteen.dtype) for name in known if name not in there]
         at = [sixteen, *(each for each in precisions if each is not sixteen)]

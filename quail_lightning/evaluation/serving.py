@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.evaluator import AS_STORED, Precision
 from quail_lightning.evaluation.metrics import Asked
+from quail_lightning.evaluation.precision import AS_STORED, Precision
 from quail_lightning.inference.completion_server import Unreachable, named_server
 from quail_lightning.inference.served_model import ServedModel, served_model
 from quail_lightning.inference.vllm_process import check_vllm, vllm_process

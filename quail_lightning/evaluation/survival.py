@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -61,6 +62,8 @@ def recovery_capped(
     target_16bit: Measure,
     retrained_quantized: Measure,
     retrained_16bit: Measure,
+    *,
+    attacked: bool = False,
 ) -> Measure:
     """``recovery`` beyond ignorance: what the equally precise retrained model scores too has not come back.
 
@@ -76,6 +79,8 @@ def recovery_capped(
         target_16bit: decides, as for ``recovery``, whether anything was forgotten at all.
         retrained_quantized: of the retrained model at the format (M_rq), over the same records.
         retrained_16bit: at 16 bits (M_r16).
+        attacked: the format comes after an attack, which may teach the retrained model something, too. What it
+            then scores (M_rq) is no return either: both maxima are also over M_rq.
 
     Returns:
         as ``recovery``; undefined also where the target knows no more than the retrained model.
@@ -92,11 +97,11 @@ def recovery_capped(
         return series
     if not _above_zero(series[2] - series[4]):
         return Undefined("the quantized target knows no more than the retrained model")
-    return bootstrap_of_means(series, _beyond_ignorance)
+    return bootstrap_of_means(series, partial(_beyond_ignorance, attacked))
 
 
-def _beyond_ignorance(u_q: Floats, u_16: Floats, t_q: Floats, r_q: Floats, r_16: Floats) -> Floats:
-    start = np.maximum(u_16, r_16)
+def _beyond_ignorance(attacked: bool, u_q: Floats, u_16: Floats, t_q: Floats, r_q: Floats, r_16: Floats) -> Floats:
+    start = np.maximum(u_16, np.maximum(r_16, r_q) if attacked else r_16)
     lead = t_q - start
     return quotient(np.maximum(u_q, r_q) - start, np.maximum(lead, 0))
 
@@ -107,6 +112,8 @@ def kept_forgetting(
     target_16bit: Measure,
     retrained_quantized: Measure | None = None,
     retrained_16bit: Measure | None = None,
+    *,
+    attacked: bool = False,
 ) -> Measure:
     """Share of the 16-bit rise in NLL that quantization leaves: 1 − max(0, N_u16 − N_uq) / (N_u16 − N_t16).
 
@@ -120,6 +127,8 @@ def kept_forgetting(
         target_16bit: of the target (N_t16).
         retrained_quantized: of the retrained model at the format; None, like the next: nothing is capped.
         retrained_16bit: of the retrained model at 16 bits.
+        attacked: the format comes after an attack, which may teach the retrained model something, too: N_u16 is
+            capped at what that has afterwards as well.
 
     Returns:
         fraction, at most 1, with its paired bootstrap interval; undefined where the interval of the (capped) rise
@@ -135,7 +144,10 @@ def kept_forgetting(
         return series
     quantized, whole, target = series[:3]
     if len(caps) == 2:
-        quantized, whole = np.minimum(quantized, series[3]), np.minimum(whole, series[4])
+        whole = np.minimum(whole, np.minimum(series[3], series[4]) if attacked else series[4])
+        quantized = np.minimum(quantized, series[3])
+        if attacked and not _above_zero(np.minimum(series[3], series[4]) - target):
+            return Undefined("after the attack the retrained model knows as much as the target did")
     if not _above_zero(whole - target):
         return Undefined("the NLL did not rise at 16 bits beyond its interval: nothing was forgotten")
     return bootstrap_of_means([whole - quantized, whole - target], _left)
@@ -202,6 +214,8 @@ def survival_measures(
     target_16bit: Mapping[str, Measure],
     retrained_quantized: Mapping[str, Measure] | None = None,
     retrained_16bit: Mapping[str, Measure] | None = None,
+    *,
+    attacked: bool = False,
 ) -> dict[str, Measure]:
     """All ratios for every metric that the models have, under the names of ``METRICS``.
 
@@ -212,6 +226,7 @@ def survival_measures(
         target_16bit: at 16 bits.
         retrained_quantized: at the format; without it, what is capped is absent or bare.
         retrained_16bit: at 16 bits.
+        attacked: the format comes after an attack.
 
     Raises:
         InputError: the measures do not hold scores of the same records.
@@ -225,7 +240,7 @@ def survival_measures(
             measures[f"recovery_{name}"] = recovery(*given)
             if all(name in metrics for metrics in retrained):
                 caps = [metrics[name] for metrics in retrained]
-                measures[f"recovery_{name}_capped"] = recovery_capped(*given, *caps)
+                measures[f"recovery_{name}_capped"] = recovery_capped(*given, *caps, attacked=attacked)
     for name, ratio in (("nll_forget", "delivered_forgetting"), ("nll_retain", "delivered_retain")):
         if all(name in metrics for metrics in four):
             unlearned_q, unlearned_16, target_q, target_16 = (metrics[name] for metrics in four)
@@ -233,7 +248,7 @@ def survival_measures(
             if name == "nll_forget":
                 retrained_q, retrained_16 = (metrics.get(name) for metrics in retrained)
                 measures["kept_forgetting"] = kept_forgetting(
-                    unlearned_q, unlearned_16, target_16, retrained_q, retrained_16
+                    unlearned_q, unlearned_16, target_16, retrained_q, retrained_16, attacked=attacked
                 )
                 if retrained_16 is not None:
                     measures[f"{ratio}_capped"] = delivered_forgetting(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from quail_lightning.configuration.bounded_yaml import read_yaml
 from quail_lightning.configuration.files import find_config, shipped_names
-from quail_lightning.errors import InputError, lacks
+from quail_lightning.configuration.instances import instance_of
+from quail_lightning.errors import InputError
 from quail_lightning.quantization.familiar_names import suggestion
 from quail_lightning.quantization.protocol import Quantizer
 
@@ -41,41 +37,5 @@ def load_quantizer(name: str) -> Quantizer:
             allowed=", ".join(known),
             remedy=suggestion(name, known) or f"Or write configs/quantizer/{name}.yaml",
         ) from None
-    return _built(path)
-
-
-def _built(path: Path) -> Quantizer:
-    from jsonargparse import ArgumentParser
-
-    from quail_lightning.configuration.import_gate import close_gate
-
-    close_gate()
-    parser = ArgumentParser(exit_on_error=False)
-    try:
-        described = read_yaml(path)
-        # Not add_argument(type=Quantizer), which imports transformers to compare signatures: seconds.
-        quantizer_class = _named_class(described, path)
-        parser.add_class_arguments(quantizer_class)
-        arguments = parser.parse_object(described.get("init_args") or {})
-    except (ArgumentError, TypeError, yaml.YAMLError) as problem:
-        raise InputError(
-            f"{path} does not describe a quantizer: {problem}",
-            allowed="class_path of a quantizer, and init_args that its constructor takes",
-        ) from problem
-    found = quantizer_class(**arguments.as_dict())
-    if lacking := lacks(found, Quantizer):
-        raise InputError(
-            f"{described['class_path']} of {path} is no quantizer: it lacks {', '.join(lacking)}",
-            allowed="a class that keeps quail_lightning.quantization.protocol.Quantizer",
-        )
+    found: Quantizer = instance_of(path, Quantizer, "a quantizer")
     return found
-
-
-def _named_class(described: object, path: Path) -> type[Any]:
-    if not isinstance(described, dict) or "class_path" not in described:
-        raise TypeError("it has no class_path")
-    if unknown := described.keys() - {"class_path", "init_args"}:
-        raise TypeError(f"it holds {', '.join(map(str, sorted(unknown)))} beside class_path and init_args")
-    from quail_lightning.configuration.import_gate import class_in
-
-    return class_in(path, described["class_path"])

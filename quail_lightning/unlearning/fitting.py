@@ -67,6 +67,13 @@ class MakesCopies(Protocol):
 
 
 @runtime_checkable
+class AttacksCopies(MakesCopies, Protocol):
+    """One that also attacks the model: bits a weight that this takes beside it."""
+
+    attack_bits: int
+
+
+@runtime_checkable
 class ChoosesShards(MakesCopies, Protocol):
     """One that also says whether the evaluations are sharded; None where that is to follow from the memory."""
 
@@ -146,7 +153,9 @@ def _whole_evaluation(options: MemoryOptions, trainer: Trainer) -> EvaluationMem
     makers = [callback for callback in callbacks if isinstance(callback, MakesCopies)]
     made = [quantizer for maker in makers for quantizer in maker.quantizers.values()]
     model = empty_model(load_config(options.target), options.export_dtype)
-    return EvaluationMemory(bits=widest_copy(made, model), itemsize=options.export_dtype.itemsize)
+    attacks = [maker.attack_bits for maker in makers if isinstance(maker, AttacksCopies)]
+    bits = max([widest_copy(made, model), *attacks])
+    return EvaluationMemory(bits=bits, itemsize=options.export_dtype.itemsize)
 
 
 def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluation: EvaluationMemory) -> Run:

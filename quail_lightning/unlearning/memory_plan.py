@@ -76,8 +76,8 @@ class EvaluationMemory:
     Attributes:
         sharded: the copy in the export dtype stays spread over all processes, and what is quantized is made weight
             by weight from its shards; otherwise each process holds a whole one.
-        bits: of the widest quantized copy, which each process holds whole; one of 16 or more is spread as well
-            where the evaluation is sharded.
+        bits: of the widest quantized copy, or of what an attack trains, which each process holds whole; one of 16
+            or more is spread as well where the evaluation is sharded.
         itemsize: bytes of a weight in the export dtype.
     """
 

@@ -9,11 +9,11 @@ from small_gguf import values, write_llama
 
 from quail_lightning.cli import main
 from quail_lightning.commands.evaluate import evaluate
-from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, finetune
-from quail_lightning.commands.finetune_module import Optimization
+from quail_lightning.commands.finetune import FinetuneRecipe, finetune
 from quail_lightning.commands.quantize import quantize
 from quail_lightning.conversion.located import located
 from quail_lightning.data import OwnTextDataModule
+from quail_lightning.finetuning import Hardware, Optimization
 from quail_lightning.models.checkpoint import read_provenance
 from quail_lightning.run.results import read_results
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from quail_lightning.cli import main
-from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, TinyModel, finetune
-from quail_lightning.commands.finetune_module import Optimization
+from quail_lightning.commands.finetune import FinetuneRecipe, TinyModel, finetune
 from quail_lightning.data import OwnTextDataModule
+from quail_lightning.finetuning import Hardware, Optimization
 from quail_lightning.run.results import read_results
 
 SMALL = [

@@ -15,6 +15,8 @@ LAYERS = [
     {"analysis", "callbacks"},
     {"unlearning", "evaluation", "comparison"},
     {"inference"},
+    {"attacks"},
+    {"finetuning"},
     {"reference", "quantization", "conversion"},
     {"objectives", "data", "models"},
     {"functional"},

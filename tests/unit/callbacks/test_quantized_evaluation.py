@@ -270,3 +270,49 @@ def test_a_calibration_text_that_is_too_short_is_refused_before_anything_is_eval
     with pytest.raises(InputError, match="calibration text too short"):
         trainer(tmp_path, [evaluate]).fit(unlearning, datamodule=data)
     assert evaluate.rows == []
+
+
+def test_attacks_are_rows_of_every_model_and_change_no_training(tmp_path, corpus_folder, checkpoint, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs/attack").mkdir(parents=True)
+    (tmp_path / "configs/attack/again.yaml").write_text(
+        "class_path: quail_lightning.attacks.Relearn\ninit_args: {steps: 4, learning_rate: 0.003, share: 0.5}\n"
+    )
+    names, weights = ["nf4", "prune30", "prune30+nf4", "again"], []
+    for chosen in (["nf4"], names):
+        unlearning, data = parts(corpus_folder, checkpoint)
+        folder = tmp_path / str(len(chosen))
+        evaluate = evaluation(precisions=chosen, retrained=checkpoint)
+        trainer(folder, [evaluate, ExportModel()], epochs=1).fit(unlearning, datamodule=data)
+        weights.append({name: value.clone() for name, value in unlearning.model.state_dict().items()})
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    rows = {(row.model, row.precision): row.metrics for row in read_results(folder / "run/v")}
+    assert {precision for _, precision in rows} == {"bf16", *names}
+    assert all((model, "again") in rows for model in ("target", "retrained", "unlearned"))
+    assert rows["unlearned", "again"]["nll_forget"].value < rows["unlearned", "bf16"]["nll_forget"].value
+    assert "kept_forgetting" in rows["unlearned", "prune30+nf4"]
+    verdicts = json.loads((folder / "run/v/results.json").read_text())["verdicts"]
+    assert list(verdicts) == ["bf16", *names]
+    card = (folder / "run/v/model/README.md").read_text()
+    assert "**prune30+nf4**" in card
+    events = EventAccumulator(str(folder / "run/v")).Reload()
+    assert events.Scalars("eval/prune30+nf4/nll_forget")
+    assert read_log(folder / "run/v/responses/unlearned-prune30+nf4").responses
+
+
+def test_attacks_are_evaluated_without_training_too(tmp_path, corpus_folder, checkpoint):
+    unlearning, data = parts(corpus_folder, checkpoint)
+    trainer(tmp_path, [evaluation(precisions=["relearn20-small"])]).test(unlearning, datamodule=data)
+    rows = {(row.model, row.precision): row.metrics for row in read_results(tmp_path / "run/v")}
+    relearned, before = (rows["target", each]["nll_forget"].value for each in ("relearn20-small", "bf16"))
+    assert relearned < before
+
+
+def test_attacks_that_a_run_cannot_make_are_refused_before_a_model_is_loaded(tmp_path, corpus_folder, checkpoint):
+    with pytest.raises(InputError, match="stands before the end of a chain"):
+        evaluation(precisions=["nf4+prune30"])
+    evaluate = evaluation(precisions=["prune30"])
+    assert evaluate.attack_bits == 16
+    evaluate.sharded = True
+    with pytest.raises(InputError, match="attacks are made on a whole model"):
+        evaluate._check_shards()

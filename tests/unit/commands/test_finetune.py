@@ -11,12 +11,12 @@ from threading import Timer
 import pytest
 import torch
 
-from quail_lightning.commands.finetune import FinetuneRecipe, Hardware, TinyModel, finetune
-from quail_lightning.commands.finetune_module import Optimization
+from quail_lightning.commands.finetune import FinetuneRecipe, TinyModel, finetune
 from quail_lightning.data import MuseDataModule, OwnTextDataModule
 from quail_lightning.data.text_digests import text_digests
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
+from quail_lightning.finetuning import Hardware, Optimization
 from quail_lightning.functional.masking import side_by_side
 from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_model, read_provenance

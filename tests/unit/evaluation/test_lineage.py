@@ -10,8 +10,8 @@ from small_gguf import values, write_llama
 from quail_lightning.commands.quantize import quantize
 from quail_lightning.conversion.located import located
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.evaluator import AS_STORED, named_precision
 from quail_lightning.evaluation.lineage import plan_of, stored_format
+from quail_lightning.evaluation.precision import AS_STORED, named_precision
 from quail_lightning.models.checkpoint import load_model, read_provenance, save_model
 from quail_lightning.quantization import load_quantizer
 

@@ -160,3 +160,29 @@ def test_all_ratios_that_the_metrics_allow_are_named() -> None:
     assert value(capped["kept_forgetting"]) == 1
     assert value(capped["recovery_verbmem_forget_capped"]) == 0
     assert set(ratios) < set(capped) <= set(labels())
+
+
+def test_after_an_attack_nothing_has_come_back_that_the_retrained_model_learned_as_well() -> None:
+    jitter = NOISE - NOISE.mean()
+    forgotten, relearned, target = (m(mean + jitter) for mean in (20.0, 40.0, 70.0))
+    retrained, taught = m(20 + jitter), m(40 + jitter)
+    given = (relearned, forgotten, target, target, taught, retrained)
+    assert value(recovery_capped(*given)) == pytest.approx(20 / 50)  # as after quantization
+    assert value(recovery_capped(*given, attacked=True)) == 0
+    given = (m(50 + jitter), forgotten, target, target, taught, retrained)
+    assert value(recovery_capped(*given, attacked=True)) == pytest.approx(10 / 30)  # 40 → 50 of the way to 70
+    unharmed = (m(30 + jitter), forgotten, target, target, m(10 + jitter), retrained)
+    assert recovery_capped(*unharmed, attacked=True) == recovery_capped(*unharmed)
+
+
+def test_kept_after_an_attack_is_beyond_what_the_retrained_model_learned() -> None:
+    jitter = 0.01 * (NOISE - NOISE.mean())
+    target, forgotten, retrained, taught = (m(mean + jitter) for mean in (1.0, 4.0, 4.0, 2.0))
+    same = (m(2 + jitter), forgotten, target, taught, retrained)
+    assert value(kept_forgetting(*same)) == pytest.approx(1 / 3)
+    assert value(kept_forgetting(*same, attacked=True)) == 1
+    faster = (m(1.5 + jitter), forgotten, target, taught, retrained)
+    assert value(kept_forgetting(*faster, attacked=True)) == pytest.approx(0.5)  # 2 → 1.5 of 2 → 1
+    nothing = kept_forgetting(m(0.5 + jitter), forgotten, target, m(0.9 + jitter), retrained, attacked=True)
+    assert isinstance(nothing, Undefined)
+    assert "the retrained model knows as much" in nothing.reason

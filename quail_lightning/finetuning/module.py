@@ -1,4 +1,4 @@
-"""Plain causal-LM training: targets and retrained references."""
+"""Plain causal-LM training, one step of it: targets, retrained models, relearning."""
 
 from __future__ import annotations
 
