@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.functional.head import Head
 from quail_lightning.functional.masking import token_numbers
 from quail_lightning.functional.token_likelihood import token_log_likelihood
+from quail_lightning.functional.token_moments import standardized
 from quail_lightning.inference.batching import likelihood_rows
 from quail_lightning.inference.encoding import encode, positions
 from quail_lightning.inference.modes import evaluation_mode
@@ -71,6 +72,41 @@ def head_log_likelihoods(hidden: Tensor, labels: Tensor, head: Head, words: int)
     return picked - total
 
 
+def standardized_log_likelihoods(hidden: Tensor, labels: Tensor, head: Head, words: int) -> Tensor:
+    """``head_log_likelihoods``, and beside each its z-score among all words; see ``standardized``.
+
+    Returns:
+        [tokens, 2] nats and standard deviations, at least float32.
+    """
+
+    def pieces() -> Iterator[Tensor]:
+        for start in range(0, len(head.weight), words):
+            bias = None if head.bias is None else head.bias[start : start + words]
+            yield head._replace(weight=head.weight[start : start + words], bias=bias).logits(hidden)
+
+    return torch.stack(standardized(pieces(), labels), dim=1)
+
+
+def standardized_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """As ``standardized_log_likelihoods``, of logits [time, vocabulary] that are there already."""
+    parts = [
+        torch.stack(standardized([logits[start : start + CHUNK]], labels[start : start + CHUNK]), dim=1)
+        for start in range(0, len(labels), CHUNK)
+    ]
+    return torch.cat(parts) if parts else logits.new_zeros(0, 2, dtype=torch.float32)
+
+
+class _Of(NamedTuple):
+    """What is wanted of each token, from its logits or, where the head stands apart, from its hidden state."""
+
+    logits: Callable[[Tensor, Tensor], Tensor]
+    hidden: Callable[[Tensor, Tensor, Head, int], Tensor]
+
+
+_LIKELIHOOD = _Of(label_log_probabilities, head_log_likelihoods)
+_STANDARDIZED = _Of(standardized_labels, standardized_log_likelihoods)
+
+
 def token_log_likelihoods(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -78,6 +114,7 @@ def token_log_likelihoods(
     batch_size: int | None = None,
     max_length: int | None = None,
     progress: Progress | None = None,
+    standardize: bool = False,
 ) -> list[Tensor]:
     """Log-probability of every token of each text, given BOS and the tokens before it.
 
@@ -92,15 +129,18 @@ def token_log_likelihoods(
             free memory holds and the device has a use for.
         max_length: tokens of a text, BOS included; None or a larger value: the model's positions.
         progress: called after each batch with the texts done and their total.
+        standardize: gives each token's z-score beside it, see ``standardized``.
 
     Returns:
-        One CPU tensor a text, [tokens] nats, float32, in the texts' order; empty for an empty text.
+        One CPU tensor a text, [tokens] nats, or [tokens, 2] nats and z-scores, float32, in the texts' order; empty
+        for an empty text.
     """
+    of = _STANDARDIZED if standardize else _LIKELIHOOD
     limits = [limit for limit in (max_length, positions(model.config)) if limit is not None]
     longest = min(limits) if limits else None
     encoded = [row[:longest] for row in encode(tokenizer, texts)]
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
-    results = [torch.zeros(0)] * len(encoded)
+    results = [torch.zeros((0, 2) if standardize else 0)] * len(encoded)
     shares = current_shares()
     fitting = batch_size or likelihood_rows(model, max(map(len, encoded), default=1))
     order = shares.own(order, shares.rows(batch_size, fitting, len(encoded)))
@@ -111,7 +151,7 @@ def token_log_likelihoods(
             rows = [torch.tensor(encoded[index], dtype=torch.long) for index in chosen]
             if len(rows[0]) > 1:
                 with explained_memory(len(rows), "texts", len(rows[0]), "shorter texts"):
-                    found = _forward(model, rows, apart)
+                    found = _forward(model, rows, apart, of)
                 for index, values in zip(chosen, found, strict=True):
                     results[index] = values
 
@@ -179,12 +219,12 @@ def _head_apart(model: PreTrainedModel) -> bool:
     return True
 
 
-def _forward(model: PreTrainedModel, rows: Sequence[Tensor], apart: bool) -> list[Tensor]:
-    """Label log-probabilities of the rows ([time] each), on the CPU."""
-    return inside(model, lambda: _pass(model, rows, output_head(model) if apart else None))
+def _forward(model: PreTrainedModel, rows: Sequence[Tensor], apart: bool, of: _Of = _LIKELIHOOD) -> list[Tensor]:
+    """What is wanted of the labels of the rows ([time] each), on the CPU."""
+    return inside(model, lambda: _pass(model, rows, output_head(model) if apart else None, of))
 
 
-def _pass(model: PreTrainedModel, rows: Sequence[Tensor], head: Head | None) -> list[Tensor]:
+def _pass(model: PreTrainedModel, rows: Sequence[Tensor], head: Head | None, of: _Of) -> list[Tensor]:
     ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(model.device)
     lengths = torch.tensor([len(row) for row in rows], device=ids.device)
     places = torch.arange(ids.shape[1], device=ids.device)
@@ -192,7 +232,7 @@ def _pass(model: PreTrainedModel, rows: Sequence[Tensor], head: Head | None) -> 
     if head is None:
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return [
-            label_log_probabilities(logits[row, : len(tokens) - 1], ids[row, 1 : len(tokens)]).cpu()
+            of.logits(logits[row, : len(tokens) - 1], ids[row, 1 : len(tokens)]).cpu()
             for row, tokens in enumerate(rows)
         ]
     final = language_decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -201,7 +241,7 @@ def _pass(model: PreTrainedModel, rows: Sequence[Tensor], head: Head | None) -> 
     size, words = (CPU_CHUNK, CPU_WORDS) if ids.device.type == "cpu" else (CHUNK, len(head.weight))
     values = torch.cat(
         [
-            head_log_likelihoods(hidden[start : start + size], labels[start : start + size], head, words)
+            of.hidden(hidden[start : start + size], labels[start : start + size], head, words)
             for start in range(0, len(labels), size)
         ]
     )

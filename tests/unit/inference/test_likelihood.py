@@ -118,3 +118,21 @@ def test_a_model_whose_logits_are_not_its_heads_product_is_asked_for_them(
     ids = [0, *tokenizer(TEXTS[2], add_special_tokens=False)["input_ids"]]
     torch.testing.assert_close(halved[2].double(), by_hand(model, ids), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(halved[2], plain[2], atol=1e-2)
+
+
+def test_z_scores_stand_beside_the_same_likelihoods_in_any_batch(model: Any, tokenizer: Any) -> None:
+    texts = ["a text", "a somewhat longer text", "", "b"]
+    plain = token_log_likelihoods(model, tokenizer, texts, batch_size=2)
+    for batch_size in (1, 4):
+        found = token_log_likelihoods(model, tokenizer, texts, batch_size=batch_size, standardize=True)
+        for values, alone, text in zip(found, plain, texts, strict=True):
+            assert values.shape == (len(text), 2)
+            assert torch.allclose(values[:, 0], alone, atol=1e-5)
+    ids = torch.tensor([tokenizer(texts[0], add_special_tokens=False)["input_ids"]])
+    ids = torch.cat([torch.tensor([[0]]), ids], dim=1)
+    with torch.no_grad():
+        log_p = model.eval()(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+    mean = (log_p.exp() * log_p).sum(-1)
+    deviation = ((log_p.exp() * (log_p - mean[:, None]) ** 2).sum(-1)).sqrt()
+    expected = (log_p.gather(1, ids[0, 1:, None])[:, 0] - mean) / deviation
+    assert torch.allclose(found[0][:, 1].double(), expected, atol=1e-4)
