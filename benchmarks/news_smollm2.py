@@ -37,7 +37,7 @@ COLUMNS = {
     "recovery_verbmem_forget_capped": "came back, M1",
     "kept_forgetting": "kept, NLL",
 }
-EPOCHS = {"target": 5, "retrained": 10}  # half as many windows, as many steps
+EPOCHS = {"target": 8, "retrained": 16}  # half as many windows, as many steps
 SURE_RATE = "1e-4"  # its own: a twentieth of the modules is trained
 COLORS = {"float32": "tab:blue", "bf16-stochastic": "tab:green", "bf16-nearest": "tab:red"}
 
