@@ -43,7 +43,8 @@ from quail_lightning.terminal import Bar
 Protocol = Literal["paper", "published"]
 Attacks = Literal["all", "reported"]
 _OF_MODELS = ["precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size", "calibration"]
-_OF_MODELS += ["engine", "vllm", "general_questions", "prompt_end"]  # what says how a model is evaluated
+_OF_MODELS += ["engine", "vllm", "general_questions", "prompt_end"]
+_OF_MODELS += ["gradient_norm", "reference_model"]  # what says how a model is evaluated
 Names = str | Path | Sequence[str | Path]
 """One, or several."""
 
@@ -64,6 +65,8 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--limit", type=int | None, default=None, help="only the first N records of each split")
     parser.add_argument("--attacks", type=Attacks, default="all", help="membership attacks run")
+    parser.add_argument("--gradient_norm", type=bool, default=False, help="attack by gradients, too: slower")
+    parser.add_argument("--reference_model", type=str | None, default=None, help="attack against this one, too")
     parser.add_argument(
         "--general_questions", type=str | None, default=None, help="`shipped`, or a file: question, answer, wrong"
     )
@@ -153,6 +156,8 @@ def evaluate(
     vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
     general_questions: str | None = None,
     prompt_end: PromptEnd = "published",
+    gradient_norm: bool = False,
+    reference_model: str | None = None,
 ) -> Evaluation:
     """Evaluate saved models at their deployment precisions; what is finished already is not run again.
 
@@ -176,6 +181,8 @@ def evaluate(
         vllm: how the server is reached.
         general_questions: ``shipped``, or a file of questions with four answers; see ``EvaluationSuite``.
         prompt_end: ``word`` leaves the space at a prompt's end to the continuation; see there too.
+        gradient_norm: also attack by gradients; see there too.
+        reference_model: also attack by the likelihood beside this model's; see there too.
 
     Raises:
         InputError: whatever is found to be wrong, before a model is loaded.
@@ -207,6 +214,8 @@ def evaluate(
         attacks=attacks,
         general_questions=general_questions,
         prompt_end=prompt_end,
+        gradient_norm=gradient_norm,
+        reference_model=reference_model,
     )
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
@@ -285,7 +294,8 @@ def evaluate(
 def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
     options = ("retrained", "precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size")
     further = ("calibration", "device", "finished", "engine", "vllm", "general_questions", "prompt_end")
-    chosen = {name: getattr(arguments, name) for name in (*options, *further)}
+    attacking = ("gradient_norm", "reference_model")
+    chosen = {name: getattr(arguments, name) for name in (*options, *further, *attacking)}
     found = evaluate(arguments.models, benchmark, **chosen)
     verdicts = found.named_verdicts
     print_results(found.rows, found.title, found.note, verdicts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from quail_lightning.data.located import shape_of
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.attacks import ATTACKS, SPLITS
+from quail_lightning.evaluation.attacks import ATTACKS, FURTHER, SPLITS
 from quail_lightning.storage.durable import write_json
 from quail_lightning.storage.privacy import private_folder
 
@@ -116,7 +116,8 @@ def _membership(path: Path) -> dict[str, tuple[Mapping[str, float], ...]]:
         if not isinstance(rows, list):
             raise InputError(f"{path}: {split} must be a list of records", given=type(rows).__name__)
         # an attack that no record of the split has was not run; one that only some have is a damaged log
-        known = [name for name in ATTACKS if any(isinstance(row, dict) and name in row for row in rows)]
+        held = {name for row in rows if isinstance(row, dict) for name in row}
+        known = [name for name in (*ATTACKS, *FURTHER) if name in held]
         for number, row in enumerate(rows):
             _check_columns(path, f"{split} record {number}", row, known or ATTACKS, int | float)
         if rows:

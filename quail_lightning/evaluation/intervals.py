@@ -122,6 +122,28 @@ def bootstrap_of_means(
     return Estimate(value, values[0].size, low, high)
 
 
+def of_bounds(measures: Sequence[Estimate], statistic: Callable[..., Floats]) -> Measure:
+    """A function of several figures that hold no records: its bounds are the extremes that theirs allow.
+
+    Args:
+        measures: the figures.
+        statistic: as for ``bootstrap_of_means``, of the figures themselves.
+
+    Returns:
+        The estimate, n the least of theirs; undefined where the function has no value.
+    """
+    sides = [np.array([each.value, each.low, each.high]) for each in measures]
+    corners = np.stack(np.meshgrid(*sides, indexing="ij")).reshape(len(sides), -1)
+    values = statistic(*corners)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return Undefined("no records")
+    first = float(statistic(*(side[:1] for side in sides))[0])
+    if np.isnan(first):
+        return Undefined("the denominator is 0")
+    return Estimate(first, min(each.n for each in measures), float(values.min()), float(values.max()))
+
+
 def quotient(above: Floats, below: Floats) -> Floats:
     """above / below, as a statistic for ``bootstrap_of_means``: NaN where ``below`` is 0."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)

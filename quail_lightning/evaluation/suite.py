@@ -18,6 +18,7 @@ from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject, 
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.rwku import Scale
 from quail_lightning.evaluation.utility import Utility
+from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.quantization import computing
 from quail_lightning.run.results import Estimate, Measure
 from quail_lightning.storage.vouched import digest
@@ -47,8 +48,11 @@ class EvaluationSuite:
         max_texts: the first so many texts of each side of M3 and of each labelled set; None: all.
         protocol: ``published`` draws M1's responses at temperature 0.9, as the failure paper's code does;
             ``paper`` is greedy.
-        attacks: ``reported`` runs what M3 is made of (Min-40 % on forget and holdout); ``all`` every attack on
-            every split, for the log: three times the texts' number of forward passes.
+        attacks: ``reported`` runs what M3 is made of (Min-40 % on forget and holdout); ``all`` every attack by
+            likelihoods on every split: three times the texts' number of forward passes.
+        gradient_norm: also attack by the norm of each text's gradient: a backward pass a text.
+        reference_model: also attack by the NLL beside that of this checkpoint, which has the same tokenizer: a
+            base model, or one that never saw the text. None does not.
         rwku_scale: of RWKU's recall: ``published``, its own package's, or ``rouge-score``, as M1 is scored.
         utility: Gen, Tru, Fac, Flu and a user's own files; None measures none of them.
         general_questions: questions with four answers each, of which the model is to find the right one likeliest:
@@ -64,6 +68,8 @@ class EvaluationSuite:
     max_texts: int | None = None
     protocol: Literal["paper", "published"] = "paper"
     attacks: Literal["reported", "all"] = "reported"
+    gradient_norm: bool = False
+    reference_model: str | None = None
     rwku_scale: Scale = "published"
     utility: Utility | None = None
     general_questions: str | None = None
@@ -93,9 +99,12 @@ class EvaluationSuite:
         Raises:
             InputError: the file cannot be read.
         """
-        if self.general_questions is None:
-            return {}
-        return {"general_questions": digest(repr(read_choices(self.general_questions)))}
+        found = {}
+        if self.general_questions is not None:
+            found["general_questions"] = digest(repr(read_choices(self.general_questions)))
+        if self.reference_model is not None:
+            found["reference_model"] = digest(weights_digest(self.reference_model))
+        return found
 
     def check(
         self,
@@ -130,6 +139,12 @@ class EvaluationSuite:
         Raises:
             InputError: tasks of the LM Evaluation Harness, which runs the model itself.
         """
+        if self.gradient_norm or self.reference_model is not None:
+            raise InputError(
+                "gradient norms and a reference model want the model whole on a device; the evaluation is sharded",
+                given="evaluation.suite: gradient_norm or reference_model",
+                remedy="Measure them on the saved model where it fits one device: `quail evaluate`",
+            )
         if self.utility is not None and (self.utility.general or self.utility.truthful):
             raise InputError(
                 "the LM Evaluation Harness runs a model that lies whole on a device; the evaluation is sharded",

@@ -13,9 +13,10 @@ from quail_lightning.evaluation.intervals import (
     bootstrap_mean,
     bootstrap_of_means,
     bootstrap_ratio,
+    of_bounds,
     quotient,
 )
-from quail_lightning.evaluation.metrics import labels
+from quail_lightning.evaluation.metrics import MEMBERSHIP_AUCS, labels
 from quail_lightning.run.results import Estimate, Measure, Undefined
 
 
@@ -104,6 +105,51 @@ def _beyond_ignorance(attacked: bool, u_q: Floats, u_16: Floats, t_q: Floats, r_
     start = np.maximum(u_16, np.maximum(r_16, r_q) if attacked else r_16)
     lead = t_q - start
     return quotient(np.maximum(u_q, r_q) - start, np.maximum(lead, 0))
+
+
+def membership_return(
+    unlearned_quantized: Measure,
+    unlearned_16bit: Measure,
+    target_quantized: Measure,
+    target_16bit: Measure,
+    retrained_quantized: Measure,
+    retrained_16bit: Measure,
+    *,
+    attacked: bool = False,
+) -> Measure:
+    """``recovery_capped`` of a membership AUC, which is the lower the more a model gives away.
+
+    (min(A_u16, A_r16) − min(A_uq, A_rq)) / (min(A_u16, A_r16) − A_tq). An AUC is no mean over records: the
+    interval is the widest that those of the AUCs allow.
+
+    Args:
+        unlearned_quantized: A_uq.
+        unlearned_16bit: A_u16.
+        target_quantized: A_tq.
+        target_16bit: decides whether there was anything to forget.
+        retrained_quantized: A_rq.
+        retrained_16bit: A_r16.
+        attacked: see ``recovery_capped``.
+
+    Returns:
+        fraction; undefined where the 16-bit target's interval does not lie below the unlearned model's (nothing
+        was forgotten that this attack could tell), or the quantized target's not below the retrained model's.
+    """
+    given = (unlearned_quantized, unlearned_16bit, target_quantized, retrained_quantized, retrained_16bit)
+    for measure in (*given, target_16bit):
+        if isinstance(measure, Undefined):
+            return measure
+    known = [measure for measure in given if isinstance(measure, Estimate)]
+    assert isinstance(target_16bit, Estimate)
+    if target_16bit.high >= known[1].low:
+        return Undefined("by this attack target and unlearned model do not differ at 16 bits")
+    if known[2].high >= known[4].low:
+        return Undefined("by this attack the quantized target does not differ from the retrained model")
+
+    def returned(*areas: Floats) -> Floats:
+        return _beyond_ignorance(attacked, *(-area for area in areas))
+
+    return of_bounds(known, returned)
 
 
 def kept_forgetting(
@@ -241,6 +287,10 @@ def survival_measures(
             if all(name in metrics for metrics in retrained):
                 caps = [metrics[name] for metrics in retrained]
                 measures[f"recovery_{name}_capped"] = recovery_capped(*given, *caps, attacked=attacked)
+    for name in MEMBERSHIP_AUCS:
+        if all(name in metrics for metrics in (*four, *retrained)):
+            six = [metrics[name] for metrics in (*four, *retrained)]
+            measures[f"recovery_{name}_capped"] = membership_return(*six, attacked=attacked)
     for name, ratio in (("nll_forget", "delivered_forgetting"), ("nll_retain", "delivered_retain")):
         if all(name in metrics for metrics in four):
             unlearned_q, unlearned_16, target_q, target_16 = (metrics[name] for metrics in four)

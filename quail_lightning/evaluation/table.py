@@ -19,6 +19,7 @@ from quail_lightning.run.tables import REDIRECTED, fitting_tables, output_consol
 
 HEADING, NAME = 11, 18  # columns of a heading's line and of a model's name
 TITLES = {
+    "membership": "who can tell that it was trained on",
     "labels": "what it says of the labels",
     "utility": "what it is still good for",
     "survival": "what quantization left of it",

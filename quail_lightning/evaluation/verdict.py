@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, bootstrap_of_means, quotient
+from quail_lightning.evaluation.intervals import Floats, bootstrap_of_means, of_bounds, quotient
 from quail_lightning.evaluation.metrics import MetricLabel, label_of, labels
 from quail_lightning.run.results import Estimate, Measure, Undefined
 
@@ -217,14 +217,7 @@ def _compared(measures: Sequence[Estimate], statistic: Callable[..., Floats]) ->
     """A function of several figures: paired by record where they hold records, by their bounds otherwise."""
     if measures[0].scores and len({len(each.scores) for each in measures}) == 1:
         return bootstrap_of_means([each.scores for each in measures], statistic)
-    sides = [np.array([each.value, each.low, each.high]) for each in measures]
-    corners = np.stack(np.meshgrid(*sides, indexing="ij")).reshape(len(sides), -1)
-    values = statistic(*corners)
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return bootstrap_mean([])
-    first = float(statistic(*(side[:1] for side in sides))[0])
-    return Estimate(first, min(each.n for each in measures), float(values.min()), float(values.max()))
+    return of_bounds(measures, statistic)
 
 
 def _way(target: Floats, unlearned: Floats, retrained: Floats) -> Floats:

@@ -145,7 +145,7 @@ def token_log_likelihoods(
     fitting = batch_size or likelihood_rows(model, max(map(len, encoded), default=1))
     order = shares.own(order, shares.rows(batch_size, fitting, len(encoded)))
     with evaluation_mode(model):
-        apart = _head_apart(model)
+        apart = is_head_apart(model)
 
         def run(chosen: list[int]) -> None:
             rows = [torch.tensor(encoded[index], dtype=torch.long) for index in chosen]
@@ -186,7 +186,7 @@ def window_nlls(
     size = shares.rows(batch_size, batch_size or likelihood_rows(model, windows.shape[1]), len(windows))
     order = shares.own(range(len(windows)), size)
     with evaluation_mode(model):
-        apart = _head_apart(model)
+        apart = is_head_apart(model)
 
         def run(chosen: list[int]) -> None:
             with explained_memory(len(chosen), "windows", windows.shape[1], "data.max_len"):
@@ -210,7 +210,7 @@ def window_problem(windows: Tensor, limit: int | None) -> InputError | None:
     return None
 
 
-def _head_apart(model: PreTrainedModel) -> bool:
+def is_head_apart(model: PreTrainedModel) -> bool:
     """Whether the head can be applied to a few tokens at a time, or only the model itself makes its logits."""
     try:
         check_head(model, partial(inside, model))

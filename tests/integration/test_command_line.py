@@ -224,6 +224,7 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         *([base, trainer] for base in ("quickstart.yaml", "news.yaml") for trainer in shipped_names("trainer")),
         *(["news.yaml", "method/npo_gdr.yaml", adapter] for adapter in shipped_names("adapter")),
         *(["news.yaml", "method/sure.yaml", trainer] for trainer in shipped_names("trainer")),
+        *([base, f"robustness/{base}"] for base in ("quickstart.yaml", "news.yaml")),
         *(["news.yaml", method, "news-mini.yaml"] for method in shipped_names("method")),
     ],
     ids="+".join,
@@ -255,6 +256,7 @@ def test_all_shipped_configs_are_covered_by_a_test():
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml"}
     fit |= {"smollm2.yaml", "smollm2_quickstart.yaml"}
     folders = ("method/", "adapter/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
+    folders += ("attack/", "robustness/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 
 

@@ -7,14 +7,27 @@ from collections.abc import Iterator
 from quail_lightning.evaluation.metrics.classes import Classes
 from quail_lightning.evaluation.metrics.general_questions import GeneralQuestions
 from quail_lightning.evaluation.metrics.kept_utility import KeptUtility
-from quail_lightning.evaluation.metrics.membership import Membership
+from quail_lightning.evaluation.metrics.membership import AUCS, Membership
 from quail_lightning.evaluation.metrics.probes import Probes
 from quail_lightning.evaluation.metrics.protocol import Asked, Metric, MetricLabel, Subject, SuiteProgress
 from quail_lightning.evaluation.metrics.questions import Questions
 from quail_lightning.evaluation.metrics.verbatim import Verbatim
 from quail_lightning.evaluation.metrics.windows import WindowNLL
 
-__all__ = ["METRICS", "Asked", "Metric", "MetricLabel", "Subject", "SuiteProgress", "label_of", "labels"]
+MEMBERSHIP_AUCS = ("membership_auc", *AUCS)
+"""Measures of membership attacks."""
+
+__all__ = [
+    "MEMBERSHIP_AUCS",
+    "METRICS",
+    "Asked",
+    "Metric",
+    "MetricLabel",
+    "Subject",
+    "SuiteProgress",
+    "label_of",
+    "labels",
+]
 
 METRICS: list[Metric] = [
     Verbatim(),
@@ -40,6 +53,15 @@ def labels() -> dict[str, MetricLabel]:
     return {name: label for measure in measured.items() for name, label in _with_derived(*measure)} | {
         **_recoveries(measured, "Recovery:", ""),
         **_recoveries(measured, "Came back:", "_capped"),
+        **{
+            f"recovery_{name}_capped": MetricLabel(
+                f"Came back: {measured[name].short}",
+                "",
+                "zero",
+                table="survival" if name == "membership_auc" else "files",
+            )
+            for name in MEMBERSHIP_AUCS
+        },
         "kept_forgetting": MetricLabel("Kept", "", "one", table="survival"),
         "delivered_forgetting": MetricLabel("Delivered forget", "", "one", table="files"),
         "delivered_forgetting_capped": MetricLabel("Delivered capped", "", "one", table="files"),

@@ -1,28 +1,53 @@
-"""M3's membership attack: can it be told that the forget set was trained on?"""
+"""Membership attacks: can it be told that the forget set was trained on?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from quail_lightning.evaluation.attacks import REPORTED, attack_scores
+import torch
+
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.errors import InputError
+from quail_lightning.evaluation.attacks import GRADIENT, REFERENCE, REPORTED, attack_scores
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.evaluation.privleak import MembershipAUC, min_k, shortest_text
+from quail_lightning.evaluation.reference_likelihood import reference_nlls
 from quail_lightning.inference.encoding import encode
+from quail_lightning.inference.gradient_norm import gradient_norms, refuse_unreachable
 from quail_lightning.inference.likelihood import token_log_likelihoods
-from quail_lightning.run.results import Measure
+from quail_lightning.run.results import Measure, Undefined
+
+AUCS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "auc_loss": ("PPL", "Loss AUC"),
+        "auc_zlib": ("PPL/zlib", "zlib AUC"),
+        "auc_min_k_plus_plus": ("Min-40%++", "Min-K%++ AUC"),
+        "auc_gradient_norm": (GRADIENT, "Gradient norm AUC"),
+        "auc_reference": (REFERENCE, "Reference AUC"),
+    }
+)
+"""Measure → the attack that it is made of, and its heading; beside ``membership_auc``, which is Min-40 %."""
 
 
 class Membership:
-    """AUC of Min-40 % on holdout against forget texts (MUSE), which PrivLeak restates."""
+    """AUC of each attack on holdout against forget texts; of Min-40 % (MUSE) it is what PrivLeak restates.
+
+    Every score is low where a text was trained on. ``PPL``, ``PPL/zlib`` and ``Min-40%`` see ``attack_scores``;
+    ``Min-40%++`` is Zhang et al.'s (2024); the gradient's norm see ``gradient_norms``; ``Reference`` is the text's
+    NLL minus the reference model's (open-unlearning's ``reference``). Where no gradient reaches a copy's weights
+    its measure is undefined.
+    """
 
     name = "membership"
-    version = 1
+    version = 2  # Min-K%++
     reads = ("membership",)
-    options = ("attacks", "max_texts")
+    options = ("attacks", "max_texts", "gradient_norm", "reference_model")
     by_responses = False
     labels = MappingProxyType(
         {"membership_auc": MetricLabel("Membership AUC", "", "none", "membership AUC", "sign")}
+        | {name: MetricLabel(label, "", "none", label, table="membership") for name, (_, label) in AUCS.items()}
     )
 
     def is_asked(self, asked: Asked) -> bool:
@@ -42,38 +67,63 @@ class Membership:
                     f"membership_auc: {short} of {len(texts)} {split} texts are too short for Min-40 %; "
                     f"leave texts of fewer than {shortest_text()} tokens out."
                 )
+        if asked.suite.reference_model is not None:
+            found += _reference_problems(asked, asked.suite.reference_model)
         return found
 
     def run(self, subject: Subject) -> dict[str, Measure]:
         """Score every text of every split that is attacked."""
         scores: dict[str, tuple[dict[str, float], ...]] = {}
-        everything = subject.suite.attacks == "all"
+        undefined: dict[str, Measure] = {}
+        suite = subject.suite
+        takes_gradient = suite.gradient_norm
+        try:
+            refuse_unreachable(subject.model)
+        except InputError as problem:
+            if takes_gradient:
+                undefined["auc_gradient_norm"] = Undefined(problem.fact)
+            takes_gradient = False
         for split, texts in self._texts(subject).items():
-            evaluated = [*texts, *(text.lower() for text in texts)] if everything else list(texts)
-            likelihoods = token_log_likelihoods(
-                subject.model,
-                subject.tokenizer,
-                evaluated,
-                subject.suite.batch_size,
-                progress=subject.step(f"membership_auc, {split}"),
-            )
+            step = subject.step(f"membership_auc, {split}")
+            given = (subject.model, subject.tokenizer)
+            everything = suite.attacks == "all"
+            values = token_log_likelihoods(*given, texts, suite.batch_size, None, step, everything)
             if everything:
-                rows = [*zip(texts, likelihoods[: len(texts)], likelihoods[len(texts) :], strict=True)]
-                scores[split] = tuple(attack_scores(*row) for row in rows)
+                lower_case = [text.lower() for text in texts]
+                lower = token_log_likelihoods(*given, lower_case, suite.batch_size, None, step)
+                rows = [
+                    attack_scores(text, both[:, 0], lowered, both[:, 1])
+                    for text, both, lowered in zip(texts, values, lower, strict=True)
+                ]
+                values = [both[:, 0] for both in values]
             else:
-                scores[split] = tuple({REPORTED: min_k(values)} for values in likelihoods)
+                rows = [{REPORTED: min_k(each)} for each in values]
+            if suite.reference_model is not None:
+                device = torch.device(subject.model.device)
+                against = reference_nlls(suite.reference_model, texts, device, suite.batch_size)
+                for row, each, other in zip(rows, values, against, strict=True):
+                    row[REFERENCE] = float(-each.double().mean()) - other
+            if takes_gradient:
+                named = subject.step(f"gradient norm, {split}")
+                for row, norm in zip(rows, gradient_norms(*given, texts, named), strict=True):
+                    row[GRADIENT] = norm
+            scores[split] = tuple(rows)
         subject.log.membership = scores
-        return self.from_log(subject.log)
+        return self.from_log(subject.log) | undefined
 
     def from_log(self, log: BenchmarkLog) -> dict[str, Measure]:
-        """Of the scores of both sides, where every text has that of Min-40 %."""
+        """Of the scores of both sides, where every text has those of Min-40 %, and of each further attack."""
         sides = [(log.membership or {}).get(side, ()) for side in ("forget", "holdout")]
-        if not all(rows and all(REPORTED in row for row in rows) for rows in sides):
-            return {}
-        attack = MembershipAUC(sync_on_compute=False)
-        for side, rows in zip(("forget", "holdout"), sides, strict=True):
-            attack.update(side, [row[REPORTED] for row in rows], range(len(rows)))
-        return {"membership_auc": attack.estimate()}
+        found = {}
+        attacks = {"membership_auc": REPORTED} | {name: attack for name, (attack, _) in AUCS.items()}
+        for name, attack in attacks.items():
+            if not all(rows and all(attack in row for row in rows) for rows in sides):
+                continue
+            area = MembershipAUC(sync_on_compute=False)
+            for side, rows in zip(("forget", "holdout"), sides, strict=True):
+                area.update(side, [row[attack] for row in rows], range(len(rows)))
+            found[name] = area.estimate()
+        return found
 
     def _texts(self, asked: Asked) -> dict[str, tuple[str, ...]]:
         texts = asked.records.membership
@@ -82,3 +132,14 @@ class Membership:
         if asked.suite.attacks == "reported":
             del splits["retain"]
         return {name: chosen[: asked.suite.max_texts] for name, chosen in splits.items()}
+
+
+def _reference_problems(asked: Asked, reference: str) -> list[str]:
+    """Why a model is no reference for this one."""
+    try:
+        vocabulary = load_tokenizer(reference).get_vocab()
+    except InputError as problem:
+        return [f"reference_model: {problem}"]
+    if vocabulary != asked.tokenizer.get_vocab():
+        return [f"reference_model: {reference} has another tokenizer than the model that is evaluated."]
+    return []

@@ -37,8 +37,8 @@ class MetricLabel:
         short: its name in a verdict.
         role: what the verdict takes it for: ``knowledge`` of the forget set, ``utility``, or a ``sign`` by which
             an attacker can see that something was removed.
-        table: the table that it stands in: of what is known, of the labels, of the utility, of what survived, or
-            none but the results files.
+        table: the table that it stands in: of what is known, of membership attacks, of the labels, of the
+            utility, of what survived, or none but the results files.
         floor: what one scores who knows nothing; the verdict counts as utility only what lies above it.
     """
 
@@ -47,7 +47,7 @@ class MetricLabel:
     better: Literal["down", "up", "zero", "one", "none"]
     short: str = ""
     role: Literal["knowledge", "utility", "sign"] | None = None
-    table: Literal["known", "labels", "utility", "survival", "files"] = "known"
+    table: Literal["known", "membership", "labels", "utility", "survival", "files"] = "known"
     floor: float = 0.0
 
     @property

@@ -421,3 +421,49 @@ def recall(answer, response):
             if all(word in left for word in chosen):
                 return length / len(wanted)
     return 0.0
+
+
+def test_attacks_are_precisions_kept_by_what_they_were_made_by(
+    checkpoint, corpus_folder, capsys, monkeypatch, tmp_path
+):
+    folder = tmp_path / "configs/attack"
+    folder.mkdir(parents=True)
+    relearn = "class_path: quail_lightning.attacks.Relearn\ninit_args: {{steps: {steps}, learning_rate: 0.003}}\n"
+    (folder / "mine.yaml").write_text(relearn.format(steps=2))
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    arguments = [checkpoint, other, "--benchmark", "muse-news", "--corpus", corpus_folder, "--attacks", "reported"]
+    arguments += ["--retrained", checkpoint, "--data.max_len", "24", "--limit", "2"]
+    names = ["bf16", "prune30", "prune30+nf4", "mine"]
+    first = evaluate(*arguments, "--precisions", *names)["rows"]
+    found = {(Path(row["model"].split()[0]).name, row["precision"]): row["metrics"] for row in first}
+    assert {precision for _, precision in found} == set(names)
+    assert found["other", "mine"]["nll_forget"]["value"] < found["other", "bf16"]["nll_forget"]["value"]
+    assert "prune30+nf4" in capsys.readouterr().out
+    assert all(row["verdict"]["survives"] for row in first if Path(row["model"].split()[0]).name == "other")
+
+    def never(*_):
+        raise AssertionError("everything was finished")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "load_model", never)
+        assert evaluate(*arguments, "--precisions", *names)["rows"][0]["metrics"] == first[0]["metrics"]
+        (folder / "again.yaml").write_text(relearn.format(steps=2))  # another name for the same attack
+        evaluate(*arguments, "--precisions", "bf16", "again")
+    (folder / "mine.yaml").write_text(relearn.format(steps=6))
+    again = evaluate(*arguments, "--precisions", *names)["rows"]
+    anew = [row["precision"] for row in again if "windows" not in row["reused"]]
+    assert set(anew) == {"mine"}, "what the other attacks left is finished"
+
+
+def test_an_attack_without_its_text_and_a_chain_that_is_none_are_refused(
+    checkpoint, corpus_folder, capsys, tmp_path
+):
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder]
+    assert "stands before the end of a chain" in refused(capsys, *arguments, "--precisions", "nf4+prune30")
+    assert "no such attack or precision: 'prune31'" in refused(capsys, *arguments, "--precisions", "prune31+nf4")
+    bare = tmp_path / "bare"
+    shutil.copytree(corpus_folder, bare)
+    shutil.rmtree(bare / "raw")
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", bare, "--precisions", "bf16", "relearn100"]
+    assert "relearn100: there is no forget text to train on" in " ".join(refused(capsys, *arguments).split())

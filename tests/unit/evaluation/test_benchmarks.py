@@ -36,11 +36,13 @@ def test_own_benchmarks_are_files_where_the_user_stands(
     path.write_text(
         f"class_path: quail_lightning.data.MuseDataModule\ninit_args: {{corpus: '{corpus_folder.as_posix()}'}}\n"
     )
-    records, windows = load_benchmark("mine").read(checkpoint, {})
+    records, windows, _ = load_benchmark("mine").read(checkpoint, {})
     assert records.verbatim is not None
     assert len(records.verbatim) == 3
     assert {name: rows.shape[1] for name, rows in windows.items()} == dict.fromkeys(("forget", "retain"), 256)
-    fewer = load_benchmark("mine").read(checkpoint, {"max_len": 16}, most=2).windows
+    read = load_benchmark("mine").read(checkpoint, {"max_len": 16}, most=2)
+    fewer = read.windows
+    assert all(len(read.training[name]) > 2 for name in ("forget", "retain")), "attackers have all windows"
     assert {name: tuple(rows.shape) for name, rows in fewer.items()} == {"forget": (2, 16), "retain": (2, 16)}
     path.write_text("class: wrong")
     with pytest.raises(InputError, match="does not describe a benchmark"):
@@ -54,7 +56,7 @@ def test_records_do_not_need_the_training_text(tmp_path: Path, corpus_folder: Pa
     corpus = shutil.copytree(corpus_folder, tmp_path / "corpus")
     for path in (corpus / "raw").glob("retain1.*"):
         path.unlink()
-    records, windows = load_benchmark("muse-news").read(checkpoint, {"corpus": str(corpus)})
+    records, windows, _ = load_benchmark("muse-news").read(checkpoint, {"corpus": str(corpus)})
     assert records.verbatim is not None
     assert windows == {}
     assert "The NLL is left out" in records.note
@@ -62,7 +64,7 @@ def test_records_do_not_need_the_training_text(tmp_path: Path, corpus_folder: Pa
 
 def test_own_text_is_a_benchmark(tmp_path: Path, checkpoint: str) -> None:
     (tmp_path / "forget.txt").write_text("it was a dark and stormy night " * 9 + "\n\n" + "call me ishmael " * 20)
-    records, windows = load_benchmark("own").read(
+    records, windows, _ = load_benchmark("own").read(
         checkpoint, {"forget": str(tmp_path / "forget.txt"), "max_len": 32}
     )
     assert records.verbatim
