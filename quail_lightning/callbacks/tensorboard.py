@@ -110,7 +110,7 @@ def layout(baselines: Sequence[ResultRow]) -> Layout:
     precisions = list(dict.fromkeys(row.precision for row in baselines))
     models = [name for name in BASELINES if any(row.model == name for row in baselines)]
     measured = {name: None for row in baselines for name in row.metrics}
-    names = [*labels(), *(name for name in measured if name not in labels())]
+    names = dict.fromkeys([*labels(measured), *measured])
     charts: dict[str, list[Any]] = {}
     for name in (name for name in names if name in measured or _is_derived(name, measured)):
         heading = label_of(name).heading

@@ -23,6 +23,7 @@ from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_precisions
 from quail_lightning.evaluation.conclusions import add_privleak, conclude
 from quail_lightning.evaluation.evaluator import Evaluated
+from quail_lightning.evaluation.harness import HarnessTasks
 from quail_lightning.evaluation.lineage import Plan, plan_of
 from quail_lightning.evaluation.precision import attacked_names
 from quail_lightning.evaluation.privleak import published_auc_retrain
@@ -30,6 +31,7 @@ from quail_lightning.evaluation.rescoring import LogScores, score_log
 from quail_lightning.evaluation.serving import EngineName, VllmOptions, serving
 from quail_lightning.evaluation.suite import EvaluationSuite, PromptEnd
 from quail_lightning.evaluation.table import print_results
+from quail_lightning.evaluation.utility import Utility
 from quail_lightning.evaluation.verdict import Verdict
 from quail_lightning.models.checkpoint import check_whole, read_provenance
 from quail_lightning.quantization import available_precisions, partly_quantized
@@ -43,8 +45,9 @@ from quail_lightning.terminal import Bar
 Protocol = Literal["paper", "published"]
 Attacks = Literal["all", "reported"]
 _OF_MODELS = ["precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size", "calibration"]
-_OF_MODELS += ["engine", "vllm", "general_questions", "prompt_end"]
-_OF_MODELS += ["gradient_norm", "reference_model"]  # what says how a model is evaluated
+_OF_MODELS += ["engine", "vllm", "general_questions", "utility", "forget_tasks", "prompt_end"]
+_OF_MODELS += ["gradient_norm", "reference_model"]
+"""What says how a model is evaluated."""
 Names = str | Path | Sequence[str | Path]
 """One, or several."""
 
@@ -69,6 +72,10 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--reference_model", type=str | None, default=None, help="attack against this one, too")
     parser.add_argument(
         "--general_questions", type=str | None, default=None, help="`shipped`, or a file: question, answer, wrong"
+    )
+    parser.add_argument("--utility", type=Utility | None, default=None, help="what models are still good for")
+    parser.add_argument(
+        "--forget_tasks", type=HarnessTasks | None, default=None, help="harness tasks about what is forgotten"
     )
     parser.add_argument("--prompt_end", type=PromptEnd, default="published", help="`word`: without a space")
     parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
@@ -155,6 +162,8 @@ def evaluate(
     engine: EngineName = "own",
     vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
     general_questions: str | None = None,
+    utility: Utility | None = None,
+    forget_tasks: HarnessTasks | None = None,
     prompt_end: PromptEnd = "published",
     gradient_norm: bool = False,
     reference_model: str | None = None,
@@ -180,6 +189,8 @@ def evaluate(
             likelihoods and attacks, and all other precisions, are always the own engine's.
         vllm: how the server is reached.
         general_questions: ``shipped``, or a file of questions with four answers; see ``EvaluationSuite``.
+        utility: Gen, Tru, Fac, Flu, tasks of the LM Evaluation Harness, and own files.
+        forget_tasks: tasks of the harness that ask for what is to be forgotten, such as WMDP's.
         prompt_end: ``word`` leaves the space at a prompt's end to the continuation; see there too.
         gradient_norm: also attack by gradients; see there too.
         reference_model: also attack by the likelihood beside this model's; see there too.
@@ -213,6 +224,8 @@ def evaluate(
         protocol=protocol,
         attacks=attacks,
         general_questions=general_questions,
+        utility=utility,
+        forget_tasks=forget_tasks,
         prompt_end=prompt_end,
         gradient_norm=gradient_norm,
         reference_model=reference_model,
@@ -292,10 +305,7 @@ def evaluate(
 
 
 def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
-    options = ("retrained", "precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size")
-    further = ("calibration", "device", "finished", "engine", "vllm", "general_questions", "prompt_end")
-    attacking = ("gradient_norm", "reference_model")
-    chosen = {name: getattr(arguments, name) for name in (*options, *further, *attacking)}
+    chosen = {name: getattr(arguments, name) for name in ("retrained", "device", "finished", *_OF_MODELS)}
     found = evaluate(arguments.models, benchmark, **chosen)
     verdicts = found.named_verdicts
     print_results(found.rows, found.title, found.note, verdicts)

@@ -103,7 +103,8 @@ def described_results(folder: Path | None, precisions: Collection[str] | None = 
 
 
 def _table(rows: Sequence[ResultRow]) -> str:
-    names = [name for name in labels() if any(name in row.metrics for row in rows)]
+    measured = dict.fromkeys(name for row in rows for name in row.metrics)
+    names = [name for name in dict.fromkeys([*labels(measured), *measured]) if name in measured]
     head = [label_of(name).heading for name in names]
     lines = ["| model | precision | " + " | ".join(head) + " |", "|---" * (len(head) + 2) + "|"]
     for row in rows:

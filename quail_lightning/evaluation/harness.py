@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,40 +34,87 @@ def import_harness() -> Any:
     except ImportError as error:
         raise InputError(
             f"the LM Evaluation Harness cannot be imported ({error})",
-            remedy="pip install 'quail-lightning[eval]', or leave general and truthful out of suite.utility",
+            remedy="pip install 'quail-lightning[eval]', or leave its tasks out (general, truthful, tasks)",
         ) from error
     return lm_eval
 
 
-def check_task(task: str, task_folder: str | None) -> None:
-    """See that the harness is there and knows a task, without loading the task's data.
+@dataclass(frozen=True)
+class HarnessTask:
+    """What is asked of the harness.
 
-    Args:
-        task: its name, or its group's.
-        task_folder: of further task files; None: the harness's own alone.
+    Attributes:
+        name: a task's, or a group's, such as ``mmlu``, ``wmdp_bio`` or ``gsm8k``.
+        shots: worked examples before each question; None: the task's own number. The harness by itself drops any
+            number given for a task whose file says 0, as WMDP's do, without a word; here it acts.
+        metric: which of the task's figures; None: the first that its file names. Of a task whose answers are read
+            in several ways (``gsm8k``), the first way.
+        folder: of further task files, which may read local data (``dataset_path: json``).
+    """
+
+    name: str
+    shots: int | None = None
+    metric: str | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class HarnessTasks:
+    """Tasks of the harness by name, as a config gives them.
+
+    Attributes:
+        tasks: names of tasks or groups.
+        shots: name → worked examples before each question; the others have their tasks' own number.
+        task_metrics: name → which of the task's figures, such as ``acc_norm``; of the others the first.
+        task_folder: of further task files, which may read local data.
+        limit: the first so many questions of each task; None: all.
+    """
+
+    tasks: tuple[str, ...] = ()
+    shots: dict[str, int] = field(default_factory=dict)
+    task_metrics: dict[str, str] = field(default_factory=dict)
+    task_folder: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if twice := [name for name, count in Counter(self.tasks).items() if count > 1]:
+            raise InputError("a harness task is named twice", given=", ".join(twice))
+        for option, given in (("shots", self.shots), ("task_metrics", self.task_metrics)):
+            if unknown := sorted(set(given) - set(self.tasks)):
+                raise InputError(
+                    f"{option} names what is not among the tasks",
+                    given=", ".join(unknown),
+                    allowed=", ".join(self.tasks) or "nothing: tasks names none",
+                )
+        if fewer := [name for name, count in self.shots.items() if count < 0]:
+            raise InputError("shots must not be negative", given=", ".join(fewer))
+        if self.limit is not None and self.limit < 1:
+            raise InputError("limit must be at least 1", given=self.limit)
+
+    def asked(self) -> Iterator[HarnessTask]:
+        """Each of them."""
+        for name in self.tasks:
+            yield HarnessTask(name, self.shots.get(name), self.task_metrics.get(name), self.task_folder)
+
+
+def check_task(task: HarnessTask) -> None:
+    """See that the harness is there, knows a task, and that its data can be loaded.
 
     Raises:
-        InputError: the harness or the folder is missing, or there is no such task.
+        InputError: the harness, the folder or the data is missing, there is no such task or figure, or the figure
+            is no mean over questions.
     """
-    manager = _manager(task_folder)
-    if task not in manager.all_tasks:
-        raise InputError(
-            f"the LM Evaluation Harness has no task {task!r}",
-            given=task_folder,
-            remedy="Name the folder of its task files in suite.utility.task_folder",
-        )
+    _loaded(task)
 
 
 def harness_accuracy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: str,
-    shots: int | None,
+    task: HarnessTask,
     batch_size: int | None,
-    task_folder: str | None = None,
     limit: int | None = None,
 ) -> Measure:
-    """Accuracy of a task, or over all questions of a group, × 100, with its own interval.
+    """A task's figure over its questions, or over all questions of a group, × 100, with its own interval.
 
     The model is handed over, not loaded again; mode and random states are left as they were. Questions open as
     every other metric's prompts do (``opening_tokens``).
@@ -72,46 +122,82 @@ def harness_accuracy(
     Args:
         model: a causal language model on its device.
         tokenizer: its own.
-        task: a harness task or group, such as ``mmlu`` or ``truthfulqa_mc1``.
-        shots: worked examples before each question; None: the task's own number.
+        task: what is asked.
         batch_size: requests in one forward pass; None: 8, since the harness knows of no free memory.
-        task_folder: of further task files, which may read local data (``dataset_path: json``).
         limit: the first so many questions of each task; None: all.
 
     Raises:
-        InputError: the harness is missing, the task is unknown, or its data cannot be loaded.
+        InputError: see ``check_task``.
     """
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    harness = import_harness()
-    manager = _manager(task_folder)
+    harness, loaded = import_harness(), _loaded(task)
     from lm_eval.models.huggingface import HFLM
 
+    with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
+        # a copy: the harness gives the tokenizer a padding token
+        evaluated = _opening_as_ours(HFLM)(
+            pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8
+        )
+        results = harness.simple_evaluate(
+            model=evaluated,
+            tasks=loaded,
+            limit=limit,
+            task_manager=_manager(task.folder),
+            bootstrap_iters=0,
+            log_samples=True,
+            random_seed=None,
+            numpy_random_seed=None,
+            torch_random_seed=None,
+        )
+    scores = [score for leaf in loaded for score in _scores(results["samples"][leaf.task_name], task, leaf)]
+    return bootstrap_mean(scores)
+
+
+def _scores(samples: Sequence[dict[str, Any]], task: HarnessTask, leaf: Any) -> list[float]:
+    """Of one task's questions; a sample stands there once for each way of reading the answer."""
+    metric = _metric(task, leaf)
+    return [100.0 * float(sample[metric]) for sample in samples if sample["filter"] == samples[0]["filter"]]
+
+
+def _metric(task: HarnessTask, leaf: Any) -> str:
+    return task.metric or str(next(iter(leaf.aggregation())))
+
+
+@cache
+def _loaded(task: HarnessTask) -> list[Any]:
+    """Its tasks with their data and number of shots; loaded once in a process, whatever is asked them."""
+    manager = _manager(task.folder)
+    if task.name not in manager.all_tasks:
+        raise InputError(
+            f"the LM Evaluation Harness has no task {task.name!r}",
+            given=task.folder,
+            remedy="Name the folder of its task files (task_folder)",
+        )
     try:
-        with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
-            # a copy: the harness gives the tokenizer a padding token
-            evaluated = _opening_as_ours(HFLM)(
-                pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8
-            )
-            results = harness.simple_evaluate(
-                model=evaluated,
-                tasks=[task],
-                num_fewshot=shots,
-                limit=limit,
-                task_manager=manager,
-                bootstrap_iters=0,
-                log_samples=True,
-                random_seed=None,
-                numpy_random_seed=None,
-                torch_random_seed=None,
-            )
+        loaded = manager.load([task.name])
     except (ConnectionError, FileNotFoundError) as error:
         raise InputError(
-            f"the data of the harness task {task!r} could not be loaded ({error})",
-            remedy="Check the network, or name task files that read local data (suite.utility.task_folder)",
+            f"the data of the harness task {task.name!r} could not be loaded ({error})",
+            remedy="Check the network, or name task files that read local data (task_folder)",
         ) from error
-    scores = [100.0 * float(sample["acc"]) for found in results["samples"].values() for sample in found]
-    return bootstrap_mean(scores)
+    leaves = list(loaded["tasks"].values())
+    for leaf in leaves:
+        _check_metric(task, leaf)
+        if task.shots is not None:  # through simple_evaluate it would be dropped where the task's file says 0
+            leaf.set_config(key="num_fewshot", value=task.shots)
+    return leaves
+
+
+def _check_metric(task: HarnessTask, leaf: Any) -> None:
+    means = [name for name, how in leaf.aggregation().items() if getattr(how, "__name__", "") == "mean"]
+    wanted = _metric(task, leaf)
+    if wanted not in means:
+        raise InputError(
+            f"the harness task {task.name!r} has no figure {wanted!r} that is a mean over its questions",
+            allowed=", ".join(means) or "none of its figures",
+            remedy="Name one of them in task_metrics, or another task",
+        )
 
 
 def _opening_as_ours(harness_model: Any) -> Any:

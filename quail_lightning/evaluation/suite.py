@@ -14,6 +14,7 @@ from quail_lightning.data.multiple_choice import read_choices
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
+from quail_lightning.evaluation.harness import HarnessTasks
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject, SuiteProgress
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.rwku import Scale
@@ -55,6 +56,7 @@ class EvaluationSuite:
             base model, or one that never saw the text. None does not.
         rwku_scale: of RWKU's recall: ``published``, its own package's, or ``rouge-score``, as M1 is scored.
         utility: Gen, Tru, Fac, Flu and a user's own files; None measures none of them.
+        forget_tasks: tasks of the LM Evaluation Harness that ask for what is to be forgotten, such as WMDP's.
         general_questions: questions with four answers each, of which the model is to find the right one likeliest:
             ``shipped``, 128 that come with the package, or a ``.jsonl`` or ``.json`` file of ``question``,
             ``answer`` and three ``wrong``; None asks none.
@@ -72,6 +74,7 @@ class EvaluationSuite:
     reference_model: str | None = None
     rwku_scale: Scale = "published"
     utility: Utility | None = None
+    forget_tasks: HarnessTasks | None = None
     general_questions: str | None = None
 
     def __post_init__(self) -> None:
@@ -145,10 +148,12 @@ class EvaluationSuite:
                 given="evaluation.suite: gradient_norm or reference_model",
                 remedy="Measure them on the saved model where it fits one device: `quail evaluate`",
             )
-        if self.utility is not None and (self.utility.general or self.utility.truthful):
+        used = [] if self.utility is None else [f"utility.{name}" for name in self.utility.of_harness]
+        used += ["forget_tasks"] if self.forget_tasks is not None else []
+        if used:
             raise InputError(
                 "the LM Evaluation Harness runs a model that lies whole on a device; the evaluation is sharded",
-                given="evaluation.suite.utility: general or truthful",
+                given=f"evaluation.suite: {', '.join(used)}",
                 remedy="Measure them on the saved model where it fits one device: `quail test` with --model.start",
             )
 
@@ -177,7 +182,7 @@ class EvaluationSuite:
             metrics: those to run; None: all.
 
         Returns:
-            measure name (a key of ``labels()``) → measure, in the order of ``METRICS``. M1, M2, M4 and the NLLs
+            measure name → measure, in the order of ``METRICS``. M1, M2, M4 and the NLLs
             hold per-record scores.
 
         Raises:

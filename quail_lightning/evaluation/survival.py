@@ -280,7 +280,7 @@ def survival_measures(
     four = (unlearned_quantized, unlearned_16bit, target_quantized, target_16bit)
     retrained = (retrained_quantized or {}, retrained_16bit or {})
     measures: dict[str, Measure] = {}
-    for name in (name for name, label in labels().items() if label.pairs):
+    for name in (name for name, label in labels(unlearned_quantized).items() if label.pairs):
         if all(name in metrics for metrics in four):
             given = [metrics[name] for metrics in four]
             measures[f"recovery_{name}"] = recovery(*given)

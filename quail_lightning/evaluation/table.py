@@ -35,8 +35,8 @@ def results_tables(rows: Sequence[ResultRow], title: str, width: int = REDIRECTE
     Of PrivLeak and the membership AUC that it restates one is shown: the AUC where PrivLeak carries a caution. A
     recovery is left to the results files where the capped one is there.
     """
-    given = dict.fromkeys([*labels(), *(name for row in rows for name in row.metrics)])
-    present = [name for name in given if any(name in row.metrics for row in rows)]
+    found = dict.fromkeys(name for row in rows for name in row.metrics)
+    present = [name for name in dict.fromkeys([*labels(found), *found]) if name in found]
     known = [name for name in present if label_of(name).table == "known"]
     if "privleak" in known:
         known = [name for name in known if name != ("privleak" if _cautions(rows) else "membership_auc")]

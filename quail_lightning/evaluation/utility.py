@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import exp
 from pathlib import Path
@@ -19,7 +19,7 @@ from quail_lightning.data.rwku_corpus import HUB_NAME as RWKU
 from quail_lightning.data.text_files import is_record_file, read_documents, read_records
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.harness import check_task, harness_accuracy
+from quail_lightning.evaluation.harness import HarnessTask, HarnessTasks, check_task, harness_accuracy
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.inference.encoding import encode, positions
 from quail_lightning.inference.generation import check_lengths, generate
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Step = Callable[[str], Callable[[int, int], None] | None]  # metric → called with what is done and the total
 HARNESS = {"utility_general": ("mmlu", 5), "utility_truthful": ("truthfulqa_mc1", None)}
 """Metric → harness task and worked examples; ``truthfulqa_mc1`` brings its own six."""
+TASK = "task_"  # before a task's name: the measure of a task that ``tasks`` names
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Utility:
         questions: a file as for ``factual``; token F1 of your own questions, after ``question_examples``.
         question_examples: the first so many records of ``questions`` are worked examples.
         text: any text file; perplexity of its windows.
+        tasks: tasks or groups of the LM Evaluation Harness, by name (``hellaswag``, ``arc_easy``, ``gsm8k``).
+        shots: of ``tasks``: name → worked examples before each question, in place of the task's own number.
+        task_metrics: of ``tasks``: name → which figure, such as ``acc_norm``, in place of its first.
         window: tokens of those windows, BOS included; fewer where the model has fewer positions.
         task_folder: of further harness task files, which may read local data.
         limit: the first so many questions, instructions or windows of each (of each MMLU subject); None: all.
@@ -60,6 +64,9 @@ class Utility:
     questions: str | None = None
     question_examples: int = 0
     text: str | None = None
+    tasks: tuple[str, ...] = ()
+    shots: dict[str, int] = field(default_factory=dict)
+    task_metrics: dict[str, str] = field(default_factory=dict)
     window: int = 512
     task_folder: str | None = None
     limit: int | None = None
@@ -69,14 +76,33 @@ class Utility:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"utility.{name} must be at least {least}", given=value)
+        self.harness_tasks()
+
+    @property
+    def of_harness(self) -> list[str]:
+        """The options that let the harness run the model."""
+        return [name for name in ("general", "truthful", "tasks") if getattr(self, name)]
+
+    def harness_tasks(self) -> dict[str, HarnessTask]:
+        """Measure → what the harness is asked for it.
+
+        Raises:
+            InputError: a task is named twice, or ``shots`` or ``task_metrics`` names another one.
+        """
+        chosen = {"utility_general": self.general, "utility_truthful": self.truthful}
+        found = {
+            name: HarnessTask(*HARNESS[name], folder=self.task_folder) for name, wanted in chosen.items() if wanted
+        }
+        named = HarnessTasks(self.tasks, self.shots, self.task_metrics, self.task_folder)
+        return found | {f"{TASK}{task.name}": task for task in named.asked()}
 
     def problems(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
         """What cannot be measured, and why: files, hub, harness, prompts that do not fit the positions."""
         found: list[str] = []
         limit = positions(config)
         checks: list[Callable[[], object]] = [
-            lambda task=task: check_task(task, self.task_folder)  # type: ignore[misc]
-            for task, _ in self._tasks().values()
+            lambda task=task: check_task(task)  # type: ignore[misc]
+            for task in self.harness_tasks().values()
         ]
         if self.text is not None:
             checks.append(lambda: self._windows(tokenizer, limit))
@@ -100,10 +126,8 @@ class Utility:
             step: metric's name → progress.
         """
         measured: dict[str, Measure] = {}
-        for name, (task, shots) in self._tasks().items():
-            measured[name] = harness_accuracy(
-                model, tokenizer, task, shots, batch_size, self.task_folder, self.limit
-            )
+        for name, task in self.harness_tasks().items():
+            measured[name] = harness_accuracy(model, tokenizer, task, batch_size, self.limit)
         for name, asked in self._prompts().items():
             responses = generate(model, tokenizer, asked.prompts, asked.new_tokens, batch_size, step(name))
             scores = [score(said) for score, said in zip(asked.scores, responses, strict=True)]
@@ -113,10 +137,6 @@ class Utility:
             nll = bootstrap_mean(window_nlls(model, windows, batch_size, step("perplexity")).numpy())
             measured["perplexity"] = _exponential(nll)
         return measured
-
-    def _tasks(self) -> dict[str, tuple[str, int | None]]:
-        chosen = {"utility_general": self.general, "utility_truthful": self.truthful}
-        return {name: HARNESS[name] for name, wanted in chosen.items() if wanted}
 
     def _check_prompts(self, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
         for name, asked in self._prompts().items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from quail_lightning.evaluation.metrics.classes import Classes
+from quail_lightning.evaluation.metrics.forget_tasks import ForgetTasks
 from quail_lightning.evaluation.metrics.general_questions import GeneralQuestions
+from quail_lightning.evaluation.metrics.harness_labels import harness_label
 from quail_lightning.evaluation.metrics.kept_utility import KeptUtility
 from quail_lightning.evaluation.metrics.membership import AUCS, Membership
 from quail_lightning.evaluation.metrics.probes import Probes
@@ -39,6 +41,7 @@ METRICS: list[Metric] = [
         "retain_questions", "knowmem_retain", MetricLabel("Retain Q&A", "× 100", "up", "retain Q&A", "utility")
     ),
     Probes(),
+    ForgetTasks(),
     Classes("forget"),
     Classes("retain"),
     GeneralQuestions(),
@@ -47,9 +50,15 @@ METRICS: list[Metric] = [
 ]
 
 
-def labels() -> dict[str, MetricLabel]:
-    """Measure → how it is shown, in the order of tables: what the metrics give, and what is derived from that."""
+def labels(also: Iterable[str] = ()) -> dict[str, MetricLabel]:
+    """Measure → how it is shown, in the order of tables: what the metrics give, and what is derived from that.
+
+    Args:
+        also: names of measures at hand, for those whose name is a user's: tasks of the harness.
+    """
+    of_user = {name: label for name in also if (label := harness_label(name)) is not None}
     measured = {name: label for metric in METRICS for name, label in metric.labels.items()}
+    measured = {**measured, **{name: label for name, label in of_user.items() if name not in measured}}
     return {name: label for measure in measured.items() for name, label in _with_derived(*measure)} | {
         **_recoveries(measured, "Recovery:", ""),
         **_recoveries(measured, "Came back:", "_capped"),
@@ -72,7 +81,8 @@ def labels() -> dict[str, MetricLabel]:
 
 def label_of(measure: str) -> MetricLabel:
     """How a measure is shown; plainly by its own name where no metric of this process gives it."""
-    return labels().get(measure, MetricLabel(measure, "", "none"))
+    of_user = measure.removeprefix("recovery_").removesuffix("_capped")
+    return labels([of_user]).get(measure, MetricLabel(measure, "", "none"))
 
 
 def _with_derived(name: str, label: MetricLabel) -> Iterator[tuple[str, MetricLabel]]:

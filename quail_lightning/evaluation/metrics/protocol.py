@@ -40,6 +40,7 @@ class MetricLabel:
         table: the table that it stands in: of what is known, of membership attacks, of the labels, of the
             utility, of what survived, or none but the results files.
         floor: what one scores who knows nothing; the verdict counts as utility only what lies above it.
+        guesses: who has forgotten guesses: ``floor`` stands in the place of a retrained model where there is none.
     """
 
     label: str
@@ -49,6 +50,7 @@ class MetricLabel:
     role: Literal["knowledge", "utility", "sign"] | None = None
     table: Literal["known", "membership", "labels", "utility", "survival", "files"] = "known"
     floor: float = 0.0
+    guesses: bool = False
 
     @property
     def heading(self) -> str:

@@ -24,7 +24,9 @@ from quail_lightning.data.questions import (
 )
 from quail_lightning.evaluation import EvaluationSuite
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
-from quail_lightning.evaluation.metrics import METRICS, Asked, Subject, label_of, labels
+from quail_lightning.evaluation.harness import HarnessTasks
+from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.metrics import METRICS, Asked, Subject, forget_tasks, label_of, labels
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.run.results import Estimate
 
@@ -75,11 +77,13 @@ class LongestRun:
 
 
 @pytest.fixture
-def subject(tmp_path: Path, model: Any, tokenizer: Any) -> Subject:
+def subject(tmp_path: Path, model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    monkeypatch.setattr(forget_tasks, "check_task", lambda task: None)  # the harness is an extra
+    monkeypatch.setattr(forget_tasks, "harness_accuracy", lambda *given: bootstrap_mean([100.0, 0.0, 0.0]))
     (tmp_path / "other.txt").write_text("some other text, of whatever kind " * 9)
     utility = Utility(text=str(tmp_path / "other.txt"), window=16)
     suite = EvaluationSuite(batch_size=2, verbmem_new_tokens=6, knowmem_new_tokens=4, utility=utility)
-    suite = replace(suite, general_questions="shipped")
+    suite = replace(suite, general_questions="shipped", forget_tasks=HarnessTasks(("wmdp_bio",)))
     return Subject(RECORDS, WINDOWS, suite, tokenizer, model.config, model)
 
 

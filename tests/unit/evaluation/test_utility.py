@@ -18,6 +18,8 @@ from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, generate
 from quail_lightning.evaluation import harness as harness_module
 from quail_lightning.evaluation.fluency import fluency
+from quail_lightning.evaluation.harness import HarnessTask, HarnessTasks
+from quail_lightning.evaluation.metrics import label_of
 from quail_lightning.evaluation.utility import Utility
 
 NONE = EvaluationRecords()
@@ -33,9 +35,11 @@ def roomy_model(model):
 @pytest.fixture(autouse=True)
 def forget_task_managers():
     """The harness's task manager is kept for the process; here each test has its own harness."""
-    harness_module._manager.cache_clear()
+    for kept in (harness_module._manager, harness_module._loaded):
+        kept.cache_clear()
     yield
-    harness_module._manager.cache_clear()
+    for kept in (harness_module._manager, harness_module._loaded):
+        kept.cache_clear()
 
 
 def evaluate(model, tokenizer, **options):
@@ -129,10 +133,33 @@ def harness(monkeypatch):
     """A stand-in for the harness that says how it was called."""
     called = {}
 
+    class Task:
+        def __init__(self, name):
+            self.task_name, self.shots = name, None
+
+        def aggregation(self):
+            return {"acc": mean, "perplexity": other}
+
+        def set_config(self, key, value):
+            self.shots = value if key == "num_fewshot" else None
+
+    def mean():
+        pass
+
+    def other():
+        pass
+
     def simple_evaluate(**options):
         called.update(options)
         torch.rand(3)  # the real one draws, too
-        return {"samples": {"mmlu_a": [{"acc": 1.0}, {"acc": 0.0}], "mmlu_b": [{"acc": 1.0}, {"acc": True}]}}
+        scores = {"mmlu_a": [1.0, 0.0], "mmlu_b": [1.0, True], "truthfulqa_mc1": [0.0]}
+        asked = {task.task_name: scores[task.task_name] for task in options["tasks"]}
+        return {
+            "samples": {
+                name: [{"acc": each, "filter": kind} for kind in ("none", "lenient") for each in found]
+                for name, found in asked.items()
+            }
+        }
 
     def module(name, **content):
         made = types.ModuleType(name)
@@ -142,6 +169,10 @@ def harness(monkeypatch):
     class TaskManager:
         def __init__(self, include_path=None):
             self.all_tasks = ["mmlu", "truthfulqa_mc1"]
+
+        def load(self, names):
+            leaves = ["mmlu_a", "mmlu_b"] if names == ["mmlu"] else names
+            return {"tasks": {name: Task(name) for name in leaves}}
 
     class HFLM:
         def __init__(self, pretrained, tokenizer, batch_size):
@@ -162,7 +193,8 @@ def test_the_model_in_memory_is_handed_over_and_every_question_counts_alike(mode
     assert found["utility_general"].value == 75
     assert found["utility_general"].n == 4
     assert harness["model"].pretrained is model
-    assert (harness["tasks"], harness["num_fewshot"], harness["limit"]) == (["mmlu"], 5, 7)
+    assert [(task.task_name, task.shots) for task in harness["tasks"]] == [("mmlu_a", 5), ("mmlu_b", 5)]
+    assert harness["limit"] == 7
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
     assert tokenizer.pad_token is None
@@ -170,7 +202,26 @@ def test_the_model_in_memory_is_handed_over_and_every_question_counts_alike(mode
 
 def test_truthfulqa_keeps_its_own_shots(model, tokenizer, harness):
     evaluate(model, tokenizer, truthful=True)
-    assert (harness["tasks"], harness["num_fewshot"]) == (["truthfulqa_mc1"], None)
+    assert [(task.task_name, task.shots) for task in harness["tasks"]] == [("truthfulqa_mc1", None)]
+
+
+def write_trees(folder, **config):
+    """A task about forty trees, with its local data."""
+    questions = [{"ask": chr(65 + n), "choices": ["elm", "oak", "yew"], "label": n % 3} for n in range(40)]
+    (folder / "trees.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    task = {
+        "task": "trees",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "trees.jsonl")}, "cache_dir": str(folder)},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{ask}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "label",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }
+    (folder / "trees.yaml").write_text(yaml.safe_dump(task | config))
+    return questions
 
 
 @pytest.mark.parametrize("tokenizer_adds_bos", [False, True])
@@ -178,26 +229,13 @@ def test_the_harness_scores_are_the_likelihoods_of_the_choices_after_bos_and_que
     model, tokenizer, tokenizer_adds_bos, tmp_path
 ):
     pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
-    questions = [{"ask": chr(65 + n), "choices": ["elm", "oak", "yew"], "label": n % 3} for n in range(40)]
-    (tmp_path / "trees.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    task = {
-        "task": "trees",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "trees.jsonl")}, "cache_dir": str(tmp_path)},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{ask}}",
-        "doc_to_choice": "{{choices}}",
-        "doc_to_target": "label",
-        "metric_list": [{"metric": "acc"}],
-    }
-    (tmp_path / "trees.yaml").write_text(yaml.safe_dump(task))
+    questions = write_trees(tmp_path)
     asked = copy.deepcopy(tokenizer)
     if tokenizer_adds_bos:  # as Llama's does, and as the byte-level one of these tests does not
         asked.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     assert asked("a")["input_ids"][0] == (0 if tokenizer_adds_bos else tokenizer("a")["input_ids"][0])
     with code_allowed():
-        found = harness_module.harness_accuracy(model, asked, "trees", None, 5, str(tmp_path))
+        found = harness_module.harness_accuracy(model, asked, HarnessTask("trees", folder=str(tmp_path)), 5)
     model.eval()
     right = []
     for question in questions:
@@ -221,3 +259,85 @@ def test_the_harness_asks_with_one_bos_and_continues_without(tokenizer, model, h
     assert asked("<s>Ash") == [0, *plain]
     assert asked("Ash", add_special_tokens=False) == plain
     assert asked("Ash", left_truncate_len=2) == plain[-2:]
+
+
+def test_worked_examples_act_where_the_task_file_says_none(model, tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    from lm_eval.models.huggingface import HFLM
+
+    write_trees(tmp_path, num_fewshot=0)
+    asked: list[str] = []
+    real = HFLM.loglikelihood
+
+    def loglikelihood(self, requests, **options):
+        asked.extend(request.args[0] for request in requests)
+        return real(self, requests, **options)
+
+    monkeypatch.setattr(HFLM, "loglikelihood", loglikelihood)
+    with code_allowed():
+        for shots, lines in ((2, 2), (None, 0)):
+            asked.clear()
+            found = evaluate(
+                model,
+                tokenizer,
+                tasks=("trees",),
+                shots={} if shots is None else {"trees": shots},
+                task_folder=str(tmp_path),
+                limit=3,
+            )
+            assert {text.count("\n\n") for text in asked} == {lines}
+            assert found["task_trees"].n == 3
+
+
+def test_the_figure_that_is_named_is_taken_and_one_that_is_no_mean_refused(model, tokenizer, tmp_path):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path)
+    options = {"tasks": ("trees",), "task_folder": str(tmp_path)}
+    with code_allowed():
+        plain = evaluate(model, tokenizer, **options)["task_trees"].scores
+        by_length = evaluate(model, tokenizer, **options, task_metrics={"trees": "acc_norm"})["task_trees"].scores
+        assert plain == by_length  # all three answers are of one length
+        with pytest.raises(InputError, match=r"no figure 'bleu' that is a mean .* Allowed: acc, acc_norm\."):
+            evaluate(model, tokenizer, **options, task_metrics={"trees": "bleu"})
+
+
+def test_data_that_cannot_be_had_is_said_before_anything_runs(model, tokenizer, tmp_path):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path)
+    (tmp_path / "trees.jsonl").unlink()
+    with code_allowed(), pytest.raises(InputError, match=r"cannot be evaluated.*data of the harness task 'trees'"):
+        evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tasks": ("a", "a")}, "named twice; got 'a'"),
+        ({"tasks": ("a",), "shots": {"b": 1}}, "shots names what is not among the tasks; got 'b'. Allowed: a"),
+        ({"task_metrics": {"a": "acc"}}, "task_metrics names what is not among the tasks"),
+        ({"tasks": ("a",), "shots": {"a": -1}}, "shots must not be negative"),
+    ],
+)
+def test_contradictions_among_tasks_are_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        Utility(**options)
+
+
+def test_tasks_about_what_is_forgotten_are_knowledge_with_guessing_for_a_retrained_model(
+    model, tokenizer, tmp_path
+):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path)
+    (tmp_path / "wmdp_trees.yaml").write_text(
+        (tmp_path / "trees.yaml").read_text().replace("task: trees", "task: wmdp_trees")
+    )
+    suite = EvaluationSuite(
+        batch_size=2, forget_tasks=HarnessTasks(("trees", "wmdp_trees"), task_folder=str(tmp_path), limit=8)
+    )
+    with code_allowed():
+        found = suite.evaluate(model, tokenizer, NONE, {})
+    assert found.keys() == {"forget_task_trees", "forget_task_wmdp_trees"}
+    assert found["forget_task_trees"].n == 8
+    assert (label_of("forget_task_wmdp_trees").floor, label_of("forget_task_trees").floor) == (25, 0)
+    assert label_of("recovery_forget_task_trees_capped").table == "survival"
+    assert label_of("task_hellaswag").role == "utility"
