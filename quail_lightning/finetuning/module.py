@@ -85,7 +85,7 @@ class FinetuningModule(LightningModule):
     def configure_optimizers(self) -> Any:
         flat = [parameter for parameter in self.parameters() if parameter.ndim < 2]
         matrices = [parameter for parameter in self.parameters() if parameter.ndim >= 2]
-        decayed = {"params": matrices, "weight_decay": self.optimization.weight_decay}
+        decayed: dict[str, Any] = {"params": matrices, "weight_decay": self.optimization.weight_decay}
         groups = [decayed, {"params": flat}] if flat else [decayed]
         optimizer = torch.optim.AdamW(groups, lr=self.optimization.learning_rate, weight_decay=0.0)
         if self.optimization.schedule == "constant":
