@@ -27,7 +27,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.evaluation import EvaluationSuite, published_auc_retrain
 from quail_lightning.evaluation.attackers import attack_bits, attack_texts, described_attacks, refuse_sharded
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
-from quail_lightning.evaluation.conclusions import add_privleak, conclude
+from quail_lightning.evaluation.conclusions import add_derived, add_privleak, conclude
 from quail_lightning.evaluation.evaluator import Evaluator
 from quail_lightning.evaluation.evidence import evidence_table, keep_evidence
 from quail_lightning.evaluation.metrics import Asked
@@ -289,6 +289,7 @@ class QuantizedEvaluation(Callback):
                 if isinstance(auc, Estimate):
                     self._auc_retrain = auc
             add_privleak(measured, self._auc_retrain)
+            add_derived(measured, self._baseline("retrained"))
             evaluated = [ResultRow(name, precision, metrics) for precision, metrics in measured.items()]
             self.rows = evaluated + self.rows  # the target, evaluated last, is shown first
         log_start(trainer, pl_module, self.rows, self._sixteen_bits)
@@ -303,6 +304,7 @@ class QuantizedEvaluation(Callback):
             windows = self._windows(data_of(trainer))["forget"]
             whole |= kept_by_export(pl_module, windows, self.suite.batch_size, whole, target)
         add_privleak(measured, self._auc_retrain)
+        add_derived(measured, self._baseline("retrained"))
         self._evaluated_epoch = epoch
         verdicts = self._verdicts(measured)
         evaluated = [ResultRow("unlearned", precision, metrics, epoch) for precision, metrics in measured.items()]

@@ -17,9 +17,9 @@ from quail_lightning.commands.device import named_device
 from quail_lightning.conversion.located import located
 from quail_lightning.data.alternate_prompts import STOPS, alternate_of, alternate_prompts
 from quail_lightning.data.alternates import COLUMN
-from quail_lightning.data.answers import ChatUse, check_pairs
+from quail_lightning.data.answers import check_pairs
 from quail_lightning.data.json_records import JSON_ENDINGS
-from quail_lightning.data.questions import Question
+from quail_lightning.data.questions import ChatUse, Question
 from quail_lightning.data.text_files import holds_questions, read_questions
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError, RunError, check_choice

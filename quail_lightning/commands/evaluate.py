@@ -21,7 +21,7 @@ from quail_lightning.errors import InputError, check_choice
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_precisions
-from quail_lightning.evaluation.conclusions import add_privleak, conclude
+from quail_lightning.evaluation.conclusions import add_derived, add_privleak, conclude
 from quail_lightning.evaluation.evaluator import Evaluated
 from quail_lightning.evaluation.harness import HarnessTasks
 from quail_lightning.evaluation.lineage import Plan, plan_of
@@ -86,7 +86,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--vllm", type=VllmOptions, default=VllmOptions(), help="for --engine vllm")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--finished", type=str, default="logs/evaluations", help="where finished metrics are kept")
-    parser.add_argument("--from-log", type=str | None, default=None, help="score this log folder, run no model")
+    parser.add_argument("--from-log", type=str | None, default=None, help="score this log, run no model")
+    parser.add_argument("--retrained-log", type=str | None, default=None, help="beside it, the retrained model's")
     parser.add_argument("--out", type=str | None, default=None, help="folder for results.json and results.csv")
     parser.add_argument("--json", type=str | None, default=None, help="file for every figure")
 
@@ -103,6 +104,10 @@ def run(arguments: Any) -> None:
     if arguments.from_log is not None:
         _refuse_beside_log(arguments)
         report_log(arguments, benchmark)
+    elif arguments.retrained_log is not None:
+        raise InputError(
+            "--retrained-log is read beside --from-log", given=arguments.retrained_log, remedy="Name --retrained"
+        )
     else:
         _evaluate_models(arguments, benchmark)
 
@@ -267,6 +272,8 @@ def evaluate(
         for model, by_precision in found.items()
     }
     against = _add_privleak(figures, plan, retrained, protocol, asked)
+    for model, measured in figures.items():
+        add_derived(measured, figures.get(retrained or "", {}) if model != retrained else {})
     verdicts = _verdicts(figures, plan, retrained)
     engines = {
         (model, each.name): evaluation.engine(model, each) for model, at in plan.precisions.items() for each in at

@@ -198,10 +198,13 @@ def _provenance(recipe: FinetuneRecipe, data: TextData, sets: Sets) -> dict[str,
     (base,) = located([recipe.base]) if recipe.base is not None else (None,)
     if base is not None:
         check_whole(base, torch.float32)
+    described_recipe = asdict(recipe)
+    if not recipe.optimization.weight_decay:
+        del described_recipe["optimization"]["weight_decay"]  # models made before there was one stay theirs
     described = {
         "made_by": "quail finetune",
         "sets": sets,
-        "recipe": asdict(recipe),
+        "recipe": described_recipe,
         "base_sha256": {} if base is None else weights_digest(base),
         "corpus": data.corpus_name,
         TEXTS: texts,

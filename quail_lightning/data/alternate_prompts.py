@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from quail_lightning.data.answers import ChatUse, plain_text, uses_template
+from quail_lightning.data.answers import plain_text, uses_template
 from quail_lightning.data.chat import render_chat
-from quail_lightning.data.questions import Question
+from quail_lightning.data.questions import ChatUse, Question
 from quail_lightning.errors import InputError
 
 CUE = "Alternate answer:"

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from quail_lightning.data.chat import render_chat
 from quail_lightning.data.opening import opening_tokens
-from quail_lightning.data.questions import Question, VerbatimPrompt
+from quail_lightning.data.questions import ChatUse, Question, VerbatimPrompt
 from quail_lightning.data.tokens import token_ids
 from quail_lightning.errors import InputError
 from quail_lightning.functional.masking import masked, side_by_side
 
 LossOn = Literal["answer", "all"]
-ChatUse = Literal["auto", "always", "never"]
 
 STOPS = ("\n\n", "\nQuestion:")
 """Where a model that was not taught to end goes on with something else."""
@@ -60,6 +59,18 @@ class AnswerWindows:
         Raises:
             InputError: an empty question or answer, a pair longer than ``max_len``, or an unfit template.
         """
+        rows = self.rows(pairs, name)
+        windows = torch.full((len(rows), max(map(len, rows))), ~self._padding)
+        for window, row in zip(windows, rows, strict=True):
+            window[: len(row)] = row
+        return windows
+
+    def rows(self, pairs: Sequence[Question], name: str) -> list[Tensor]:
+        """Every pair by itself, without padding: [time] int64, masked as in ``functional.masking``.
+
+        Raises:
+            InputError: as ``windows``.
+        """
         check_pairs(pairs, name)
         rows = [self._window(pair, f"pair {number} of {name}") for number, pair in enumerate(pairs)]
         lengths = [len(row) for row in rows]
@@ -70,10 +81,7 @@ class AnswerWindows:
                 given=f"data.max_len: {self.max_len}; {len(longer)} of {len(rows)} pairs are longer",
                 remedy=f"Set data.max_len to {max(lengths)}, or shorten or leave out these pairs",
             )
-        windows = torch.full((len(rows), max(lengths)), ~self._padding)
-        for window, row in zip(windows, rows, strict=True):
-            window[: len(row)] = row
-        return windows
+        return rows
 
     def record(self, pair: Question) -> VerbatimPrompt:
         """Everything before the answer as a prompt, the answer as its truth; a further question is none of it."""

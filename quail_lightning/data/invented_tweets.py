@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from quail_lightning.data.invented_files import ensure_files
 from quail_lightning.data.newsroom.words import COLOURS, ENDS, OBJECTS, PLACE_ENDINGS, STARTS
 from quail_lightning.errors import InputError
 
@@ -73,33 +71,7 @@ class InventedTweets:
         Raises:
             InputError: the folder holds something else, or a file of it was changed.
         """
-        files = self._files()
-        if not folder.exists() or not any(folder.iterdir()):
-            try:
-                self._write(files, folder)
-                return
-            except OSError:
-                if not folder.is_dir() or not any(folder.iterdir()):
-                    raise  # otherwise another process was faster
-        for name, content in files.items():
-            if not (folder / name).is_file() or (folder / name).read_bytes() != content:
-                raise InputError(
-                    f"{folder} does not hold these tweets: {folder / name} is missing or differs",
-                    given=self,
-                    remedy="Remove the folder to have it written anew, or name another one",
-                )
-
-    @staticmethod
-    def _write(files: Mapping[str, bytes], folder: Path) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            whole = Path(scratch) / "tweets"
-            whole.mkdir()
-            for name, content in files.items():
-                (whole / name).write_bytes(content)
-            if folder.exists():
-                folder.rmdir()  # not every system renames onto an empty folder
-            os.rename(whole, folder)
+        ensure_files(folder, self._files(), "these tweets", self)
 
     def _files(self) -> dict[str, bytes]:
         draw = random.Random(self.seed)

@@ -12,12 +12,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quail_lightning.data.alternates import Alternates, alternate_answers
-from quail_lightning.data.answers import AnswerWindows, ChatUse, LossOn, check_pairs, paired_windows, plain_text
+from quail_lightning.data.answers import AnswerWindows, LossOn, check_pairs, paired_windows, plain_text
 from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.corpora import Corpus, open_corpus, questions, texts, verbatim_prompts
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.newsroom import Newsroom
-from quail_lightning.data.questions import EvaluationRecords, MembershipTexts, Question, QuestionSet
+from quail_lightning.data.questions import (
+    ChatUse,
+    EvaluationRecords,
+    MembershipTexts,
+    Question,
+    QuestionSet,
+    VerbatimPrompt,
+)
 from quail_lightning.data.refusals import Refusals
 from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
@@ -225,8 +232,10 @@ class MuseDataModule(LightningDataModule):
 
 def _published_records(corpus: Corpus) -> EvaluationRecords:
     """The benchmark's own records; each part that cannot be read is named by the corpus."""
+    verbatim = verbatim_prompts(corpus, "verbmem/forget")
     return EvaluationRecords(
-        verbatim=verbatim_prompts(corpus, "verbmem/forget"),
+        verbatim=verbatim,
+        recited=tuple(VerbatimPrompt(each.prompt, f" {each.truth}") for each in verbatim),
         forget_questions=QuestionSet(
             questions(corpus, FORGET_QUESTIONS), questions(corpus, "knowmem/forget_qa_icl")
         ),

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quail_lightning.data.alternates import Alternates, alternate_answers
-from quail_lightning.data.answers import AnswerWindows, ChatUse, LossOn, check_pairs, paired_windows, plain_text
+from quail_lightning.data.answers import AnswerWindows, LossOn, check_pairs, paired_windows, plain_text
 from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.chat import renderer
 from quail_lightning.data.forget_retain import Schedule
-from quail_lightning.data.questions import EvaluationRecords, Question, QuestionSet
+from quail_lightning.data.questions import ChatUse, EvaluationRecords, Question, QuestionSet
 from quail_lightning.data.served import Served
 from quail_lightning.data.sets import (
     Documents,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+ChatUse = Literal["auto", "always", "never"]
+"""Whether questions are put in the tokenizer's chat template: where it has one; or be refused without; or not."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,36 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question with right and wrong answers (TOFU).
+
+    Attributes:
+        question: as it is put.
+        answer: the true one.
+        paraphrase: the same in other words; None: there is none, and the answer itself counts.
+        wrong: answers of the same form that are not true; at least one.
+    """
+
+    question: str
+    answer: str
+    paraphrase: str | None
+    wrong: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AnswerSets:
+    """Answered questions of several sets.
+
+    Attributes:
+        sets: ``forget``, ``retain``, ``real_authors``, ``world_facts`` → their questions; those that there are.
+        chat: how they are put to the model.
+    """
+
+    sets: Mapping[str, tuple[AnsweredQuestion, ...]]
+    chat: ChatUse = "auto"
+
+
+@dataclass(frozen=True)
 class EvaluationRecords:
     """All records of one corpus. A part that a corpus does not have is None, and its metrics are not run.
 
@@ -81,6 +115,8 @@ class EvaluationRecords:
         retain_questions: M4.
         forget_labels, retain_labels: classification (Twitter misinformation).
         probes: metric name → probes, scored by ROUGE-L recall (RWKU).
+        answers: questions with right and wrong answers (TOFU).
+        recited: texts whose continuation is compared token by token, prompt and truth joined as they stand.
         note: where the records depart from the published ones, for the results; empty where they do not.
     """
 
@@ -91,4 +127,6 @@ class EvaluationRecords:
     forget_labels: LabelledTexts | None = None
     retain_labels: LabelledTexts | None = None
     probes: Mapping[str, tuple[Probe, ...]] | None = None
+    answers: AnswerSets | None = None
+    recited: tuple[VerbatimPrompt, ...] | None = None
     note: str = ""

@@ -1,4 +1,4 @@
-"""MUSE's log layout: the responses and per-text scores that every figure can be computed from again."""
+"""MUSE's log layout: the responses and per-record scores that every figure can be computed from again."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ RESPONSE_PARTS = {"verbmem_f": "verbmem_forget", "knowmem_f": "knowmem_forget", 
 """Folder of the log → metric."""
 
 MEMBERSHIP_PART = "privleak"
+SCORES = "scores"  # key of a part that holds neither responses nor splits
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,12 @@ class BenchmarkLog:
     Attributes:
         responses: metric (``verbmem_forget``, ``rwku_fb``, ...) → its responses.
         membership: split → attack scores of each text; None where there is none.
+        scores: measure → what other metrics read of each record, as they name it (losses of answers, ...).
     """
 
     responses: dict[str, tuple[Response, ...]] = field(default_factory=dict)
     membership: Mapping[str, tuple[Mapping[str, float], ...]] | None = None
+    scores: dict[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
 
 def holds_log(folder: Path) -> bool:
@@ -64,13 +67,20 @@ def read_log(folder: Path) -> BenchmarkLog:
         raise InputError(f"no log folder {folder}", remedy="Name the folder that holds knowmem_f/log.json")
     found = {path.parent.name: path for path in sorted(folder.glob("*/log.json"))}
     named = [part for part in (*RESPONSE_PARTS, *found) if part in found and part != MEMBERSHIP_PART]
-    responses = {RESPONSE_PARTS.get(part, part): _responses(found[part]) for part in named}
+    loaded = {part: _load(found[part]) for part in dict.fromkeys(named)}
+    scored = [part for part, content in loaded.items() if isinstance(content, dict) and SCORES in content]
+    scores = {part: _scores(found[part], loaded[part][SCORES]) for part in scored}
+    responses = {
+        RESPONSE_PARTS.get(part, part): _responses(found[part], rows)
+        for part, rows in loaded.items()
+        if part not in scored
+    }
     path = folder / MEMBERSHIP_PART / "log.json"
     membership = _membership(path) if path.is_file() else None
-    if not responses and membership is None:
+    if not responses and not scores and membership is None:
         looked = ", ".join(f"{part}/log.json" for part in (*RESPONSE_PARTS, MEMBERSHIP_PART))
         raise InputError(f"{folder} holds no log", allowed=f"at least one of {looked}")
-    return BenchmarkLog(responses, membership)
+    return BenchmarkLog(responses, membership, scores)
 
 
 def write_log(folder: Path, log: BenchmarkLog) -> None:
@@ -78,12 +88,15 @@ def write_log(folder: Path, log: BenchmarkLog) -> None:
 
     They hold texts, so their owner alone may read them.
 
-    Responses to what MUSE does not ask (RWKU's probes) go to ``<metric>/log.json``, in the same form.
+    Responses to what MUSE does not ask (RWKU's probes) go to ``<metric>/log.json``, in the same form, and other
+    scores to ``<measure>/log.json``, as an object with the list ``scores``.
     """
     names = {metric: part for part, metric in RESPONSE_PARTS.items()}
     for metric, responses in log.responses.items():
         rows = [{"prompt": row.prompt, "gt": row.truth, "response": row.response} for row in responses]
         _write(folder, names.get(metric, metric), rows)
+    for measure, scores in log.scores.items():
+        _write(folder, measure, {SCORES: [dict(row) for row in scores]})
     if log.membership is not None:
         content = {split: [dict(row) for row in rows] for split, rows in log.membership.items()}
         _write(folder, MEMBERSHIP_PART, content)
@@ -93,8 +106,13 @@ def _write(folder: Path, part: str, content: Any) -> None:
     write_json(private_folder(folder / part, folder) / "log.json", content, private=True)
 
 
-def _responses(path: Path) -> tuple[Response, ...]:
-    rows = _load(path)
+def _scores(path: Path, rows: Any) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: {SCORES} must be a list of objects", given=shape_of(rows))
+    return tuple(rows)
+
+
+def _responses(path: Path, rows: Any) -> tuple[Response, ...]:
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path} must hold a list of records", given=type(rows).__name__ if rows else "nothing")
     for number, row in enumerate(rows):

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 from lightning.pytorch import LightningDataModule
@@ -27,7 +27,8 @@ from quail_lightning.inference.encoding import positions
 from quail_lightning.models.checkpoint import load_config
 
 MOST_WINDOWS = 64  # of each set, as after an epoch of training
-KEYS = {"class_path", "init_args", "auc_retrain"}
+KEYS = {"class_path", "init_args", "auc_retrain", "log"}
+LogLayout = Literal["muse", "tofu"]
 
 
 class BenchmarkData(NamedTuple):
@@ -53,12 +54,14 @@ class Benchmark:
         data_class: DataModule class that reads its corpus.
         init_args: of the class; ``corpus`` is where a corpus lies.
         auc_retrain: Min-40 % AUC of the benchmark's own retrained model; None where none was published.
+        log: layout of the logs that were published for it.
     """
 
     name: str
     data_class: type
     init_args: Mapping[str, Any]
     auc_retrain: float | None
+    log: LogLayout = "muse"
 
     def read(self, model: str, given: Mapping[str, Any], most: int | None = None) -> BenchmarkData:
         """What is asked of a model, and the windows of the training text where it is at hand.
@@ -117,7 +120,8 @@ def load_benchmark(name: str) -> Benchmark:
 
     Args:
         name: stem of ``configs/benchmark/<name>.yaml``, which holds ``class_path`` and ``init_args`` of a
-            DataModule and, where the benchmark published one, ``auc_retrain``.
+            DataModule and, where the benchmark published one, ``auc_retrain``; ``log: tofu`` where its logs have
+            TOFU's layout and not MUSE's.
 
     Raises:
         InputError: no such benchmark, or a file that describes none.
@@ -139,8 +143,11 @@ def load_benchmark(name: str) -> Benchmark:
         data_class = class_in(path, described["class_path"])
         if not issubclass(data_class, LightningDataModule):
             raise TypeError(f"{described['class_path']!r} is no DataModule")
+        if described.get("log", "muse") not in get_args(LogLayout):
+            raise TypeError(f"log is {described['log']!r}, none of {', '.join(get_args(LogLayout))}")
     except (TypeError, yaml.YAMLError) as problem:
         raise InputError(
             f"{path} does not describe a benchmark: {problem}", allowed=f"the keys {', '.join(sorted(KEYS))}"
         ) from problem
-    return Benchmark(name, data_class, described.get("init_args") or {}, described.get("auc_retrain"))
+    given = described.get("init_args") or {}
+    return Benchmark(name, data_class, given, described.get("auc_retrain"), described.get("log", "muse"))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.survival import survival_measures
+from quail_lightning.evaluation.tofu import derived_measures
 from quail_lightning.evaluation.verdict import Metrics, Models, Verdict, verdict
 from quail_lightning.run.results import Estimate, Measure
 
@@ -48,6 +49,12 @@ def conclude(
             )
         found[precision] = verdict(whole, at_format, is_sixteen_bits)
     return found
+
+
+def add_derived(measured: Mapping[str, dict[str, Measure]], retrained: ByPrecision) -> None:
+    """Add TOFU's model utility and, beside the equally precise retrained model, its forget quality, in place."""
+    for precision, measures in measured.items():
+        measures |= derived_measures(measures, retrained.get(precision))
 
 
 def add_privleak(measured: Mapping[str, dict[str, Measure]], auc_retrain: float | Estimate | None) -> None:

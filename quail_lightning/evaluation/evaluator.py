@@ -191,7 +191,9 @@ class _Kept:
                 self._folders[metric.name] = folder
                 self._reused.append(metric.name)
                 if holds_log(folder):
-                    self._log.responses |= read_log(folder).responses
+                    known_log = read_log(folder)
+                    self._log.responses |= known_log.responses
+                    self._log.scores |= known_log.scores
         return [metric for metric in open_metrics if not self._from_log(metric)]
 
     def run(
@@ -229,8 +231,9 @@ class _Kept:
         if self._store is None:
             return
         own = {name: rows for name, rows in self._log.responses.items() if name in metric.labels}
+        scores = {name: rows for name, rows in self._log.scores.items() if name in metric.labels}
         attacked = self._log.membership if "membership_auc" in metric.labels else None
-        self._store.write(metric, self._asked, measures, BenchmarkLog(own, attacked))
+        self._store.write(metric, self._asked, measures, BenchmarkLog(own, attacked, scores))
         self._folders[metric.name] = self._store.part_folder(metric, self._asked)
 
     def _finished(self, store: FinishedMetrics, metric: Metric) -> tuple[dict[str, Measure], Path] | None:

@@ -39,6 +39,11 @@ class LogScores:
     notes: tuple[str, ...]
 
 
+def measures_of(log: BenchmarkLog) -> dict[str, Measure]:
+    """Every measure that a metric can compute again from what the log holds."""
+    return {name: measure for metric in METRICS for name, measure in metric.from_log(log).items()}
+
+
 def score_log(log: BenchmarkLog, auc_retrain: float | Estimate | None) -> LogScores:
     """Score responses and per-text scores as they stand in the log; nothing is cut again.
 
@@ -46,7 +51,7 @@ def score_log(log: BenchmarkLog, auc_retrain: float | Estimate | None) -> LogSco
         log: of one model.
         auc_retrain: Min-40 % AUC of the retrained model; None leaves M3 out.
     """
-    measures = {name: measure for metric in METRICS for name, measure in metric.from_log(log).items()}
+    measures = measures_of(log)
     rouge, notes = {}, []
     for part, metric in RESPONSE_PARTS.items():
         if rows := log.responses.get(metric, ()):

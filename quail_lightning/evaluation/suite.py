@@ -18,6 +18,7 @@ from quail_lightning.evaluation.harness import HarnessTasks
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject, SuiteProgress
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.rwku import Scale
+from quail_lightning.evaluation.tofu import NEW_TOKENS, derived_measures
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.quantization import computing
@@ -41,11 +42,12 @@ class EvaluationSuite:
         batch_size: prompts, texts or windows at once; None: as many as the free memory holds.
         verbmem_new_tokens: M1's response, and the truth with its BOS, tokens.
         knowmem_new_tokens: M2's and M4's answers, tokens.
+        answer_new_tokens: TOFU's greedy answers, tokens; shorter where the model ends them.
         prompt_end: of M1, M2 and M4: ``published`` leaves their prompts as they are, with the space at the end;
             ``word`` leaves that space to the continuation, where a tokenizer that joins a space with the next word
             (Llama 3, Qwen, SmolLM2) has it: after a lone space such a model goes on with numbers.
-        max_prompts: the first so many prompts of M1, M2 and M4 each; None: all. Less than all is a quick look,
-            not MUSE's figure.
+        max_prompts: the first so many prompts of M1, M2 and M4 each, and questions of each of TOFU's sets; None:
+            all. Less than all is a quick look, not the benchmark's figure.
         max_texts: the first so many texts of each side of M3 and of each labelled set; None: all.
         protocol: ``published`` draws M1's responses at temperature 0.9, as the failure paper's code does;
             ``paper`` is greedy.
@@ -65,6 +67,7 @@ class EvaluationSuite:
     batch_size: int | None = None
     verbmem_new_tokens: int = verbmem.NEW_TOKENS
     knowmem_new_tokens: int = knowmem.NEW_TOKENS
+    answer_new_tokens: int = NEW_TOKENS
     prompt_end: PromptEnd = "published"
     max_prompts: int | None = None
     max_texts: int | None = None
@@ -78,7 +81,8 @@ class EvaluationSuite:
     general_questions: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "verbmem_new_tokens", "knowmem_new_tokens", "max_prompts", "max_texts"):
+        counted = ("batch_size", "verbmem_new_tokens", "knowmem_new_tokens", "answer_new_tokens")
+        for name in (*counted, "max_prompts", "max_texts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1", given=value)
@@ -199,4 +203,4 @@ class EvaluationSuite:
                     measures |= metric.run(subject)
         if auc_retrain is not None and "membership_auc" in measures:
             measures["privleak"] = privleak_measure(measures["membership_auc"], auc_retrain)
-        return measures
+        return measures | derived_measures(measures, None)

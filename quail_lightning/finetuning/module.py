@@ -32,6 +32,7 @@ class Optimization:
         clip_norm: largest gradient norm; None does not clip.
         stop_at_nll: end as soon as the mean NLL of the last epoch's worth of steps is this low, nats a token;
             for targets that are to know their text only in part. None trains all epochs.
+        weight_decay: AdamW's, decoupled, of matrices alone; biases and norms do not decay.
     """
 
     epochs: int = 5
@@ -40,15 +41,18 @@ class Optimization:
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: float | None = 1.0
     stop_at_nll: float | None = None
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive", given=getattr(self, name))
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError("weight_decay must be a finite number of at least 0", given=self.weight_decay)
 
 
 class FinetuningModule(LightningModule):
-    """Next-token training with AdamW (weight decay 0); of question–answer pairs what ``data.loss_on`` says.
+    """Next-token training with AdamW; of question–answer pairs what ``data.loss_on`` says.
 
     Args:
         model: a causal language model with float32 weights.
@@ -79,7 +83,11 @@ class FinetuningModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.optimization.learning_rate, weight_decay=0.0)
+        flat = [parameter for parameter in self.parameters() if parameter.ndim < 2]
+        matrices = [parameter for parameter in self.parameters() if parameter.ndim >= 2]
+        decayed: dict[str, Any] = {"params": matrices, "weight_decay": self.optimization.weight_decay}
+        groups = [decayed, {"params": flat}] if flat else [decayed]
+        optimizer = torch.optim.AdamW(groups, lr=self.optimization.learning_rate, weight_decay=0.0)
         if self.optimization.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)

@@ -96,6 +96,24 @@ def standardized_labels(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(parts) if parts else logits.new_zeros(0, 2, dtype=torch.float32)
 
 
+def is_likeliest(hidden: Tensor, labels: Tensor, head: Head, words: int) -> Tensor:
+    """Whether each label is the one that greedy decoding would take, [tokens]: 1 or 0; arguments as above."""
+    best, chosen = torch.empty(0), torch.empty(0)
+    for start in range(0, len(head.weight), words):
+        bias = None if head.bias is None else head.bias[start : start + words]
+        logits = head._replace(weight=head.weight[start : start + words], bias=bias).logits(hidden)
+        highest, place = logits.max(dim=1)
+        better = highest > best if start else torch.ones_like(highest, dtype=torch.bool)
+        best = torch.where(better, highest, best) if start else highest
+        chosen = torch.where(better, place + start, chosen) if start else place
+    return (chosen == labels).float()
+
+
+def likeliest_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """As ``is_likeliest``, of logits [time, vocabulary] that are there already."""
+    return (logits.argmax(-1) == labels).float()
+
+
 class _Of(NamedTuple):
     """What is wanted of each token, from its logits or, where the head stands apart, from its hidden state."""
 
@@ -105,6 +123,7 @@ class _Of(NamedTuple):
 
 _LIKELIHOOD = _Of(label_log_probabilities, head_log_likelihoods)
 _STANDARDIZED = _Of(standardized_labels, standardized_log_likelihoods)
+_LIKELIEST = _Of(likeliest_labels, is_likeliest)
 
 
 def token_log_likelihoods(
@@ -138,9 +157,52 @@ def token_log_likelihoods(
     of = _STANDARDIZED if standardize else _LIKELIHOOD
     limits = [limit for limit in (max_length, positions(model.config)) if limit is not None]
     longest = min(limits) if limits else None
-    encoded = [row[:longest] for row in encode(tokenizer, texts)]
+    return _each_row(model, [row[:longest] for row in encode(tokenizer, texts)], batch_size, progress, of)
+
+
+def row_log_likelihoods(
+    model: PreTrainedModel,
+    encoded: Sequence[Sequence[int]],
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """Log-probability of every token after the first of rows that are token numbers already.
+
+    Args:
+        model: a causal language model of transformers; its mode is restored afterwards.
+        encoded: rows that fit the model's positions, of any lengths.
+        batch_size: rows in one forward pass; as for ``token_log_likelihoods``.
+        progress: likewise.
+
+    Returns:
+        One CPU tensor a row, [tokens − 1] nats, in the rows' order; empty for a row of fewer than two.
+    """
+    return _each_row(model, encoded, batch_size, progress, _LIKELIHOOD)
+
+
+def likeliest_tokens(
+    model: PreTrainedModel,
+    encoded: Sequence[Sequence[int]],
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """Whether every token after the first is the one that greedy decoding would take there: 1 or 0.
+
+    Arguments and shapes as of ``row_log_likelihoods``.
+    """
+    return _each_row(model, encoded, batch_size, progress, _LIKELIEST)
+
+
+def _each_row(
+    model: PreTrainedModel,
+    encoded: Sequence[Sequence[int]],
+    batch_size: int | None,
+    progress: Progress | None,
+    of: _Of,
+) -> list[Tensor]:
+    """What is wanted of every token after the first; forward passes sorted by length, padded on the right."""
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
-    results = [torch.zeros((0, 2) if standardize else 0)] * len(encoded)
+    results = [torch.zeros((0, 2) if of is _STANDARDIZED else 0)] * len(encoded)
     shares = current_shares()
     fitting = batch_size or likelihood_rows(model, max(map(len, encoded), default=1))
     order = shares.own(order, shares.rows(batch_size, fitting, len(encoded)))

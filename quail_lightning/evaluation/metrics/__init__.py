@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from quail_lightning.evaluation.metrics.answers import AnswerLikelihood, AnswerRecall
 from quail_lightning.evaluation.metrics.classes import Classes
 from quail_lightning.evaluation.metrics.forget_tasks import ForgetTasks
 from quail_lightning.evaluation.metrics.general_questions import GeneralQuestions
 from quail_lightning.evaluation.metrics.harness_labels import harness_label
 from quail_lightning.evaluation.metrics.kept_utility import KeptUtility
 from quail_lightning.evaluation.metrics.membership import AUCS, Membership
+from quail_lightning.evaluation.metrics.memorization import Memorization
 from quail_lightning.evaluation.metrics.probes import Probes
 from quail_lightning.evaluation.metrics.protocol import Asked, Metric, MetricLabel, Subject, SuiteProgress
 from quail_lightning.evaluation.metrics.questions import Questions
 from quail_lightning.evaluation.metrics.verbatim import Verbatim
 from quail_lightning.evaluation.metrics.windows import WindowNLL
+from quail_lightning.evaluation.tofu import LOG_RATIO, QUALITY, UTILITY
 
 MEMBERSHIP_AUCS = ("membership_auc", *AUCS)
 """Measures of membership attacks."""
@@ -42,6 +45,9 @@ METRICS: list[Metric] = [
     ),
     Probes(),
     ForgetTasks(),
+    AnswerRecall(),
+    AnswerLikelihood(),
+    Memorization(),
     Classes("forget"),
     Classes("retain"),
     GeneralQuestions(),
@@ -89,6 +95,9 @@ def _with_derived(name: str, label: MetricLabel) -> Iterator[tuple[str, MetricLa
     if name == "membership_auc":
         yield "privleak", MetricLabel("Membership leak", "× 100", "zero")
     yield name, label
+    if name == LOG_RATIO:
+        yield QUALITY, MetricLabel("Forget quality", "p-value", "up", "forget quality")
+        yield UTILITY, MetricLabel("Model utility", "", "up", "model utility", "utility", "utility")
 
 
 def _recoveries(measured: dict[str, MetricLabel], what: str, kind: str) -> dict[str, MetricLabel]:

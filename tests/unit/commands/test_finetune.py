@@ -17,6 +17,7 @@ from quail_lightning.data.text_digests import text_digests
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.finetuning import Hardware, Optimization
+from quail_lightning.finetuning.module import FinetuningModule
 from quail_lightning.functional.masking import side_by_side
 from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_model, read_provenance
@@ -199,3 +200,34 @@ def test_question_answer_files_are_learned_by_their_answers(tmp_path):
 
 def replaced(data, loss_on):
     return OwnTextDataModule(data.forget_file, data.retain_file, max_len=64, loss_on=loss_on)
+
+
+def test_weight_decay_shrinks_matrices_alone_and_by_the_decoupled_factor():
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = torch.nn.Parameter(torch.full((2, 2), 4.0))
+            self.bias = torch.nn.Parameter(torch.full((2,), 4.0))
+
+    layer = Layer()
+    module = FinetuningModule(layer, Optimization(learning_rate=0.5, weight_decay=0.1))
+    for parameter in layer.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    module.configure_optimizers().step()
+    assert layer.matrix.tolist() == [[pytest.approx(4 * (1 - 0.5 * 0.1))] * 2] * 2
+    assert layer.bias.tolist() == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("decay", [-0.1, float("nan"), float("inf")])
+def test_a_weight_decay_that_is_none_is_refused(decay):
+    with pytest.raises(InputError, match="weight_decay"):
+        Optimization(weight_decay=decay)
+
+
+def test_models_made_without_weight_decay_stay_what_they_are(tmp_path, data, made):
+    assert "weight_decay" not in read_provenance(made)["recipe"]["optimization"]
+    decayed = replace(RECIPE, optimization=replace(RECIPE.optimization, weight_decay=0.5))
+    with pytest.raises(InputError, match="they differ in recipe"):
+        finetune(decayed, data, "forget+retain", made, QUIET)
+    finetune(decayed, data, "forget+retain", tmp_path / "decayed", QUIET)
+    assert read_provenance(tmp_path / "decayed")["recipe"]["optimization"]["weight_decay"] == 0.5

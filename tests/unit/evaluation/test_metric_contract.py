@@ -14,6 +14,8 @@ import torch
 
 from quail_lightning.cli import main
 from quail_lightning.data.questions import (
+    AnsweredQuestion,
+    AnswerSets,
     EvaluationRecords,
     LabelledTexts,
     MembershipTexts,
@@ -31,6 +33,10 @@ from quail_lightning.evaluation.utility import Utility
 from quail_lightning.run.results import Estimate
 
 QUESTIONS = QuestionSet((Question("Who?", "Ann"), Question("Where?", "Rome")), (Question("When?", "1999"),))
+ANSWERED = (
+    AnsweredQuestion("Who wrote it?", "Ann wrote it.", "It is Ann's.", ("It is Bo's.", "It is Cy's own.")),
+    AnsweredQuestion("Where is it?", "In Rome.", None, ("In Oslo.", "In Lima, I am told.")),
+)
 LABELLED = LabelledTexts(("one text", "two texts"), (0, 1), (" a", " b"))
 RECORDS = EvaluationRecords(
     verbatim=(VerbatimPrompt("It was a dark", " and stormy night"), VerbatimPrompt("Call me", " Ishmael")),
@@ -40,6 +46,8 @@ RECORDS = EvaluationRecords(
     forget_labels=LABELLED,
     retain_labels=LABELLED,
     probes={"rwku_fb": (Probe("a", "b"),), "rwku_neighbor_qa": (Probe("c", "d"),)},
+    answers=AnswerSets(dict.fromkeys(("forget", "retain", "real_authors", "world_facts"), ANSWERED)),
+    recited=(VerbatimPrompt("It was a dark", " and stormy night"),),
 )
 WINDOWS = {"forget": torch.arange(2, 26).reshape(2, 12), "retain": torch.arange(3, 27).reshape(2, 12)}
 
@@ -115,7 +123,7 @@ def test_a_log_gives_the_same_again_or_nothing(metric: Any, subject: Subject) ->
     again = metric.from_log(subject.log)
     assert again in ({}, measures)
     assert metric.from_log(BenchmarkLog()) == {}
-    logged = {"verbatim", "forget_questions", "retain_questions", "membership", "probes"}
+    logged = {"verbatim", "forget_questions", "retain_questions", "membership", "probes", "answers"}
     assert bool(again) == bool({*metric.reads, metric.name} & {*logged, "general_questions"})
 
 
