@@ -21,22 +21,21 @@ from quail_lightning.errors import InputError, check_choice
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_precisions
-from quail_lightning.evaluation.conclusions import add_derived, add_privleak, conclude
+from quail_lightning.evaluation.conclusions import add_derived
 from quail_lightning.evaluation.evaluator import Evaluated
 from quail_lightning.evaluation.harness import HarnessTasks
-from quail_lightning.evaluation.lineage import Plan, plan_of
-from quail_lightning.evaluation.precision import attacked_names
-from quail_lightning.evaluation.privleak import published_auc_retrain
+from quail_lightning.evaluation.lineage import plan_of
 from quail_lightning.evaluation.rescoring import LogScores, score_log
 from quail_lightning.evaluation.serving import EngineName, VllmOptions, serving
+from quail_lightning.evaluation.side_by_side import restate_membership, verdicts_of
 from quail_lightning.evaluation.suite import EvaluationSuite, PromptEnd
 from quail_lightning.evaluation.table import print_results
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.evaluation.verdict import Verdict
-from quail_lightning.models.checkpoint import check_whole, read_provenance
+from quail_lightning.models.checkpoint import check_whole
 from quail_lightning.quantization import available_precisions, partly_quantized
 from quail_lightning.run.masking import masked
-from quail_lightning.run.results import Estimate, Measure, ResultRow, write_results
+from quail_lightning.run.results import ResultRow, write_results
 from quail_lightning.storage.durable import check_writable, write_json
 from quail_lightning.storage.locks import hold
 from quail_lightning.storage.privacy import private_folder
@@ -271,10 +270,10 @@ def evaluate(
         model: {precision: dict(each.measures) for precision, each in by_precision.items()}
         for model, by_precision in found.items()
     }
-    against = _add_privleak(figures, plan, retrained, protocol, asked)
+    against = restate_membership(figures, plan, retrained, protocol, asked)
     for model, measured in figures.items():
         add_derived(measured, figures.get(retrained or "", {}) if model != retrained else {})
-    verdicts = _verdicts(figures, plan, retrained)
+    verdicts = verdicts_of(figures, plan, retrained)
     engines = {
         (model, each.name): evaluation.engine(model, each) for model, at in plan.precisions.items() for each in at
     }
@@ -327,52 +326,6 @@ def _evaluate_models(arguments: Any, benchmark: Benchmark) -> None:
 def _several(names: Names) -> list[str]:
     """A single name is one, not its letters."""
     return [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
-
-
-Figures = Mapping[str, Mapping[str, dict[str, Measure]]]  # model → precision → measures
-
-
-def _add_privleak(
-    figures: Figures, plan: Plan, retrained: str | None, protocol: Protocol, benchmark: Benchmark
-) -> dict[str, dict[str, float]]:
-    """Restate every membership AUC; model → the AUC that it is held against, for the record."""
-    measured = figures.get(retrained or "", {}).get(plan.sixteen_bits.name)
-    against = {}
-    for model, by_precision in figures.items():
-        auc = _auc_retrain(model, benchmark, protocol, measured)
-        add_privleak(by_precision, auc)
-        value = auc.value if isinstance(auc, Estimate) else auc
-        against[model] = {} if value is None else {"auc_retrain": value}
-    return against
-
-
-def _verdicts(figures: Figures, plan: Plan, retrained: str | None) -> dict[tuple[str, str], Verdict]:
-    """(model, precision) → verdict, of every model whose target is there; adds the survival measures."""
-    found: dict[tuple[str, str], Verdict] = {}
-    sixteen = plan.sixteen_bits.name
-    for model, target in plan.targets.items():
-        unlearned = figures[model]
-        if sixteen not in unlearned:  # a deployed one
-            if model not in plan.origins:
-                continue
-            unlearned = {sixteen: dict(figures[plan.origins[model]][sixteen])} | dict(unlearned)
-        attacked = attacked_names(plan.precisions[model])
-        said = conclude(unlearned, figures[target], figures.get(retrained or "", {}), sixteen, attacked)
-        found |= {(model, precision): said[precision] for precision in figures[model]}
-    return found
-
-
-def _auc_retrain(
-    model: str, benchmark: Benchmark, protocol: Protocol, retrained: Mapping[str, Measure] | None
-) -> float | Estimate | None:
-    """The retrained model's AUC: measured; or published, for MUSE's own models or by the published protocol."""
-    if retrained is not None:
-        area = retrained.get("membership_auc")
-        return area if isinstance(area, Estimate) else None
-    if protocol == "published":
-        return benchmark.auc_retrain
-    target = (read_provenance(Path(model)) or {}).get("target", model)
-    return published_auc_retrain(target)
 
 
 def _told_of_engines(engines: Mapping[tuple[str, str], str], server: str) -> str:

@@ -22,7 +22,7 @@ from quail_lightning.configuration.allowed_code import code_allowed
 from quail_lightning.configuration.import_gate import CodeRefusedError, import_class
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmarks import load_benchmark
-from quail_lightning.evaluation.harness import check_task
+from quail_lightning.evaluation.harness import HarnessTask, check_task
 from quail_lightning.quantization import load_quantizer
 
 EVIL = """
@@ -350,4 +350,4 @@ def test_modules_in_the_current_folder_are_not_taken_for_packages(canary) -> Non
 
 def test_the_harness_s_task_files_need_the_flag(tmp_path) -> None:
     with pytest.raises(InputError, match="--allow-code"):
-        check_task("mine", str(tmp_path))
+        check_task(HarnessTask("mine", folder=str(tmp_path)))

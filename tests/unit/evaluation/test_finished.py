@@ -63,7 +63,7 @@ def test_responses_of_two_engines_are_two_parts_and_everything_else_is_shared(tm
         folders = {store.part_folder(metric, asked(windows=windows)) for store in stores}
         assert len(folders) == (3 if metric.by_responses else 1), metric.name
     assert {metric.name for metric in METRICS if metric.by_responses} == {
-        "verbatim", "forget_questions", "retain_questions", "probes"
+        "verbatim", "forget_questions", "retain_questions", "probes", "answer_recall"
     }  # fmt: skip
     vllm.write(VERBATIM, asked(), MEASURES, LOG)
     assert (own.read(VERBATIM, asked()), vllm.read(VERBATIM, asked())) == (None, MEASURES)
