@@ -123,7 +123,9 @@ def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Tab
             table.add_section()
         previous = row.model
         table.add_row(
-            Text(short[row.model]), Text(row.precision), *(cell(row.metrics.get(name), label_of(name).unit) for name in metrics)
+            Text(short[row.model]),
+            Text(row.precision),
+            *(cell(row.metrics.get(name), label_of(name).unit) for name in metrics),
         )
     return table
 

@@ -39,9 +39,9 @@ def without_padding(window: Tensor) -> Tensor:
 
 
 def without_common_padding(windows: Tensor) -> Tensor:
-    """Windows [n, time] up to the last token that one of them learns; behind that all of them are padding."""
-    learned = (windows >= 0).any(0).nonzero()
-    return windows[:, : int(learned[-1]) + 1] if len(learned) else windows
+    """Windows [..., time] up to the last token that one of them learns; behind that all of them are padding."""
+    learned = (windows >= 0).flatten(0, -2).any(0).nonzero()
+    return windows[..., : int(learned[-1]) + 1] if len(learned) else windows
 
 
 def side_by_side(sets: list[Tensor]) -> Tensor:
