@@ -26,9 +26,9 @@ from quail_lightning.errors import check_choice
 class OwnQuestionsDataModule(LightningDataModule):
     """Two files of questions: the answers to one are to be forgotten, those to the other kept.
 
-    Each question is one window, of which the answer is learned or forgotten (see ``AnswerWindows``). The evaluation
-    asks it for a free answer, for the probability of the right one and, where it has ``wrong`` answers, for the truth
-    ratio and for the likeliest of all. ``read_answered`` says what a file holds.
+    Each question is one window, of which the answer is learned or forgotten (see ``AnswerWindows``). The
+    evaluation asks it for a free answer, for the probability of the right one and, where it has ``wrong`` answers,
+    for the truth ratio and for the likeliest of all. ``read_answered`` says what a file holds.
 
     Args:
         forget: file of the questions whose answers are to be forgotten.
@@ -169,8 +169,7 @@ def _counted(name: str, questions: tuple[AnsweredQuestion, ...]) -> str:
     """How many questions there are, and of which the truth ratio and the accuracy are."""
     choices = [asked for asked in questions if asked.wrong]
     if not choices:
-        return f"{name}: {len(questions)}, none with wrong answers, so without truth ratio and accuracy."
+        return f"{name}: {len(questions)} questions, none with wrong answers, so no truth ratio and no accuracy."
     guessed = fmean(1 / (1 + len(asked.wrong)) for asked in choices)
-    those = "all" if len(choices) == len(questions) else f"{len(choices)}"
-    of = "of which truth ratio and accuracy are; guessing is right in"
-    return f"{name}: {len(questions)}, {those} with wrong answers, {of} {guessed:.2f} of them."
+    of = "truth ratio and accuracy are of those, and guessing gives"
+    return f"{name}: {len(questions)} questions, {len(choices)} with wrong answers ({of} {guessed:.2f})."

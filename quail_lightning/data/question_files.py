@@ -80,8 +80,8 @@ def check_enough(questions: Placed, file: str) -> None:
         )
     if 0 < len(with_wrong) < FEWEST:
         raise InputError(
-            f"{with_wrong[0]}: the only one of {len(questions)} questions with wrong answers, and of one no interval "
-            "can be had",
+            f"{with_wrong[0]}: the only one of {len(questions)} questions with wrong answers; "
+            "of one no interval can be had",
             remedy="Give wrong answers to at least one other question, or to none",
         )
 
