@@ -96,7 +96,7 @@ def _choice(row: Any, place: str) -> tuple[int | None, int]:
     Raises:
         InputError: it holds something else.
     """
-    named, answers = row.get("named"), row.get("answers")
+    named, answers = row.get("named", -1), row.get("answers")
     counted = type(answers) is int and answers > 1
     if not counted or not (named is None or (type(named) is int and 0 <= named < answers)):
         raise InputError(f"{place} names no answer", allowed="answers, at least 2, and named, below it or null")
