@@ -71,6 +71,11 @@ def nine(values: list[list[float]]) -> dict[str, Measure]:
     return {name: bootstrap_mean(each) for name, each in zip(utility_parts(), values, strict=True)}
 
 
+def test_measures_of_different_questions_have_no_utility() -> None:
+    measures = nine([[0.5, 0.7]] * 9) | {"truth_ratio_world_facts": bootstrap_mean([0.5])}
+    assert model_utility(measures) == Undefined("the measures of a set are of different questions")
+
+
 def test_model_utility_is_the_harmonic_mean_of_the_nine_means() -> None:
     values = np.random.default_rng(1).uniform(0.1, 1, (9, 20)).tolist()
     measure = model_utility(nine(values))
