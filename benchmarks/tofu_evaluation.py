@@ -27,9 +27,9 @@ import torch
 from quail_lightning.data import TofuDataModule
 from quail_lightning.data.answers import plain_text
 from quail_lightning.data.questions import AnsweredQuestion, AnswerSets, EvaluationRecords, Question
+from quail_lightning.evaluation.answer_losses import NEW_TOKENS
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.suite import EvaluationSuite
-from quail_lightning.evaluation.tofu import NEW_TOKENS
 from quail_lightning.models.tiny import train_tokenizer
 from quail_lightning.terminal import quiet_libraries
 
@@ -54,14 +54,16 @@ def main() -> None:
         taken = _seconds(lambda rows=rows, said=said: said.extend(_answer(model, tokenizer, row) for row in rows))
         taken += _seconds(lambda rows=rows, to=losses: to.extend(_losses(model, tokenizer, row) for row in rows))
         reference += taken / len(rows) * len(sets[of])
-        found = [row.response for row in log.responses[f"tofu_rouge_{of}"]]
+        found = [row.response for row in log.responses[f"answer_rouge_{of}"]]
         same += sum(a == b for a, b in zip(said, found, strict=False))
-        for expected, got in zip(losses, log.scores[f"tofu_probability_{of}"], strict=False):
+        for expected, got in zip(losses, log.scores[f"answer_probability_{of}"], strict=False):
             wanted = [got["answer"], *([got["paraphrase"]] if len(expected) > 1 + len(got["wrong"]) else [])]
             pairs = zip(expected, [*wanted, *got["wrong"]], strict=True)
             apart = max(apart, *(abs(a - b) for a, b in pairs))
     asked = sum(map(len, sample.values()))
-    words = statistics.fmean(len(tokenizer(row.response).input_ids) for row in log.responses["tofu_rouge_forget"])
+    words = statistics.fmean(
+        len(tokenizer(row.response).input_ids) for row in log.responses["answer_rouge_forget"]
+    )
     result = {
         "speedup": reference / ours,
         "seconds": {"one record at a time": reference, "batched": ours},
