@@ -214,6 +214,9 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         ["books.yaml"],
         ["twitter.yaml"],
         ["quickstart_twitter.yaml"],
+        ["quickstart_tofu.yaml"],
+        ["tofu.yaml"],
+        ["tofu.yaml", "method/simnpo_gdr.yaml"],
         ["smollm2_quickstart.yaml"],
         ["rwku.yaml"],
         ["own.yaml"],
@@ -257,7 +260,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml", "own_questions.yaml"}
-    fit |= {"smollm2.yaml", "smollm2_quickstart.yaml"}
+    fit |= {"smollm2.yaml", "smollm2_quickstart.yaml", "tofu.yaml", "quickstart_tofu.yaml"}
     folders = ("method/", "adapter/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
     folders += ("attack/", "robustness/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
@@ -280,6 +283,17 @@ def test_help_loads_nothing_heavy_beyond_what_lightning_loads():
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     heavy = {"bitsandbytes", "datasets", "accelerate", "rouge_score", "nltk", "pyarrow", "pandas", "tokenizers"}
     assert not heavy & set(shown.stdout.split())
+
+
+@pytest.mark.parametrize("verb", ["analyze", "convert"])
+def test_verbs_that_train_nothing_do_without_lightning(verb):
+    script = (
+        "import sys\nfrom quail_lightning.cli import main\n"
+        f"try: main(['{verb}', '--help'])\nfinally: print('lightning' in sys.modules, file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "--config" in shown.stdout
+    assert shown.stderr.split()[-1] == "False"
 
 
 def test_installed_package_brings_its_configs(tmp_path):
