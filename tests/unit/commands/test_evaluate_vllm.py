@@ -59,7 +59,9 @@ def test_figures_and_responses_are_the_own_engine_s_and_finished_parts_are_not_m
     assert [(row["precision"], row["engine"]) for row in found["rows"]] == [("fp32", "vllm"), ("nf4", "own")]
     assert {row["engine"] for row in own} == {"own"}
     at_fp32, at_nf4 = found["rows"]
-    assert at_fp32["reused"] == ["membership", "windows"], "what no engine decides; responses were asked for again"
+    assert at_fp32["reused"] == ["membership", "memorization", "windows"], (
+        "what no engine decides; responses were asked for again"
+    )
     assert set(BY_RESPONSES) < set(at_nf4["reused"]), "made in memory: the own engine's, as before"
     assert len(served.bodies) == 3 + 3 + 3
     assert responses(at_fp32) == responses(own[0])
@@ -74,7 +76,7 @@ def test_figures_and_responses_are_the_own_engine_s_and_finished_parts_are_not_m
     served.shutdown()
     served.server_close()
     again = evaluate(*arguments, *by_vllm)["rows"]
-    assert all(len(row["reused"]) == 5 for row in again)
+    assert all(len(row["reused"]) == 6 for row in again)
     assert [row["metrics"] for row in again] == [row["metrics"] for row in found["rows"]]
     assert "no server listens" in refused(capsys, *arguments, *by_vllm, "--limit", 1)
 
@@ -145,7 +147,7 @@ def test_a_server_is_started_on_each_folder_in_turn_and_a_deployed_folder_is_loa
     # other arguments may give other figures
     program.write_text("#!/bin/sh\necho no GPU is found here >&2\nexit 3\n")
     assert all(
-        len(row["reused"]) == 5 for row in evaluate(*arguments, *start, '["--max-model-len", "256"]')["rows"]
+        len(row["reused"]) == 6 for row in evaluate(*arguments, *start, '["--max-model-len", "256"]')["rows"]
     )
     told = refused(capsys, *arguments, *start, '["--max-model-len", "128"]', status=1)
     assert "vLLM ended with status 3" in told

@@ -54,7 +54,7 @@ def _stand(place, monkeypatch):
     monkeypatch.setattr(StepArithmetic, "load", computed)
     monkeypatch.setattr(quantize_command, "load_model", computed)
     monkeypatch.setattr(CheckpointEvaluation, "evaluate", computed)
-    monkeypatch.setattr(finetune_command, "FinetuningModule", computed)
+    monkeypatch.setattr(finetune_command, "train", computed)
 
 
 FIT = "fit --config quickstart.yaml --model.target model --prepare null --data.corpus corpus --data.newsroom null"
