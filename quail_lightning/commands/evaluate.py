@@ -234,6 +234,7 @@ def evaluate(
         gradient_norm=gradient_norm,
         reference_model=reference_model,
     )
+    suite.check_tasks()
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
     where = named_device(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,8 @@ from quail_lightning.run.results import Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SHOTS_SEED = 1234  # the harness's own: draws the worked examples of tasks that do not take the first ones
 
 
 def import_harness() -> Any:
@@ -101,10 +103,21 @@ def check_task(task: HarnessTask) -> None:
     """See that the harness is there, knows a task, and that its data can be loaded.
 
     Raises:
-        InputError: the harness, the folder or the data is missing, there is no such task or figure, or the figure
-            is no mean over questions.
+        InputError: the harness, the folder or the data is missing, there is no such task or figure, the figure is
+            no mean over questions, or the task runs what the model writes.
     """
     _loaded(task)
+
+
+def task_problems(tasks: Iterable[HarnessTask]) -> list[str]:
+    """What ``check_task`` says of those that it refuses, each sentence once."""
+    found = []
+    for task in tasks:
+        try:
+            check_task(task)
+        except InputError as problem:
+            found.append(str(problem))
+    return list(dict.fromkeys(found))
 
 
 def harness_accuracy(
@@ -139,16 +152,13 @@ def harness_accuracy(
         evaluated = _opening_as_ours(HFLM)(
             pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8
         )
-        results = harness.simple_evaluate(
-            model=evaluated,
-            tasks=loaded,
+        # not simple_evaluate: it runs git and pip for a report, and gives other processes than the first nothing
+        results = harness.evaluate(
+            lm=evaluated,
+            task_dict={"tasks": {leaf.task_name: leaf for leaf in loaded}, "groups": {}, "group_map": {}},
             limit=limit,
-            task_manager=_manager(task.folder),
             bootstrap_iters=0,
             log_samples=True,
-            random_seed=None,
-            numpy_random_seed=None,
-            torch_random_seed=None,
         )
     scores = [score for leaf in loaded for score in _scores(results["samples"][leaf.task_name], task, leaf)]
     return bootstrap_mean(scores)
@@ -176,20 +186,25 @@ def _loaded(task: HarnessTask) -> list[Any]:
         )
     try:
         loaded = manager.load([task.name])
-    except (ConnectionError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:  # no network, no such dataset or configuration, no access
         raise InputError(
             f"the data of the harness task {task.name!r} could not be loaded ({error})",
             remedy="Check the network, or name task files that read local data (task_folder)",
         ) from error
     leaves = list(loaded["tasks"].values())
     for leaf in leaves:
-        _check_metric(task, leaf)
-        if task.shots is not None:  # through simple_evaluate it would be dropped where the task's file says 0
-            leaf.set_config(key="num_fewshot", value=task.shots)
+        _check_leaf(task, leaf)
+        shots = leaf.get_config("num_fewshot") if task.shots is None else task.shots
+        leaf.set_config(key="num_fewshot", value=shots or 0)
+        leaf.set_fewshot_seed(seed=SHOTS_SEED)
     return leaves
 
 
-def _check_metric(task: HarnessTask, leaf: Any) -> None:
+def _check_leaf(task: HarnessTask, leaf: Any) -> None:
+    if getattr(leaf, "UNSAFE_CODE", False):
+        raise InputError(
+            f"the harness task {task.name!r} runs programs that the model writes", remedy="Leave it out"
+        )
     means = [name for name, how in leaf.aggregation().items() if getattr(how, "__name__", "") == "mean"]
     wanted = _metric(task, leaf)
     if wanted not in means:

@@ -14,7 +14,7 @@ from quail_lightning.data.multiple_choice import read_choices
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
-from quail_lightning.evaluation.harness import HarnessTasks
+from quail_lightning.evaluation.harness import HarnessTasks, task_problems
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject, SuiteProgress
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.rwku import Scale
@@ -139,6 +139,17 @@ class EvaluationSuite:
         problems = [problem for metric in chosen if metric.is_asked(asked) for problem in metric.problems(asked)]
         if problems:
             raise InputError("the model cannot be evaluated with these records: " + " ".join(problems))
+
+    def check_tasks(self) -> None:
+        """Refuse tasks of the LM Evaluation Harness that cannot be run; needs neither records nor a model.
+
+        Raises:
+            InputError: the harness or a task's data is missing, or there is no such task or figure; all at once.
+        """
+        tasks = [] if self.forget_tasks is None else [*self.forget_tasks.asked()]
+        tasks += [] if self.utility is None else self.utility.harness_tasks().values()
+        if problems := task_problems(tasks):
+            raise InputError("the evaluation cannot be run: " + " ".join(problems))
 
     def check_shards(self) -> None:
         """Refuse what a model that is sharded cannot be evaluated by.

@@ -19,7 +19,7 @@ from quail_lightning.data.rwku_corpus import HUB_NAME as RWKU
 from quail_lightning.data.text_files import is_record_file, read_documents, read_records
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.harness import HarnessTask, HarnessTasks, check_task, harness_accuracy
+from quail_lightning.evaluation.harness import HarnessTask, HarnessTasks, harness_accuracy, task_problems
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.inference.encoding import encode, positions
 from quail_lightning.inference.generation import check_lengths, generate
@@ -98,12 +98,9 @@ class Utility:
 
     def problems(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
         """What cannot be measured, and why: files, hub, harness, prompts that do not fit the positions."""
-        found: list[str] = []
+        found = [f"utility: {problem}" for problem in task_problems(self.harness_tasks().values())]
         limit = positions(config)
-        checks: list[Callable[[], object]] = [
-            lambda task=task: check_task(task)  # type: ignore[misc]
-            for task in self.harness_tasks().values()
-        ]
+        checks: list[Callable[[], object]] = []
         if self.text is not None:
             checks.append(lambda: self._windows(tokenizer, limit))
         checks.append(lambda: self._check_prompts(tokenizer, limit))

@@ -126,6 +126,13 @@ def test_without_the_extra_the_harness_tasks_are_refused_with_the_remedy(model, 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(InputError, match=r"pip install 'quail-lightning\[eval\]'"):
         evaluate(model, tokenizer, general=True)
+    suite = EvaluationSuite(
+        forget_tasks=HarnessTasks(("wmdp_bio", "wmdp_cyber")), utility=Utility(tasks=("mmlu",))
+    )
+    with pytest.raises(InputError) as refused:  # without a model, and the remedy once
+        suite.check_tasks()
+    assert str(refused.value).count("pip install 'quail-lightning[eval]'") == 1
+    EvaluationSuite(utility=Utility(text="any.txt")).check_tasks()
 
 
 @pytest.fixture
@@ -140,8 +147,14 @@ def harness(monkeypatch):
         def aggregation(self):
             return {"acc": mean, "perplexity": other}
 
+        def get_config(self, key):
+            return {"num_fewshot": None}[key]
+
         def set_config(self, key, value):
             self.shots = value if key == "num_fewshot" else None
+
+        def set_fewshot_seed(self, seed):
+            self.seed = seed
 
     def mean():
         pass
@@ -149,11 +162,11 @@ def harness(monkeypatch):
     def other():
         pass
 
-    def simple_evaluate(**options):
+    def evaluate(**options):
         called.update(options)
         torch.rand(3)  # the real one draws, too
         scores = {"mmlu_a": [1.0, 0.0], "mmlu_b": [1.0, True], "truthfulqa_mc1": [0.0]}
-        asked = {task.task_name: scores[task.task_name] for task in options["tasks"]}
+        asked = {name: scores[name] for name in options["task_dict"]["tasks"]}
         return {
             "samples": {
                 name: [{"acc": each, "filter": kind} for kind in ("none", "lenient") for each in found]
@@ -179,7 +192,7 @@ def harness(monkeypatch):
             self.pretrained, self.tokenizer = pretrained.eval(), tokenizer
             tokenizer.pad_token = tokenizer.eos_token
 
-    module("lm_eval", simple_evaluate=simple_evaluate)
+    module("lm_eval", evaluate=evaluate)
     module("lm_eval.models")
     module("lm_eval.models.huggingface", HFLM=HFLM)
     module("lm_eval.tasks", TaskManager=TaskManager)
@@ -192,17 +205,22 @@ def test_the_model_in_memory_is_handed_over_and_every_question_counts_alike(mode
     assert found.keys() == {"utility_general"}
     assert found["utility_general"].value == 75
     assert found["utility_general"].n == 4
-    assert harness["model"].pretrained is model
-    assert [(task.task_name, task.shots) for task in harness["tasks"]] == [("mmlu_a", 5), ("mmlu_b", 5)]
+    assert harness["lm"].pretrained is model
+    tasks = harness["task_dict"]["tasks"]
+    assert {name: (task.shots, task.seed) for name, task in tasks.items()} == {
+        "mmlu_a": (5, 1234),
+        "mmlu_b": (5, 1234),
+    }
     assert harness["limit"] == 7
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
     assert tokenizer.pad_token is None
 
 
-def test_truthfulqa_keeps_its_own_shots(model, tokenizer, harness):
+def test_truthfulqa_keeps_its_own_shots_which_its_prompts_hold(model, tokenizer, harness):
     evaluate(model, tokenizer, truthful=True)
-    assert [(task.task_name, task.shots) for task in harness["tasks"]] == [("truthfulqa_mc1", None)]
+    tasks = harness["task_dict"]["tasks"]
+    assert {name: task.shots for name, task in tasks.items()} == {"truthfulqa_mc1": 0}
 
 
 def write_trees(folder, **config):
@@ -253,7 +271,7 @@ def test_the_harness_scores_are_the_likelihoods_of_the_choices_after_bos_and_que
 
 def test_the_harness_asks_with_one_bos_and_continues_without(tokenizer, model, harness):
     evaluate(model, tokenizer, general=True)
-    asked = harness["model"].tok_encode
+    asked = harness["lm"].tok_encode
     plain = tokenizer("Ash", add_special_tokens=False)["input_ids"]
     assert asked("Ash") == [0, *plain]
     assert asked("<s>Ash") == [0, *plain]
@@ -307,6 +325,22 @@ def test_data_that_cannot_be_had_is_said_before_anything_runs(model, tokenizer, 
     (tmp_path / "trees.jsonl").unlink()
     with code_allowed(), pytest.raises(InputError, match=r"cannot be evaluated.*data of the harness task 'trees'"):
         evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path))
+
+
+def test_every_process_of_a_node_is_given_its_figures(model, tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path)
+    with code_allowed():
+        first = evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path), limit=5)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path), limit=5) == first
+
+
+def test_a_task_that_runs_what_the_model_writes_is_refused(model, tokenizer, tmp_path):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path, unsafe_code=True)
+    with code_allowed(), pytest.raises(InputError, match="'trees' runs programs that the model writes"):
+        EvaluationSuite(utility=Utility(tasks=("trees",), task_folder=str(tmp_path))).check_tasks()
 
 
 @pytest.mark.parametrize(
