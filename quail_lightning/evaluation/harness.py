@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from quail_lightning.run.results import Measure
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+TASK_FILES = ("", ".yaml", ".yml", ".py")
 SHOTS_SEED = 1234  # the harness's own: draws the worked examples of tasks that do not take the first ones
 
 
@@ -164,6 +167,24 @@ def harness_accuracy(
     return bootstrap_mean(scores)
 
 
+@cache
+def task_digest(task: HarnessTask) -> str:
+    """SHA-256 of what is asked: the harness's version, further task files, questions and worked examples.
+
+    Raises:
+        InputError: see ``check_task``.
+    """
+    found = hashlib.sha256(str(import_harness().__version__).encode())
+    described = [] if task.folder is None else sorted(Path(task.folder).rglob("*"))
+    for path in described:
+        if path.is_file() and path.suffix in TASK_FILES:
+            found.update(path.read_bytes())
+    for leaf in _loaded(task):
+        for document in (*leaf.eval_docs, *(leaf.fewshot_docs() if leaf.get_config("num_fewshot") else ())):
+            found.update(repr(document).encode())
+    return found.hexdigest()
+
+
 def _scores(samples: Sequence[dict[str, Any]], task: HarnessTask, leaf: Any) -> list[float]:
     """Of one task's questions; a sample stands there once for each way of reading the answer."""
     metric = _metric(task, leaf)
@@ -179,10 +200,12 @@ def _loaded(task: HarnessTask) -> list[Any]:
     """Its tasks with their data and number of shots; loaded once in a process, whatever is asked them."""
     manager = _manager(task.folder)
     if task.name not in manager.all_tasks:
+        near = ", ".join(get_close_matches(task.name, manager.all_tasks, n=3))
+        beside = "" if task.folder is None else f", nor has the folder {task.folder}"
         raise InputError(
-            f"the LM Evaluation Harness has no task {task.name!r}",
-            given=task.folder,
-            remedy="Name the folder of its task files (task_folder)",
+            f"the LM Evaluation Harness has no task {task.name!r}{beside}",
+            remedy=(f"Did you mean {near}? " if near else "")
+            + "Or name the folder of its task files (task_folder)",
         )
     try:
         loaded = manager.load([task.name])

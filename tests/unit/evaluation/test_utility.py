@@ -19,7 +19,7 @@ from quail_lightning.evaluation import EvaluationSuite, generate
 from quail_lightning.evaluation import harness as harness_module
 from quail_lightning.evaluation.fluency import fluency
 from quail_lightning.evaluation.harness import HarnessTask, HarnessTasks
-from quail_lightning.evaluation.metrics import label_of
+from quail_lightning.evaluation.metrics import METRICS, label_of
 from quail_lightning.evaluation.utility import Utility
 
 NONE = EvaluationRecords()
@@ -32,14 +32,17 @@ def roomy_model(model):
     return model
 
 
+def forget_what_was_loaded():
+    for kept in (harness_module._manager, harness_module._loaded, harness_module.task_digest):
+        kept.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def forget_task_managers():
     """The harness's task manager is kept for the process; here each test has its own harness."""
-    for kept in (harness_module._manager, harness_module._loaded):
-        kept.cache_clear()
+    forget_what_was_loaded()
     yield
-    for kept in (harness_module._manager, harness_module._loaded):
-        kept.cache_clear()
+    forget_what_was_loaded()
 
 
 def evaluate(model, tokenizer, **options):
@@ -334,6 +337,38 @@ def test_every_process_of_a_node_is_given_its_figures(model, tokenizer, tmp_path
         first = evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path), limit=5)
         monkeypatch.setenv("LOCAL_RANK", "1")
         assert evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path), limit=5) == first
+
+
+def metric(name):
+    return next(metric for metric in METRICS if metric.name == name)
+
+
+def test_what_is_read_for_utility_and_forget_tasks_decides_their_figures(tmp_path):
+    file = tmp_path / "t.txt"
+    file.write_text("water")
+    suite = EvaluationSuite(utility=Utility(text=str(file)))
+    first = json.loads(json.dumps(suite.deciding(metric("utility"))))
+    assert first["utility"]["text"] == str(file)
+    file.write_text("fire")
+    assert suite.deciding(metric("utility"))["utility_read"] != first["utility_read"]
+    assert EvaluationSuite().deciding(metric("utility")) == {"utility": None}
+    assert "utility_read" not in suite.deciding(metric("windows"))
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path)
+    suite = EvaluationSuite(forget_tasks=HarnessTasks(("trees",), task_folder=str(tmp_path)))
+
+    def deciding():
+        with code_allowed():
+            forget_what_was_loaded()
+            return json.dumps(suite.deciding(metric("forget_tasks")))
+
+    before = deciding()
+    assert deciding() == before
+    write_trees(tmp_path, num_fewshot=2)
+    changed = deciding()
+    path = tmp_path / "trees.jsonl"
+    path.write_text(path.read_text().replace("elm", "fir"))
+    assert len({before, changed, deciding()}) == 3
 
 
 def test_a_task_that_runs_what_the_model_writes_is_refused(model, tokenizer, tmp_path):
