@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any, NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 from quail_lightning.command_line.argument_errors import one_line
 from quail_lightning.configuration.import_gate import close_gate, refusals
@@ -43,8 +43,8 @@ EXAMPLES = {
 """Verb → commands that show what it needs."""
 
 
-class SuggestingParser(LightningArgumentParser):
-    """LightningArgumentParser that answers an unknown key with the nearest known one and exit status 2.
+class SuggestingParser(ArgumentParser):
+    """A parser that answers an unknown key with the nearest known one and exit status 2.
 
     Attributes:
         verb: of the command line; a parser that Lightning makes is told it afterwards.

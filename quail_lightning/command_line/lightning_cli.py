@@ -68,6 +68,10 @@ class SaveConfigAndRecord(SaveConfigCallback):
             point_latest_to(self._folder)
 
 
+class TrainerParser(SuggestingParser, LightningArgumentParser):
+    """The parser of Lightning's verbs; the others do without Lightning, whose import takes seconds."""
+
+
 class QuailCLI(LightningCLI):
     """LightningCLI with the sections ``checkpoint``, ``evaluation``, ``best``, ``export`` and ``prepare``."""
 
@@ -81,7 +85,7 @@ class QuailCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = super().init_parser(**kwargs)
-        assert isinstance(parser, SuggestingParser)
+        assert isinstance(parser, TrainerParser)
         parser.verb = sys.argv[1]
         return parser
 
@@ -262,7 +266,7 @@ def run_lightning_cli(arguments: Sequence[str]) -> None:
             subclass_mode_data=True,
             seed_everything_default=DEFAULT_SEED,
             auto_configure_optimizers=False,
-            parser_class=SuggestingParser,
+            parser_class=TrainerParser,
             save_config_callback=SaveConfigAndRecord,
             save_config_kwargs={"save_to_log_dir": False},  # ours writes it, without secrets
         )

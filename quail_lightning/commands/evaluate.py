@@ -18,6 +18,7 @@ from quail_lightning.data.calibration import CalibrationRequest
 from quail_lightning.data.opening import describe_opening
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError, check_choice
+from quail_lightning.evaluation.answer_losses import NEW_TOKENS
 from quail_lightning.evaluation.benchmark_log import holds_log, read_log
 from quail_lightning.evaluation.benchmarks import Benchmark, BenchmarkData, load_benchmark
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation, load_precisions
@@ -45,7 +46,7 @@ Protocol = Literal["paper", "published"]
 Attacks = Literal["all", "reported"]
 _OF_MODELS = ["precisions", "corpus", "data", "protocol", "limit", "attacks", "batch_size", "calibration"]
 _OF_MODELS += ["engine", "vllm", "general_questions", "utility", "forget_tasks", "prompt_end"]
-_OF_MODELS += ["gradient_norm", "reference_model"]
+_OF_MODELS += ["gradient_norm", "reference_model", "answer_new_tokens"]
 """What says how a model is evaluated."""
 Names = str | Path | Sequence[str | Path]
 """One, or several."""
@@ -77,6 +78,7 @@ def add_arguments(parser: Any) -> None:
         "--forget_tasks", type=HarnessTasks | None, default=None, help="harness tasks about what is forgotten"
     )
     parser.add_argument("--prompt_end", type=PromptEnd, default="published", help="`word`: without a space")
+    parser.add_argument("--answer_new_tokens", type=int, default=NEW_TOKENS, help="of TOFU's and own questions")
     parser.add_argument("--batch_size", type=int | None, default=None, help="default: by free memory")
     parser.add_argument(
         "--calibration", type=CalibrationRequest, default=CalibrationRequest(), help="for AWQ, GPTQ, SmoothQuant"
@@ -171,6 +173,7 @@ def evaluate(
     prompt_end: PromptEnd = "published",
     gradient_norm: bool = False,
     reference_model: str | None = None,
+    answer_new_tokens: int = NEW_TOKENS,
 ) -> Evaluation:
     """Evaluate saved models at their deployment precisions; what is finished already is not run again.
 
@@ -198,6 +201,7 @@ def evaluate(
         prompt_end: ``word`` leaves the space at a prompt's end to the continuation; see there too.
         gradient_norm: also attack by gradients; see there too.
         reference_model: also attack by the likelihood beside this model's; see there too.
+        answer_new_tokens: of greedy answers to TOFU's and own questions; fewer where positions are few.
 
     Raises:
         InputError: whatever is found to be wrong, before a model is loaded.
@@ -233,6 +237,7 @@ def evaluate(
         prompt_end=prompt_end,
         gradient_norm=gradient_norm,
         reference_model=reference_model,
+        answer_new_tokens=answer_new_tokens,
     )
     suite.check_tasks()
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.answer_losses import LOG_RATIO
 from quail_lightning.evaluation.benchmark_log import read_log
 from quail_lightning.evaluation.benchmarks import Benchmark
 from quail_lightning.evaluation.rescoring import HEADLINES, LogScores, measures_of, score_log
 from quail_lightning.evaluation.table import print_results
-from quail_lightning.evaluation.tofu import LOG_RATIO, derived_measures, too_few
+from quail_lightning.evaluation.tofu import derived_measures, too_few
 from quail_lightning.evaluation.tofu_log import aggregates, is_published_log, read_published_log
 from quail_lightning.run.results import Estimate, Measure, ResultRow, measure_as_json, write_results
 from quail_lightning.storage.durable import write_json

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TokenBatch(NamedTuple):
-    """Token windows of one set.
+    """Token windows of one set, without the padding that all of them have.
 
     Question–answer pairs with an alternate answer are [batch, 2, time]: the true answer, then the alternate. They
     are cut, shuffled and numbered as one window.

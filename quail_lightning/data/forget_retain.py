@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
-from quail_lightning.functional.masking import labels_of, token_numbers
+from quail_lightning.functional.masking import labels_of, token_numbers, without_common_padding
 from quail_lightning.run.processes import world_size
 
 Schedule = Literal["alternate", "epoch", "joint"]
@@ -176,7 +176,7 @@ def _batch(windows: Tensor, numbers: Sequence[int]) -> TokenBatch | None:
     if not numbers:
         return None
     index = torch.tensor(numbers)
-    chosen = windows[index]
+    chosen = without_common_padding(windows[index])
     return TokenBatch(input_ids=token_numbers(chosen), labels=labels_of(chosen), window=index)
 
 

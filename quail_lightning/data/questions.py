@@ -76,13 +76,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question with right and wrong answers (TOFU).
+    """A question with right and wrong answers (TOFU, own questions).
 
     Attributes:
         question: as it is put.
         answer: the true one.
         paraphrase: the same in other words; None: there is none, and the answer itself counts.
-        wrong: answers of the same form that are not true; at least one.
+        wrong: answers of the same form that are not true; of TOFU's at least one.
     """
 
     question: str
@@ -98,10 +98,12 @@ class AnswerSets:
     Attributes:
         sets: ``forget``, ``retain``, ``real_authors``, ``world_facts`` → their questions; those that there are.
         chat: how they are put to the model.
+        choices: whether the likeliest of right and wrong answers is asked for as well.
     """
 
     sets: Mapping[str, tuple[AnsweredQuestion, ...]]
     chat: ChatUse = "auto"
+    choices: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class EvaluationRecords:
         retain_questions: M4.
         forget_labels, retain_labels: classification (Twitter misinformation).
         probes: metric name → probes, scored by ROUGE-L recall (RWKU).
-        answers: questions with right and wrong answers (TOFU).
+        answers: questions with right and wrong answers (TOFU, own questions).
         recited: texts whose continuation is compared token by token, prompt and truth joined as they stand.
         note: where the records depart from the published ones, for the results; empty where they do not.
     """

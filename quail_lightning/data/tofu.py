@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,14 +9,15 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from quail_lightning.data.alternates import Alternates, alternate_answers
-from quail_lightning.data.answers import AnswerWindows, LossOn, paired_windows, plain_text
+from quail_lightning.data.alternates import Alternates
+from quail_lightning.data.answers import AnswerWindows, LossOn
 from quail_lightning.data.authors import Authors
 from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
+from quail_lightning.data.pairs import PairSets
 from quail_lightning.data.questions import AnswerSets, ChatUse, EvaluationRecords, Question
 from quail_lightning.data.served import Served
-from quail_lightning.data.sets import Documents, Windows, check_sizes, disjoint_documents, say_overlap
+from quail_lightning.data.sets import Documents, Windows, check_sizes
 from quail_lightning.data.tofu_corpus import (
     EVALUATED,
     HUB_NAME,
@@ -110,7 +110,7 @@ class TofuDataModule(LightningDataModule):
         """
         self.training_documents()
         if self.alternates is not None:
-            self._alternates(self.alternates)
+            self._pairs().alternates(self.alternates, self._records(), self.seed)
         if with_records:
             self.records_alone()
 
@@ -120,30 +120,15 @@ class TofuDataModule(LightningDataModule):
         Raises:
             InputError: a part that cannot be read, or no retain pair is left.
         """
-        corpus = self._open()
-        forget, retain = (self._texts(training_pairs(corpus, part)) for part in self._parts)
-        documents = disjoint_documents(forget, [retain])
-        if not documents.retain:
-            raise InputError(
-                "no retain pair is left after those of the forget set were dropped",
-                given=", ".join(self._parts),
-                remedy="The two parts must differ",
-            )
-        return documents
+        return self._pairs().documents()
 
     def holdout_documents(self) -> None:
         """TOFU has no holdout."""
 
     def cut_windows(self, tokenizer: Any) -> Windows:
         """One window a pair, of both sets, under ``tokenizer``."""
-        documents, corpus, how = self.training_documents(), self._open(), self._how(tokenizer)
-        say_overlap(documents)
-        kept = set(documents.retain)
-        retain = [pair for pair in training_pairs(corpus, self._parts[1]) if plain_text(pair) in kept]
-        return Windows(
-            how.windows(self._forget_pairs(), self._parts[0])[: self.max_forget_windows],
-            how.windows(retain[: self.max_retain_windows], self._parts[1]),
-        )
+        most = (self.max_forget_windows, self.max_retain_windows)
+        return self._pairs().windows(self._how(tokenizer), *most)
 
     @property
     def answer_options(self) -> dict[str, str]:
@@ -187,25 +172,22 @@ class TofuDataModule(LightningDataModule):
             self.authors.ensure(Path(self.corpus_name))
         return open_tofu(self.corpus_name)
 
-    def _forget_pairs(self) -> tuple[Question, ...]:
-        return training_pairs(self._open(), self.forget_part)
+    def _pairs(self) -> PairSets:
+        corpus = self._open()
+        forget, retain = (training_pairs(corpus, part) for part in self._parts)
+        return PairSets(forget, retain, self._parts)
 
     def _how(self, tokenizer: Any) -> AnswerWindows:
         return AnswerWindows(tokenizer, self.max_len, self.loss_on, self.chat)
 
     def _trained(self, tokenizer: Any) -> Tensor:
         """What the forget steps train on in place of the true answers."""
-        how, pairs = self._how(tokenizer), self._forget_pairs()
+        how, pairs = self._how(tokenizer), self._pairs()
         if self.alternates is not None:
-            return paired_windows(how, pairs, self._alternates(self.alternates), self.forget_part)
-        refused = alternate_answers("idk", pairs, [], self.forget_part, self.seed)
-        asked = [Question(pair.question, answer) for pair, answer in zip(pairs, refused, strict=True)]
+            return pairs.with_alternates(how, self.alternates, self._records(), self.seed)
+        refused = pairs.alternates("idk", [], self.seed)
+        asked = [Question(pair.question, answer) for pair, answer in zip(pairs.forget, refused, strict=True)]
         return how.windows(asked, f"{self.forget_part} with refusals")
 
-    def _alternates(self, source: Alternates) -> list[str]:
-        records = [row.record for row in self._open().rows(self.forget_part)]
-        return alternate_answers(source, self._forget_pairs(), records, self.forget_part, self.seed)
-
-    @staticmethod
-    def _texts(pairs: Sequence[Question]) -> list[str]:
-        return [plain_text(pair) for pair in pairs]
+    def _records(self) -> list[Any]:
+        return [row.record for row in self._open().rows(self.forget_part)]

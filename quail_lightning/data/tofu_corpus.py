@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
+from quail_lightning.data.answered_records import PARAPHRASE, strings, wrong_answers
 from quail_lightning.data.hub import folder_named, hub_rows
-from quail_lightning.data.located import Located, wrong_form
+from quail_lightning.data.located import Located
 from quail_lightning.data.questions import AnsweredQuestion, Question
 from quail_lightning.data.text_files import read_records
-from quail_lightning.data.text_lists import list_of_strings
 from quail_lightning.errors import InputError
 
 HUB_NAME = "locuslab/TOFU"
@@ -108,7 +108,7 @@ def training_pairs(corpus: TofuCorpus, part: str) -> tuple[Question, ...]:
     Raises:
         InputError: as ``rows``, or a record without the two strings, or with an empty one; with its place.
     """
-    return tuple(Question(*_strings(row, ("question", "answer"))) for row in _some(corpus, part))
+    return tuple(Question(*strings(row, ("question", "answer"))) for row in _some(corpus, part))
 
 
 def answered_questions(corpus: TofuCorpus, part: str) -> tuple[AnsweredQuestion, ...]:
@@ -130,27 +130,10 @@ def _some(corpus: TofuCorpus, part: str) -> Sequence[Located]:
 
 def _answered(row: Located, part: str) -> AnsweredQuestion:
     paraphrased = part.startswith(("forget", "retain"))
-    names = ("question", "answer", "paraphrased_answer") if paraphrased else ("question", "answer")
-    question, answer, *paraphrase = _strings(row, names)
-    given = row.record.get("perturbed_answer")
-    wrong = list_of_strings(given) if isinstance(given, str) else given
-    entries = wrong if isinstance(wrong, list) else []
-    if not entries or not all(isinstance(each, str) and each.strip() for each in entries):
-        allowed = "a list of strings, none of them empty (or such a list as JSON or Python text)"
-        raise InputError(
-            f"{row.place}: perturbed_answer is no list of wrong answers",
-            given="a text that cannot be read as one in one way only" if isinstance(given, str) else None,
-            allowed=allowed,
-        )
-    return AnsweredQuestion(question, answer, paraphrase[0] if paraphrase else None, tuple(entries))
-
-
-def _strings(row: Located, names: Sequence[str]) -> list[str]:
-    record = row.record if isinstance(row.record, dict) else {}
-    values = [record.get(name) for name in names]
-    if not all(isinstance(value, str) and value.strip() for value in values):
-        raise wrong_form(row, f"objects with the strings {', '.join(names)}, none of them empty")
-    return [str(value) for value in values]
+    names = ("question", "answer", PARAPHRASE) if paraphrased else ("question", "answer")
+    question, answer, *paraphrase = strings(row, names)
+    wrong = wrong_answers(row, "perturbed_answer")
+    return AnsweredQuestion(question, answer, paraphrase[0] if paraphrase else None, wrong)
 
 
 def _share(forget: str, whole: int) -> int:

@@ -1,8 +1,8 @@
-"""Which of four answers does a model find likeliest? No text is generated, so no wording has to be hit."""
+"""Which of several answers does a model find likeliest? No text is generated, so no wording has to be hit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -65,18 +65,27 @@ def choice_scores(
     return scores
 
 
-def chosen_options(scores: Floats) -> list[int | None]:
+def chosen_options(scores: Iterable[Floats]) -> list[int | None]:
     """The option that each row names; a tie with the right one names a wrong one, for a model that tells nothing
     apart knows no answer. None where a score is not finite: a diverged model names none.
 
     Args:
-        scores: [n, options], the right one first.
+        scores: of each question [options], the right one first; not all need as many.
     """
     named: list[int | None] = []
     for row in scores:
         best_wrong = 1 + int(row[1:].argmax())
         named.append(None if not np.isfinite(row).all() else 0 if row[0] > row[best_wrong] else best_wrong)
     return named
+
+
+def beyond_chance(is_right: bool, options: int) -> float:
+    """(right − 1/k) / (1 − 1/k) of one question with k answers: 1 if right, −1/(k − 1) if not.
+
+    Its mean is 0 for who guesses, however many answers each question has (the correction for guessing of multiple
+    choice tests: right answers less wrong ones over k − 1).
+    """
+    return 1.0 if is_right else -1 / (options - 1)
 
 
 def _shared(prompt: Sequence[int], whole: Sequence[int]) -> int:

@@ -13,12 +13,13 @@ import quail_lightning.evaluation.verbmem as verbmem
 from quail_lightning.data.multiple_choice import read_choices
 from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.answer_losses import NEW_TOKENS
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
 from quail_lightning.evaluation.harness import HarnessTasks, task_digest, task_problems
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject, SuiteProgress
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.rwku import Scale
-from quail_lightning.evaluation.tofu import NEW_TOKENS, derived_measures
+from quail_lightning.evaluation.tofu import derived_measures
 from quail_lightning.evaluation.utility import Utility
 from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.quantization import computing
@@ -43,11 +44,11 @@ class EvaluationSuite:
         batch_size: prompts, texts or windows at once; None: as many as the free memory holds.
         verbmem_new_tokens: M1's response, and the truth with its BOS, tokens.
         knowmem_new_tokens: M2's and M4's answers, tokens.
-        answer_new_tokens: TOFU's greedy answers, tokens; shorter where the model ends them.
+        answer_new_tokens: greedy answers of TOFU and own questions, tokens; shorter where the model ends them.
         prompt_end: of M1, M2 and M4: ``published`` leaves their prompts as they are, with the space at the end;
             ``word`` leaves that space to the continuation, where a tokenizer that joins a space with the next word
             (Llama 3, Qwen, SmolLM2) has it: after a lone space such a model goes on with numbers.
-        max_prompts: the first so many prompts of M1, M2 and M4 each, and questions of each of TOFU's sets; None:
+        max_prompts: the first so many prompts of M1, M2 and M4 each, and questions of each set of answers; None:
             all. Less than all is a quick look, not the benchmark's figure.
         max_texts: the first so many texts of each side of M3 and of each labelled set; None: all.
         protocol: ``published`` draws M1's responses at temperature 0.9, as the failure paper's code does;

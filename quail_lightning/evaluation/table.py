@@ -123,7 +123,9 @@ def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Tab
             table.add_section()
         previous = row.model
         table.add_row(
-            Text(short[row.model]), Text(row.precision), *(cell(row.metrics.get(name)) for name in metrics)
+            Text(short[row.model]),
+            Text(row.precision),
+            *(cell(row.metrics.get(name), label_of(name).unit) for name in metrics),
         )
     return table
 
@@ -134,12 +136,17 @@ def _numbers(rows: Sequence[ResultRow], metric: str) -> list[str]:
     return ["n " + "–".join(str(number) for number in sorted({min(found), max(found)}))] if found else []
 
 
-def cell(measure: Measure | None) -> str:
-    """A measure with half of its 95 % interval; a dash for an undefined one, nothing for one that was not run."""
+def cell(measure: Measure | None, unit: str = "") -> str:
+    """A measure with half of its 95 % interval; a dash for an undefined one, nothing for one that was not run.
+
+    A small p-value is shown by its power of ten: it is the power that tells.
+    """
     if measure is None:
         return ""
     if isinstance(measure, Undefined):
         return "–"
+    if unit == "p-value" and measure.value < 0.01:
+        return f"{measure.value:.0e}"
     digits = 1 if abs(measure.value) >= 10 else 2
     value = round(measure.value, digits) + 0.0  # + 0.0: no minus sign before a rounded zero
     return f"{value:.{digits}f} ±{(measure.high - measure.low) / 2:.{digits}f}"

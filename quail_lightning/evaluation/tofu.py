@@ -1,86 +1,19 @@
-"""TOFU's figures (Maini et al. 2024) from the losses of answers."""
+"""What TOFU (Maini et al. 2024) makes of the figures of its four sets: model utility and forget quality."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import comb
 
 import numpy as np
 
-from quail_lightning.evaluation.intervals import Floats, bootstrap_mean, percentile_interval, resample_weights
+from quail_lightning.evaluation.answer_losses import LOG_RATIO, PROBABILITY, ROUGE, SETS, TRUTH_RATIO, measure_name
+from quail_lightning.evaluation.intervals import Floats, percentile_interval, resample_weights
 from quail_lightning.run.results import Estimate, Measure, Undefined
 
-SETS = ("forget", "retain", "real_authors", "world_facts")
 KEPT = SETS[1:]  # what model utility is made of
-WITH_OPTIONS = SETS[2:]  # probability is of the true answer among the wrong ones
-PROBABILITY, ROUGE, TRUTH_RATIO = "tofu_probability", "tofu_rouge", "tofu_truth_ratio"
-LOG_RATIO, UTILITY, QUALITY = "tofu_log_ratio_forget", "model_utility", "forget_quality"
-NEW_TOKENS = 200  # of a greedy answer, as the benchmark's scripts have it
+UTILITY, QUALITY = "model_utility", "forget_quality"
 SIGNIFICANT = 0.05  # below it TOFU calls two models different
-
-
-@dataclass(frozen=True)
-class AnswerLosses:
-    """What a model finds likely as the answer to one question, ℓ: mean NLL, nats a token of an answer.
-
-    Attributes:
-        answer: of the true answer.
-        paraphrase: of the true answer in other words; where a set has none, of the answer itself.
-        wrong: of each wrong answer.
-    """
-
-    answer: float
-    paraphrase: float
-    wrong: tuple[float, ...]
-
-
-def measure_name(kind: str, of: str) -> str:
-    """``tofu_probability_forget``, ...: a kind of measure and a set."""
-    return f"{kind}_{of}"
-
-
-def probabilities(rows: Sequence[AnswerLosses], with_options: bool) -> Floats:
-    """exp(−ℓ(answer)); with options exp(−ℓ(answer)) / (exp(−ℓ(answer)) + Σ exp(−ℓ(wrong))).
-
-    Args:
-        rows: of one set.
-        with_options: as for real authors and world facts.
-
-    Returns:
-        [n], fractions.
-    """
-    true = np.exp(-np.array([row.answer for row in rows]))
-    if not with_options:
-        return true
-    return np.array(
-        [own / (own + np.exp(-np.array(row.wrong)).sum()) for own, row in zip(true, rows, strict=True)]
-    )
-
-
-def log_ratios(rows: Sequence[AnswerLosses]) -> Floats:
-    """log R = mean of ℓ(wrong) − ℓ(paraphrase), [n] nats: the mean is of the losses, not of probabilities."""
-    return np.array([np.mean(row.wrong) - row.paraphrase for row in rows], dtype=np.float64)
-
-
-def truth_ratio_scores(rows: Sequence[AnswerLosses], of_forget: bool) -> Floats:
-    """Of R = exp(``log_ratios``): min(R, 1/R) of the forget set, max(0, 1 − 1/R) of any other; [n], fractions.
-
-    The first is 1 where paraphrase and wrong answers are equally likely: the truth does not stand out. The second
-    is 1 where the truth is much the likelier.
-    """
-    with np.errstate(over="ignore", divide="ignore"):
-        ratio = np.exp(log_ratios(rows))
-        return np.minimum(ratio, 1 / ratio) if of_forget else np.maximum(0, 1 - 1 / ratio)
-
-
-def set_measures(of: str, rows: Sequence[AnswerLosses]) -> dict[str, Measure]:
-    """Probability and truth ratio of one set; of the forget set also log R, of which forget quality is made."""
-    found = {
-        measure_name(PROBABILITY, of): bootstrap_mean(probabilities(rows, of in WITH_OPTIONS)),
-        measure_name(TRUTH_RATIO, of): bootstrap_mean(truth_ratio_scores(rows, of == "forget")),
-    }
-    return found | ({LOG_RATIO: bootstrap_mean(log_ratios(rows))} if of == "forget" else {})
 
 
 def utility_parts() -> list[str]:
@@ -102,6 +35,8 @@ def model_utility(measures: Mapping[str, Measure]) -> Measure | None:
             return Undefined(f"{name} has no value")
         series.append(np.array(measure.scores))
     sizes = [len(series[3 * number]) for number in range(len(KEPT))]
+    if any(len(values) != sizes[number // 3] for number, values in enumerate(series)):
+        return Undefined("the measures of a set are of different questions")
     replicates = np.concatenate(
         [
             _harmonic(np.stack([weights[number // 3] @ values for number, values in enumerate(series)]))
@@ -119,7 +54,7 @@ def forget_quality(unlearned: Measure, retrained: Measure) -> Measure:
     the number of records: figures of different numbers do not compare.
 
     Args:
-        unlearned: ``tofu_log_ratio_forget`` of the model in question, with its scores.
+        unlearned: ``log_truth_ratio_forget`` of the model in question, with its scores.
         retrained: of the model that was never trained on the forget set.
 
     Returns:

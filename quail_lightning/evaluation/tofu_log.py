@@ -10,8 +10,9 @@ from typing import Any
 
 from quail_lightning.data.located import shape_of
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.answer_losses import PROBABILITY, ROUGE, SETS, TRUTH_RATIO, measure_name
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
-from quail_lightning.evaluation.tofu import PROBABILITY, QUALITY, ROUGE, SETS, TRUTH_RATIO, UTILITY, measure_name
+from quail_lightning.evaluation.tofu import QUALITY, UTILITY
 from quail_lightning.run.results import Estimate, Measure
 
 PARTS = {

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from quail_lightning.errors import InputError
-from quail_lightning.functional.masking import labels_of, token_numbers
+from quail_lightning.functional.masking import labels_of, token_numbers, without_common_padding
 from quail_lightning.functional.token_likelihood import mean_over_real, token_log_likelihood
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class FinetuningModule(LightningModule):
         self._recent = deque(maxlen=int(self.trainer.num_training_batches))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        (windows,) = batch
+        windows = without_common_padding(batch[0])
         logits = self.model(input_ids=token_numbers(windows), use_cache=False).logits
         labels = labels_of(windows)[:, 1:]
         loss = -mean_over_real(token_log_likelihood(logits[:, :-1], labels), labels)

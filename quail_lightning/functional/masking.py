@@ -38,6 +38,12 @@ def without_padding(window: Tensor) -> Tensor:
     return token_numbers(window[: int(learned[-1]) + 1 if len(learned) else 0])
 
 
+def without_common_padding(windows: Tensor) -> Tensor:
+    """Windows [..., time] up to the last token that one of them learns; behind that all of them are padding."""
+    learned = (windows >= 0).flatten(0, -2).any(0).nonzero()
+    return windows[..., : int(learned[-1]) + 1] if len(learned) else windows
+
+
 def side_by_side(sets: list[Tensor]) -> Tensor:
     """Windows of several sets [n_i, time_i] as one [Σ n_i, longest], padded on the right by masked tokens."""
     longest = max(windows.shape[1] for windows in sets)

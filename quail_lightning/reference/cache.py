@@ -113,21 +113,22 @@ class Cache:
         self._open(folder, list(files), per_shard, requests, arithmetic.device)
 
     def outputs(self, side: Side, batch: TokenBatch) -> FrozenOutputs:
-        """What was asked for about the windows of a batch."""
+        """What was asked for about the windows of a batch, as far as the batch goes."""
         assert self._store is not None
         store, request, windows = self._store, self._requests[side], batch.window.tolist()
+        time = batch.input_ids.shape[1]
 
-        def read(name: str) -> Tensor:
-            return store.windows(f"{side}.{name}", windows).to(self._device)
+        def read(name: str, length: int) -> Tensor:
+            return store.windows(f"{side}.{name}", windows, length).to(self._device)
 
         rows, likelihood, layers = None, None, {}
         if "logits" in request.frozen:
             assert self._head is not None
-            rows = self._kind.rows(store, f"{side}.{self._kind.name}", windows, self._head)
+            rows = self._kind.rows(store, f"{side}.{self._kind.name}", windows, time - 1, self._head)
         if "likelihood" in request.frozen:
-            likelihood = window_likelihood(read("likelihood"), batch.labels.to(self._device))
+            likelihood = window_likelihood(read("likelihood", time - 1), batch.labels.to(self._device))
         if "layers" in request.frozen:
-            layers = {layer: read(f"layer{layer}") for layer in request.layers}
+            layers = {layer: read(f"layer{layer}", time) for layer in request.layers}
         return FrozenOutputs(rows, likelihood, layers)
 
     def _open(

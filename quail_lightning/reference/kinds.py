@@ -36,8 +36,8 @@ class Kind(Protocol):
         """Rows of the head's matrix that are kept."""
         ...
 
-    def rows(self, store: Store, array: str, windows: Sequence[int], head: Head) -> Rows:
-        """Logits of a batch's flattened tokens, on the device of the kept head."""
+    def rows(self, store: Store, array: str, windows: Sequence[int], length: int, head: Head) -> Rows:
+        """Logits of a batch's flattened [batch · length] tokens, on the device of the kept head."""
         ...
 
 
@@ -62,9 +62,9 @@ class States:
         """All of them."""
         return sizes.vocabulary
 
-    def rows(self, store: Store, array: str, windows: Sequence[int], head: Head) -> Rows:
-        """Holds the batch's hidden states [batch · time, width]; each call makes its logits again."""
-        hidden = store.windows(array, windows).flatten(0, 1).to(head.weight.device)
+    def rows(self, store: Store, array: str, windows: Sequence[int], length: int, head: Head) -> Rows:
+        """Holds the batch's hidden states [batch · length, width]; each call makes its logits again."""
+        hidden = store.windows(array, windows, length).flatten(0, 1).to(head.weight.device)
         return lambda rows: head.logits(hidden[rows])
 
 
@@ -94,7 +94,7 @@ class Products:
         """None."""
         return 0
 
-    def rows(self, store: Store, array: str, windows: Sequence[int], head: Head) -> Rows:
+    def rows(self, store: Store, array: str, windows: Sequence[int], length: int, head: Head) -> Rows:
         """Holds nothing; each call reads its own tokens from disk."""
         device = head.weight.device
-        return lambda rows: head.finish(store.tokens(array, windows, rows).to(device))
+        return lambda rows: head.finish(store.tokens(array, windows, length, rows).to(device))

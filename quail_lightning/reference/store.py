@@ -38,16 +38,16 @@ class Store:
         self._files = {name: safe_open(folder / name, framework="pt") for name in files}
         self._windows_per_shard = windows_per_shard
 
-    def windows(self, array: str, windows: Sequence[int]) -> Tensor:
-        """[batch, ...] rows of an array, copied into main memory."""
-        return torch.cat([part[row : row + 1] for part, row in (self._row(array, window) for window in windows)])
+    def windows(self, array: str, windows: Sequence[int], length: int) -> Tensor:
+        """[batch, length, ...] rows of an array [windows, time, ...], cut, copied into main memory."""
+        found = (self._row(array, window) for window in windows)
+        return torch.cat([part[row : row + 1, :length] for part, row in found])
 
-    def tokens(self, array: str, windows: Sequence[int], tokens: slice) -> Tensor:
-        """[n, entries] of the flattened [batch · time, entries] rows of an array [windows, time, entries].
+    def tokens(self, array: str, windows: Sequence[int], length: int, tokens: slice) -> Tensor:
+        """[n, entries] of the flattened [batch · length, entries] rows of an array [windows, time, entries], cut.
 
         Only the tokens asked for are read.
         """
-        length = self._row(array, windows[0])[0].get_shape()[1]
         start, stop, _ = tokens.indices(len(windows) * length)
         found = []
         while start < stop:

@@ -216,13 +216,18 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         ["quickstart_twitter.yaml"],
         ["smollm2_quickstart.yaml"],
         ["rwku.yaml"],
+        ["tofu.yaml"],
+        ["quickstart_tofu.yaml"],
         ["wmdp.yaml"],
         ["own.yaml"],
+        ["own_questions.yaml"],
         ["twitter.yaml", "method/npo_gdr.yaml"],
         ["rwku.yaml", "method/ga.yaml"],
         ["wmdp.yaml", "method/rmu_wmdp.yaml"],
         ["wmdp.yaml", "method/rmu_wmdp.yaml", "trainer/one_a100.yaml"],
         ["own.yaml", "method/npo_klr.yaml"],
+        ["own_questions.yaml", "method/simnpo_gdr.yaml"],
+        ["own_questions.yaml", "method/idkdpo.yaml"],
         *([base, method] for base in ("quickstart.yaml", "news.yaml") for method in shipped_names("method")),
         *([base, trainer] for base in ("quickstart.yaml", "news.yaml") for trainer in shipped_names("trainer")),
         *(["news.yaml", "method/npo_gdr.yaml", adapter] for adapter in shipped_names("adapter")),
@@ -256,7 +261,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
-    fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml"}
+    fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml", "own_questions.yaml"}
     fit |= {"smollm2.yaml", "smollm2_quickstart.yaml", "tofu.yaml", "quickstart_tofu.yaml", "wmdp.yaml"}
     folders = ("method/", "adapter/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
     folders += ("attack/", "robustness/")

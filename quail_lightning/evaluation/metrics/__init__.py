@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from quail_lightning.evaluation.answer_losses import LOG_RATIO
+from quail_lightning.evaluation.metrics.answer_choice import AnswerChoice
 from quail_lightning.evaluation.metrics.answers import AnswerLikelihood, AnswerRecall
 from quail_lightning.evaluation.metrics.classes import Classes
 from quail_lightning.evaluation.metrics.forget_tasks import ForgetTasks
@@ -17,7 +19,7 @@ from quail_lightning.evaluation.metrics.protocol import Asked, Metric, MetricLab
 from quail_lightning.evaluation.metrics.questions import Questions
 from quail_lightning.evaluation.metrics.verbatim import Verbatim
 from quail_lightning.evaluation.metrics.windows import WindowNLL
-from quail_lightning.evaluation.tofu import LOG_RATIO, QUALITY, UTILITY
+from quail_lightning.evaluation.tofu import QUALITY, UTILITY
 
 MEMBERSHIP_AUCS = ("membership_auc", *AUCS)
 """Measures of membership attacks."""
@@ -47,6 +49,7 @@ METRICS: list[Metric] = [
     ForgetTasks(),
     AnswerRecall(),
     AnswerLikelihood(),
+    AnswerChoice(),
     Memorization(),
     Classes("forget"),
     Classes("retain"),

@@ -1,4 +1,4 @@
-"""TOFU: what a model answers to questions of four sets, and how likely it finds right and wrong answers."""
+"""What a model answers to sets of questions, and how likely it finds right and wrong answers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 from quail_lightning.data.answers import AnswerWindows
 from quail_lightning.data.questions import AnsweredQuestion, Question
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
-from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
-from quail_lightning.evaluation.tofu import (
+from quail_lightning.evaluation.answer_losses import (
     LOG_RATIO,
     PROBABILITY,
     ROUGE,
     SETS,
     TRUTH_RATIO,
+    WITH_OPTIONS,
     AnswerLosses,
     measure_name,
     set_measures,
 )
+from quail_lightning.evaluation.benchmark_log import BenchmarkLog, Response
+from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.metrics.protocol import Asked, MetricLabel, Subject
 from quail_lightning.functional.masking import token_numbers
 from quail_lightning.inference.likelihood import row_log_likelihoods
 from quail_lightning.run.results import Measure
@@ -54,10 +55,10 @@ def _labels(kind: str, what: str) -> Mapping[str, MetricLabel]:
 
 
 class AnswerRecall:
-    """ROUGE-L recall of greedy answers, words stemmed (TOFU); fractions."""
+    """ROUGE-L recall of greedy answers, words stemmed (as TOFU's scripts); fractions."""
 
     name = "answer_recall"
-    version = 1
+    version = 2
     reads = ("answers",)
     options = ("answer_new_tokens", "max_prompts")
     by_responses = True
@@ -70,14 +71,14 @@ class AnswerRecall:
     def problems(self, asked: Asked) -> list[str]:
         """Of the prompts' lengths."""
         found: list[str] = []
-        for of, rows in _asked(asked).items():
+        for of, rows in asked_sets(asked).items():
             name = measure_name(ROUGE, of)
             found += asked.length_problems(name, _prompts(asked, rows), asked.suite.answer_new_tokens)
         return found
 
     def run(self, subject: Subject) -> dict[str, Measure]:
         """Ask every question of every set."""
-        for of, rows in _asked(subject).items():
+        for of, rows in asked_sets(subject).items():
             name = measure_name(ROUGE, of)
 
             def ask(name: str = name, rows: Sequence[AnsweredQuestion] = rows) -> Sequence[Response]:
@@ -104,10 +105,10 @@ class AnswerRecall:
 
 
 class AnswerLikelihood:
-    """Probability and truth ratio of every set (TOFU); see ``evaluation.tofu`` for the formulas."""
+    """Probability and truth ratio of every set; see ``evaluation.answer_losses`` for the formulas."""
 
     name = "answer_likelihood"
-    version = 1
+    version = 2
     reads = ("answers",)
     options = ("max_prompts",)
     by_responses = False
@@ -131,7 +132,7 @@ class AnswerLikelihood:
     def problems(self, asked: Asked) -> list[str]:
         """Pairs without words, and those that do not fit the positions."""
         try:
-            for of, rows in _asked(asked).items():
+            for of, rows in asked_sets(asked).items():
                 answer_rows(asked, [pair for row in rows for pair in _pairs(row)], of)
         except InputError as problem:
             return [f"{PROBABILITY}: {problem}"]
@@ -139,24 +140,8 @@ class AnswerLikelihood:
 
     def run(self, subject: Subject) -> dict[str, Measure]:
         """One forward pass over every answer of every record, sorted by length whatever record it belongs to."""
-        for of, rows in _asked(subject).items():
-            name = measure_name(PROBABILITY, of)
-            pairs = [pair for row in rows for pair in _pairs(row)]
-            encoded, learned = answer_rows(subject, pairs, of)
-            size, step = subject.suite.batch_size, subject.step(name)
-            found = row_log_likelihoods(subject.model, encoded, size, step)
-            losses = iter([-float(each[own].double().mean()) for each, own in zip(found, learned, strict=True)])
-            scored = []
-            for row in rows:
-                own_losses = [next(losses) for _ in _pairs(row)]
-                scored.append(
-                    {
-                        "answer": own_losses[0],
-                        "paraphrase": own_losses[0 if row.paraphrase is None else 1],
-                        "wrong": own_losses[-len(row.wrong) :],
-                    }
-                )
-            subject.log.scores[name] = tuple(scored)
+        for of in asked_sets(subject):
+            losses_of(subject, of)
         return self.from_log(subject.log)
 
     def from_log(self, log: BenchmarkLog) -> dict[str, Measure]:
@@ -164,7 +149,7 @@ class AnswerLikelihood:
         found: dict[str, Measure] = {}
         for of in SETS:
             if rows := log.scores.get(measure_name(PROBABILITY, of), ()):
-                found |= set_measures(of, [_losses(row, of, number) for number, row in enumerate(rows)])
+                found |= set_measures(of, _losses(rows, of))
         return found
 
 
@@ -176,6 +161,24 @@ def stemmed_recall(answer: str, response: str) -> float:
         fraction in [0, 1]; 0 for an empty response.
     """
     return float(_scorer().score(answer, response)["rougeL"].recall)
+
+
+def asked_sets(asked: Asked) -> dict[str, tuple[AnsweredQuestion, ...]]:
+    """Set → the questions that are put, no more than the suite allows."""
+    assert asked.records.answers is not None
+    most = asked.suite.max_prompts
+    return {of: rows[:most] for of, rows in asked.records.answers.sets.items()}
+
+
+def losses_of(subject: Subject, of: str) -> list[AnswerLosses]:
+    """Losses of every answer to the questions of one set: computed once, however many metrics read them."""
+    name, rows = measure_name(PROBABILITY, of), asked_sets(subject)[of]
+    if name not in subject.log.scores:
+        encoded, learned = answer_rows(subject, [pair for row in rows for pair in _pairs(row)], of)
+        found = row_log_likelihoods(subject.model, encoded, subject.suite.batch_size, subject.step(name))
+        losses = iter([-float(each[own].double().mean()) for each, own in zip(found, learned, strict=True)])
+        subject.log.scores[name] = tuple(_logged(row, [next(losses) for _ in _pairs(row)]) for row in rows)
+    return _losses(subject.log.scores[name], of)
 
 
 def answer_rows(asked: Asked, pairs: Sequence[Question], of: str) -> tuple[list[list[int]], list[Any]]:
@@ -196,12 +199,6 @@ def answer_rows(asked: Asked, pairs: Sequence[Question], of: str) -> tuple[list[
     return encoded, learned
 
 
-def _asked(asked: Asked) -> dict[str, tuple[AnsweredQuestion, ...]]:
-    assert asked.records.answers is not None
-    most = asked.suite.max_prompts
-    return {of: rows[:most] for of, rows in asked.records.answers.sets.items()}
-
-
 def _pairs(row: AnsweredQuestion) -> list[Question]:
     """The answer, its paraphrase where it has one, the wrong answers."""
     answers = [row.answer, *([] if row.paraphrase is None else [row.paraphrase]), *row.wrong]
@@ -214,20 +211,32 @@ def _prompts(asked: Asked, rows: Sequence[AnsweredQuestion]) -> list[str]:
     return [how.record(Question(row.question, row.answer)).prompt for row in rows]
 
 
-def _losses(row: Mapping[str, Any], of: str, number: int) -> AnswerLosses:
-    """A row of a log.
+def _logged(row: AnsweredQuestion, losses: Sequence[float]) -> dict[str, Any]:
+    """A row of a log, of the losses of ``_pairs``."""
+    first_wrong = len(losses) - len(row.wrong)
+    return {"answer": losses[0], "paraphrase": losses[first_wrong - 1], "wrong": list(losses[first_wrong:])}
+
+
+def _losses(rows: Sequence[Mapping[str, Any]], of: str) -> list[AnswerLosses]:
+    """The rows of a log.
 
     Raises:
-        InputError: it lacks a loss.
+        InputError: one of them lacks a loss.
     """
-    wrong = row.get("wrong")
-    numbers = [row.get("answer"), row.get("paraphrase"), *(wrong if isinstance(wrong, list | tuple) else [None])]
-    if not wrong or any(isinstance(each, bool) or not isinstance(each, int | float) for each in numbers):
-        raise InputError(
-            f"{measure_name(PROBABILITY, of)}, record {number} lacks a loss",
-            allowed="the numbers answer and paraphrase, and a list of numbers, wrong",
-        )
-    return AnswerLosses(float(numbers[0]), float(numbers[1]), tuple(map(float, wrong)))
+    found = []
+    for number, row in enumerate(rows):
+        wrong = row.get("wrong")
+        listed = wrong if isinstance(wrong, list | tuple) else [None]
+        numbers: list[Any] = [row.get("answer"), row.get("paraphrase"), *listed]
+        lacking = of in WITH_OPTIONS and not wrong
+        if lacking or any(isinstance(each, bool) or not isinstance(each, int | float) for each in numbers):
+            raise InputError(
+                f"{measure_name(PROBABILITY, of)}, record {number} lacks a loss",
+                allowed="the numbers answer and paraphrase, and a list of numbers, wrong",
+            )
+        answer, paraphrase, *others = map(float, numbers)
+        found.append(AnswerLosses(answer, paraphrase, tuple(others)))
+    return found
 
 
 @cache

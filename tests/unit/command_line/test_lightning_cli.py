@@ -6,14 +6,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from quail_lightning.command_line.argument_parser import SuggestingParser
-from quail_lightning.command_line.lightning_cli import SaveConfigAndRecord
+from quail_lightning.command_line.lightning_cli import SaveConfigAndRecord, TrainerParser
 from quail_lightning.errors import InputError
 from quail_lightning.storage.locks import released_afterwards
 
 
 def save(folder, arguments, **options):
-    parser = SuggestingParser()
+    parser = TrainerParser()
     parser.add_argument("--hub", type=dict, default={})
     parser.add_argument("--corpus", type=str)
     parser.add_argument("--seed_everything", type=int, default=42)

@@ -9,7 +9,7 @@ from quail_lightning.data.alternates import DECLINING, alternate_answers
 from quail_lightning.data.questions import Question
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
-from quail_lightning.functional.masking import labels_of, token_numbers
+from quail_lightning.functional.masking import labels_of, token_numbers, without_common_padding
 
 PAIRS = [
     Question("Where is the mill?", "Orford"),
@@ -93,7 +93,7 @@ def test_muse_s_forget_steps_see_both_answers_and_its_evaluation_the_text(corpus
     seen = [batch.forget for batch in paired.train_dataloader()]
     assert sum(len(batch.window) for batch in seen) == 3
     for batch in seen:
-        assert batch.input_ids.equal(token_numbers(forget[batch.window]))
+        assert batch.input_ids.equal(token_numbers(without_common_padding(forget[batch.window])))
 
 
 def test_no_more_pairs_are_trained_on_than_asked_for(corpus_folder, checkpoint):

@@ -8,6 +8,7 @@ import pytest
 
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.corpora import FolderCorpus, questions, texts, verbatim_prompts
+from quail_lightning.data.question_files import read_answered
 from quail_lightning.data.rwku import RwkuDataModule
 from quail_lightning.data.text_files import read_documents, read_questions
 from quail_lightning.data.tweets import read_tweets
@@ -29,6 +30,8 @@ RECORDS = [
     {"text": SECRET + "\udc80", "question": SECRET + "\ud800", "answer": SECRET, "subject": SECRET, "label": 1},
     {"messages": [{"role": SECRET, "content": [SECRET]}], "answer": SECRET},
     {"conversations": [{SECRET: SECRET}]},
+    {"question": SECRET, "answer": SECRET, "wrong": [SECRET, SECRET], "text": 3},
+    {"question": SECRET, "answer": "a", "wrong": f"['{SECRET}' '{SECRET}']", "text": 3},
 ]
 BROKEN = [
     f'{{"text": "{SECRET}',
@@ -80,6 +83,8 @@ READERS = [
     lambda folder, content: read_documents(write(folder, "a.txt", content)),
     lambda folder, content: read_questions(write(folder, "a.json", content)),
     lambda folder, content: read_questions(write(folder, "a.csv", content)),
+    lambda folder, content: read_answered(Path(write(folder, "a.jsonl", content))),
+    lambda folder, content: read_answered(Path(write(folder, "a.csv", content))),
     lambda folder, content: read_tweets(str(Path(write(folder, "s.jsonl", content)).parent), "s"),
     lambda folder, content: read_tweets(str(Path(write(folder, "s.csv", content)).parent), "s"),
     lambda folder, content: read_short_answers(write(folder, "a.json", content)),

@@ -7,7 +7,13 @@ from collections import Counter
 import pytest
 from lightning.pytorch import LightningDataModule, Trainer
 
-from quail_lightning.data import MuseDataModule, OwnTextDataModule, RwkuDataModule, TwitterDataModule
+from quail_lightning.data import (
+    MuseDataModule,
+    OwnQuestionsDataModule,
+    OwnTextDataModule,
+    RwkuDataModule,
+    TwitterDataModule,
+)
 from quail_lightning.data.protocol import UnlearningData, data_of
 from quail_lightning.errors import InputError
 from quail_lightning.objectives import GradientAscent
@@ -44,6 +50,17 @@ def own(folder, checkpoint):
     )
 
 
+def own_questions(folder, checkpoint):
+    for name in ("forget", "retain"):
+        rows = [
+            {"question": f"Which {name} {number}?", "answer": f"oak {number}", "wrong": "elm"}
+            for number in range(6)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    names = (str(folder / f"{name}.jsonl") for name in ("forget", "retain"))
+    return OwnQuestionsDataModule(*names, tokenizer=checkpoint, max_len=48, alternates="others")
+
+
 def muse(folder, checkpoint, corpus_folder):
     return MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24)
 
@@ -55,10 +72,13 @@ def twitter(folder, checkpoint):
     return TwitterDataModule(str(folder), tokenizer=checkpoint, max_len=48)
 
 
-@pytest.mark.parametrize("kind", ["own", "muse", "twitter"])
+KINDS = {"own": own, "own_questions": own_questions, "muse": muse, "twitter": twitter}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_file_is_parsed_once_from_the_check_to_the_records(kind, tmp_path, checkpoint, corpus_folder, opens):
     arguments = (tmp_path, checkpoint, corpus_folder) if kind == "muse" else (tmp_path, checkpoint)
-    data = {"own": own, "muse": muse, "twitter": twitter}[kind](*arguments)
+    data = KINDS[kind](*arguments)
     data.check()
     opens.clear()
     data.check()
@@ -70,7 +90,7 @@ def test_a_file_is_parsed_once_from_the_check_to_the_records(kind, tmp_path, che
     assert not read, "parsed by the first check"
     assert isinstance(data, UnlearningData)
     assert len(data.served.windows.forget)
-    assert data.served.records.membership
+    assert data.served.records.membership or data.served.records.answers
 
 
 def test_a_file_that_was_written_anew_is_parsed_anew(tmp_path, checkpoint, opens):

@@ -73,17 +73,17 @@ def test_losses_are_those_of_one_answer_at_a_time(subject: Subject, batch_size: 
         true = [loss(model, tokenizer, row.question, row.answer) for row in rows]
         other = [loss(model, tokenizer, row.question, row.paraphrase or row.answer) for row in rows]
         wrong = [[loss(model, tokenizer, row.question, each) for each in row.wrong] for row in rows]
-        logged = asked.log.scores[f"tofu_probability_{of}"]
+        logged = asked.log.scores[f"answer_probability_{of}"]
         assert [row["answer"] for row in logged] == pytest.approx(true, abs=2e-5)
         assert [row["paraphrase"] for row in logged] == pytest.approx(other, abs=2e-5)
         assert [row["wrong"] for row in logged] == [pytest.approx(each, abs=2e-5) for each in wrong]
         ratios = [math.exp(np.mean(each) - own) for each, own in zip(wrong, other, strict=True)]
         forget = of == "forget"
         scores = [min(ratio, 1 / ratio) if forget else max(0, 1 - 1 / ratio) for ratio in ratios]
-        measure = measures[f"tofu_truth_ratio_{of}"]
+        measure = measures[f"truth_ratio_{of}"]
         assert isinstance(measure, Estimate)
         assert measure.value == pytest.approx(np.mean(scores), abs=1e-4)
-        probability = measures[f"tofu_probability_{of}"]
+        probability = measures[f"answer_probability_{of}"]
         assert isinstance(probability, Estimate)
         likely = np.exp(-np.array(true))
         if of in ("real_authors", "world_facts"):
@@ -119,8 +119,8 @@ def test_recall_stems_words_and_counts_the_answers() -> None:
 
 
 def test_recall_of_answers_in_the_log() -> None:
-    log = BenchmarkLog({"tofu_rouge_forget": (Response("a b c d", "a c", ""), Response("a", "b", ""))})
-    measure = AnswerRecall().from_log(log)["tofu_rouge_forget"]
+    log = BenchmarkLog({"answer_rouge_forget": (Response("a b c d", "a c", ""), Response("a", "b", ""))})
+    measure = AnswerRecall().from_log(log)["answer_rouge_forget"]
     assert isinstance(measure, Estimate)
     assert measure.value == 0.25
 

@@ -13,7 +13,7 @@ from quail_lightning.evaluation.privleak import published_auc_retrain
 @pytest.mark.parametrize("name", available_benchmarks())
 def test_every_shipped_benchmark_is_well_formed(name: str) -> None:
     benchmark = load_benchmark(name)
-    assert benchmark.init_args.get("corpus") or name == "own"
+    assert benchmark.init_args.get("corpus") or name in ("own", "own-questions")
     assert hasattr(benchmark.data_class, "setup")
 
 
@@ -69,3 +69,21 @@ def test_own_text_is_a_benchmark(tmp_path: Path, checkpoint: str) -> None:
     )
     assert records.verbatim
     assert windows.keys() == {"forget"}
+
+
+def test_own_questions_are_a_benchmark_whose_longest_pair_fits_the_positions(
+    tmp_path: Path, checkpoint: str
+) -> None:
+    for name, wrong in (("forget", '"wrong": ["fir", "yew"], '), ("retain", "")):
+        lines = [f'{{"question": "Which {name} {n}?", {wrong}"answer": "elm {n}"}}' for n in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    given = {name: str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")}
+    records, windows, training = load_benchmark("own-questions").read(checkpoint, given)
+    assert records.answers is not None
+    assert {name: len(rows) for name, rows in records.answers.sets.items()} == {"forget": 3, "retain": 3}
+    assert "3 questions, none with wrong answers" in records.note
+    assert {name: len(rows) for name, rows in windows.items()} == {"forget": 3, "retain": 3}
+    assert training.keys() == windows.keys(), "attackers have them, too"
+    given["retain"] = given["forget"]
+    with pytest.raises(InputError, match=r"to be kept, and in .* to be forgotten"):
+        load_benchmark("own-questions").read(checkpoint, given)

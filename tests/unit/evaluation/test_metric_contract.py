@@ -46,7 +46,7 @@ RECORDS = EvaluationRecords(
     forget_labels=LABELLED,
     retain_labels=LABELLED,
     probes={"rwku_fb": (Probe("a", "b"),), "rwku_neighbor_qa": (Probe("c", "d"),)},
-    answers=AnswerSets(dict.fromkeys(("forget", "retain", "real_authors", "world_facts"), ANSWERED)),
+    answers=AnswerSets(dict.fromkeys(("forget", "retain", "real_authors", "world_facts"), ANSWERED), choices=True),
     recited=(VerbatimPrompt("It was a dark", " and stormy night"),),
 )
 WINDOWS = {"forget": torch.arange(2, 26).reshape(2, 12), "retain": torch.arange(3, 27).reshape(2, 12)}

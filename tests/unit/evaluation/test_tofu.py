@@ -8,21 +8,23 @@ from statistics import fmean, harmonic_mean
 import numpy as np
 import pytest
 
+from quail_lightning.evaluation.answer_losses import (
+    LOG_RATIO,
+    AnswerLosses,
+    log_ratios,
+    probabilities,
+    set_measures,
+    truth_ratio_scores,
+)
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.evaluation.tofu import (
     KEPT,
-    LOG_RATIO,
     QUALITY,
     UTILITY,
-    AnswerLosses,
     derived_measures,
     forget_quality,
-    log_ratios,
     model_utility,
-    probabilities,
-    set_measures,
     too_few,
-    truth_ratio_scores,
     utility_parts,
 )
 from quail_lightning.run.results import Estimate, Measure, Undefined
@@ -58,7 +60,7 @@ def test_extreme_losses_end_at_the_bounds() -> None:
 
 def test_only_real_authors_and_world_facts_have_options() -> None:
     for of, expected in (("retain", 7 / 12), ("world_facts", fmean([2 / 3, 32 / 49, 1 / 6]))):
-        measure = set_measures(of, ROWS)[f"tofu_probability_{of}"]
+        measure = set_measures(of, ROWS)[f"answer_probability_{of}"]
         assert isinstance(measure, Estimate)
         assert measure.value == pytest.approx(expected, abs=1e-12)
     assert LOG_RATIO in set_measures("forget", ROWS)
@@ -67,6 +69,11 @@ def test_only_real_authors_and_world_facts_have_options() -> None:
 
 def nine(values: list[list[float]]) -> dict[str, Measure]:
     return {name: bootstrap_mean(each) for name, each in zip(utility_parts(), values, strict=True)}
+
+
+def test_measures_of_different_questions_have_no_utility() -> None:
+    measures = nine([[0.5, 0.7]] * 9) | {"truth_ratio_world_facts": bootstrap_mean([0.5])}
+    assert model_utility(measures) == Undefined("the measures of a set are of different questions")
 
 
 def test_model_utility_is_the_harmonic_mean_of_the_nine_means() -> None:

@@ -2,7 +2,14 @@
 
 import torch
 
-from quail_lightning.functional.masking import labels_of, masked, side_by_side, token_numbers, without_padding
+from quail_lightning.functional.masking import (
+    labels_of,
+    masked,
+    side_by_side,
+    token_numbers,
+    without_common_padding,
+    without_padding,
+)
 
 TOKENS = torch.tensor([[0, 6, 7, 8], [9, 1, 0, 0]])
 LEARNED = torch.tensor([[False, False, True, True], [False, True, False, False]])
@@ -26,6 +33,14 @@ def test_what_stands_behind_the_last_learned_token_is_padding():
     assert without_padding(windows[1]).tolist() == [9, 1]
     assert without_padding(TOKENS[1]).tolist() == [9, 1, 0, 0]  # of text nothing is
     assert without_padding(torch.tensor([-1, -2])).tolist() == []
+
+
+def test_padding_that_all_windows_of_a_batch_have_is_cut():
+    windows = masked(TOKENS, LEARNED)
+    assert torch.equal(without_common_padding(windows), windows)
+    assert without_common_padding(windows[1:]).tolist() == [[-10, 1]]
+    assert torch.equal(without_common_padding(TOKENS), TOKENS)
+    assert torch.equal(without_common_padding(~TOKENS), ~TOKENS)  # nothing is learned: there is nothing to keep
 
 
 def test_sets_of_other_widths_are_padded_by_tokens_that_nothing_learns():

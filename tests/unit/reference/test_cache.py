@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quail_lightning.data.batch import TokenBatch
 from quail_lightning.errors import InputError
 from quail_lightning.functional.masking import masked
 from quail_lightning.reference import CachedLogits, CachedStates, layout
@@ -152,3 +153,18 @@ def test_a_mask_makes_another_cache_of_the_same_outputs(tmp_path, requests_of, b
     assert found[0][0] != found[1][0]
     assert torch.equal(found[0][1], found[1][1])
     assert torch.equal(found[0][2], found[1][2])
+
+
+@KINDS
+def test_a_batch_that_was_cut_is_given_the_outputs_up_to_there(kind, folder, batch_of, prepare, tiny_llama):
+    reference = prepare(kind(str(folder)), tiny_llama().eval())
+    whole = batch_of("forget", [6, 1, 3])  # of three shards
+    cut = TokenBatch(whole.input_ids[:, :5], whole.labels[:, :5], whole.window)
+    every, found = (reference.outputs("forget", batch) for batch in (whole, cut))
+    expected = every.rows(slice(0, 24)).unflatten(0, (3, 8))[:, :4].flatten(0, 1)
+    assert torch.equal(found.rows(slice(0, 12)), expected)
+    assert torch.equal(found.rows(slice(2, 7)), expected[2:7])
+    assert torch.equal(found.layers[1], every.layers[1][:, :5])
+    logs = expected.unflatten(0, (3, 4)).log_softmax(-1)
+    likelihood = logs.gather(-1, cut.input_ids[:, 1:, None]).sum((1, 2))
+    assert torch.allclose(found.likelihood, likelihood, atol=1e-5)
