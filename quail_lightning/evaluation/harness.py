@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections import Counter
@@ -13,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from quail_lightning.configuration.allowed_code import code_refused, is_code_allowed
-from quail_lightning.data.opening import opening_text, opening_tokens
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.harness_model import MOST_NEW_TOKENS, harness_model
 from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.inference.encoding import encode
 from quail_lightning.inference.modes import evaluation_mode
 from quail_lightning.run.results import Measure
 
@@ -102,22 +102,35 @@ class HarnessTasks:
             yield HarnessTask(name, self.shots.get(name), self.task_metrics.get(name), self.task_folder)
 
 
-def check_task(task: HarnessTask) -> None:
+def check_task(task: HarnessTask, positions: int | None = None) -> None:
     """See that the harness is there, knows a task, and that its data can be loaded.
+
+    Args:
+        task: what is asked.
+        positions: of the model, where it is known: an answer must leave room for its question.
 
     Raises:
         InputError: the harness, the folder or the data is missing, there is no such task or figure, the figure is
             no mean over questions, or the task runs what the model writes.
     """
-    _loaded(task)
+    for leaf in _loaded(task):
+        longest = 0
+        if leaf.get_config("output_type") == "generate_until":
+            longest = (leaf.get_config("generation_kwargs") or {}).get("max_gen_toks", MOST_NEW_TOKENS)
+        if positions is not None and longest >= positions:
+            raise InputError(
+                f"answers of the harness task {task.name!r} leave no room for its questions",
+                given=f"{longest} tokens, of a model with {positions} positions",
+                remedy="Leave the task out, or set max_gen_toks lower in a task file of your own (task_folder)",
+            )
 
 
-def task_problems(tasks: Iterable[HarnessTask]) -> list[str]:
+def task_problems(tasks: Iterable[HarnessTask], positions: int | None = None) -> list[str]:
     """What ``check_task`` says of those that it refuses, each sentence once."""
     found = []
     for task in tasks:
         try:
-            check_task(task)
+            check_task(task, positions)
         except InputError as problem:
             found.append(str(problem))
     return list(dict.fromkeys(found))
@@ -148,13 +161,8 @@ def harness_accuracy(
     from lightning.pytorch.utilities.seed import isolate_rng
 
     harness, loaded = import_harness(), _loaded(task)
-    from lm_eval.models.huggingface import HFLM
-
-    with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
-        # a copy: the harness gives the tokenizer a padding token
-        evaluated = _opening_as_ours(HFLM)(
-            pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8
-        )
+    with isolate_rng(), evaluation_mode(model):
+        evaluated = harness_model(model, tokenizer, batch_size)
         # not simple_evaluate: it runs git and pip for a report, and gives other processes than the first nothing
         results = harness.evaluate(
             lm=evaluated,
@@ -162,6 +170,11 @@ def harness_accuracy(
             limit=limit,
             bootstrap_iters=0,
             log_samples=True,
+        )
+    if evaluated.cut:
+        rank_zero_info(
+            f"{task.name}: {evaluated.cut} prompts are longer than the model's {evaluated.max_length} positions "
+            "and lost their beginning"
         )
     scores = [score for leaf in loaded for score in _scores(results["samples"][leaf.task_name], task, leaf)]
     return bootstrap_mean(scores)
@@ -200,12 +213,12 @@ def _loaded(task: HarnessTask) -> list[Any]:
     """Its tasks with their data and number of shots; loaded once in a process, whatever is asked them."""
     manager = _manager(task.folder)
     if task.name not in manager.all_tasks:
-        near = ", ".join(get_close_matches(task.name, manager.all_tasks, n=3))
-        beside = "" if task.folder is None else f", nor has the folder {task.folder}"
+        near = get_close_matches(task.name, manager.all_tasks, n=3)
+        meant = f"Did you mean {', '.join(near)}? Or name" if near else "Name"
         raise InputError(
-            f"the LM Evaluation Harness has no task {task.name!r}{beside}",
-            remedy=(f"Did you mean {near}? " if near else "")
-            + "Or name the folder of its task files (task_folder)",
+            f"the LM Evaluation Harness has no task {task.name!r}",
+            given=task.folder,
+            remedy=f"{meant} the folder of its task files (task_folder)",
         )
     try:
         loaded = manager.load([task.name])
@@ -236,23 +249,6 @@ def _check_leaf(task: HarnessTask, leaf: Any) -> None:
             allowed=", ".join(means) or "none of its figures",
             remedy="Name one of them in task_metrics, or another task",
         )
-
-
-def _opening_as_ours(harness_model: Any) -> Any:
-    """The harness's model class, whose own texts open with BOS only where the tokenizer puts it there by itself.
-
-    On small models that one token, the training windows' first, changes an answer here and there.
-    """
-
-    class OpeningAsOurs(harness_model):  # type: ignore[misc]  # of an optional package without annotations
-        def tok_encode(self, string: str, **options: Any) -> list[int]:
-            opening = opening_text(self.tokenizer)
-            continued = options.get("add_special_tokens") is False or (opening and string.startswith(opening))
-            ids = encode(self.tokenizer, [string])[0]
-            ids = ids[len(opening_tokens(self.tokenizer)) :] if continued else ids
-            return ids[-(options.get("left_truncate_len") or 0) :]
-
-    return OpeningAsOurs
 
 
 @cache

@@ -117,8 +117,8 @@ class Utility:
 
     def problems(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
         """What cannot be measured, and why: files, hub, harness, prompts that do not fit the positions."""
-        found = [f"utility: {problem}" for problem in task_problems(self.harness_tasks().values())]
         limit = positions(config)
+        found = [f"utility: {problem}" for problem in task_problems(self.harness_tasks().values(), limit)]
         checks: list[Callable[[], object]] = []
         if self.text is not None:
             checks.append(lambda: self._windows(tokenizer, limit))

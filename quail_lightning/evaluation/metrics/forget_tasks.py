@@ -33,7 +33,10 @@ class ForgetTasks:
     def problems(self, asked: Asked) -> list[str]:
         """Of the harness, and of each task's name, figure and data."""
         assert asked.suite.forget_tasks is not None
-        return [f"{self.name}: {problem}" for problem in task_problems(asked.suite.forget_tasks.asked())]
+        return [
+            f"{self.name}: {problem}"
+            for problem in task_problems(asked.suite.forget_tasks.asked(), asked.positions)
+        ]
 
     def run(self, subject: Subject) -> dict[str, Measure]:
         """A task after the other."""

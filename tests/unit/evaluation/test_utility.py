@@ -151,7 +151,7 @@ def harness(monkeypatch):
             return {"acc": mean, "perplexity": other}
 
         def get_config(self, key):
-            return {"num_fewshot": None}[key]
+            return {"num_fewshot": None, "output_type": "multiple_choice"}[key]
 
         def set_config(self, key, value):
             self.shots = value if key == "num_fewshot" else None
@@ -320,6 +320,8 @@ def test_the_figure_that_is_named_is_taken_and_one_that_is_no_mean_refused(model
         assert plain == by_length  # all three answers are of one length
         with pytest.raises(InputError, match=r"no figure 'bleu' that is a mean .* Allowed: acc, acc_norm\."):
             evaluate(model, tokenizer, **options, task_metrics={"trees": "bleu"})
+        with pytest.raises(InputError, match=r"has no task 'tres'; got .* Did you mean .*trees"):
+            evaluate(model, tokenizer, tasks=("tres",), task_folder=str(tmp_path))
 
 
 def test_data_that_cannot_be_had_is_said_before_anything_runs(model, tokenizer, tmp_path):
@@ -328,6 +330,40 @@ def test_data_that_cannot_be_had_is_said_before_anything_runs(model, tokenizer, 
     (tmp_path / "trees.jsonl").unlink()
     with code_allowed(), pytest.raises(InputError, match=r"cannot be evaluated.*data of the harness task 'trees'"):
         evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path))
+
+
+def test_written_answers_are_those_of_the_other_metrics_prompts(model, tokenizer, tmp_path):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    questions = write_trees(
+        tmp_path,
+        output_type="generate_until",
+        doc_to_target="answer",
+        doc_to_choice=None,
+        generation_kwargs={"until": ["never"], "do_sample": False, "max_gen_toks": 8},
+        metric_list=[{"metric": "exact_match"}],
+    )
+    asked = [f"{'oak ' * (number % 3)}{each['ask']}" for number, each in enumerate(questions[:6])]
+    said = generate(model, tokenizer, asked, 8, 1)
+    said[0] = "something else"
+    rows = [{"ask": prompt, "answer": answer} for prompt, answer in zip(asked, said, strict=True)]
+    (tmp_path / "trees.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with code_allowed():
+        task = HarnessTask("trees", folder=str(tmp_path))
+        found = harness_module.harness_accuracy(model, tokenizer, task, 4)
+        assert found.scores == (0, *[100] * 5)
+        with pytest.raises(InputError, match=r"leave no room .* got '8 tokens, of a model with 8 pos"):
+            harness_module.check_task(task, 8)
+
+
+def test_prompts_that_lose_their_beginning_are_counted(model, tokenizer, tmp_path, caplog):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    questions = write_trees(tmp_path)
+    rows = [each | {"ask": "oak " * 100} if number < 2 else each for number, each in enumerate(questions)]
+    (tmp_path / "trees.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with code_allowed(), caplog.at_level("INFO"):
+        evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path))
+    (told,) = [record.message for record in caplog.records if "lost their beginning" in record.message]
+    assert told.startswith(f"trees: 6 prompts are longer than the model's {model.config.max_position_embeddings}")
 
 
 def test_every_process_of_a_node_is_given_its_figures(model, tokenizer, tmp_path, monkeypatch):
