@@ -22,7 +22,7 @@ from quail_lightning.errors import InputError, check_choice
 class WmdpDataModule(LightningDataModule):
     """Hazardous texts to forget and harmless ones to keep (Li et al. 2024, "The WMDP Benchmark").
 
-    Each document is one window, its first tokens, as in RMU's published code; what is behind them is not read.
+    Each document is one window, its first tokens, as in RMU's published code; what is behind them is left out.
     The domains take turns, a document each, so that the first windows are of all of them alike. The corpora ask
     nothing: WMDP's questions are tasks of the LM Evaluation Harness (``evaluation.suite.forget_tasks``).
 

@@ -54,7 +54,7 @@ class WmdpCorpus:
             raise InputError(f"no WMDP folder {name}", allowed=f"an existing folder, or the hub name {HUB_NAME}")
 
     def texts(self, part: str, longer_than: int, most: int | None) -> list[str]:
-        """The first documents of a part; nothing behind them is read.
+        """The first documents of a part; of the hub's rows nothing behind them is read.
 
         Args:
             part: ``bio-forget-corpus``, ..., ``wikitext``.

@@ -60,6 +60,7 @@ def harness_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ba
         def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> Any:
             longest = self.max_length + 1  # the last token is predicted and not read
             self.cut += sum(len(context) + len(answer) > longest for _, context, answer in requests)
+            # private: what is public has the texts, and these are their tokens
             return super()._loglikelihood_tokens(requests, **options)
 
     return OpeningAsOurs(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8)
