@@ -214,10 +214,11 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         ["books.yaml"],
         ["twitter.yaml"],
         ["quickstart_twitter.yaml"],
+        ["quickstart_tofu.yaml"],
+        ["tofu.yaml"],
+        ["tofu.yaml", "method/simnpo_gdr.yaml"],
         ["smollm2_quickstart.yaml"],
         ["rwku.yaml"],
-        ["tofu.yaml"],
-        ["quickstart_tofu.yaml"],
         ["wmdp.yaml"],
         ["own.yaml"],
         ["own_questions.yaml"],
@@ -285,6 +286,17 @@ def test_help_loads_nothing_heavy_beyond_what_lightning_loads():
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     heavy = {"bitsandbytes", "datasets", "accelerate", "rouge_score", "nltk", "pyarrow", "pandas", "tokenizers"}
     assert not heavy & set(shown.stdout.split())
+
+
+@pytest.mark.parametrize("verb", ["analyze", "convert"])
+def test_verbs_that_train_nothing_do_without_lightning(verb):
+    script = (
+        "import sys\nfrom quail_lightning.cli import main\n"
+        f"try: main(['{verb}', '--help'])\nfinally: print('lightning' in sys.modules, file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "--config" in shown.stdout
+    assert shown.stderr.split()[-1] == "False"
 
 
 def test_installed_package_brings_its_configs(tmp_path):

@@ -78,8 +78,9 @@ def test_every_model_precision_and_epoch_has_its_row(finished):
 def test_rows_hold_what_the_records_allow_and_survival_only_where_it_means_something(finished):
     rows = {(row.model, row.precision, row.epoch): row.metrics for row in read_results(finished[0])}
     asked = {"verbmem_forget", "knowmem_forget", "knowmem_retain", "membership_auc", "privleak"}
-    asked |= {"nll_forget", "nll_retain", "repetition_forget"}
+    asked |= {"nll_forget", "nll_retain", "repetition_forget", "extraction_strength", "exact_memorization"}
     survival = {"delivered_forgetting", "delivered_forgetting_capped", "delivered_retain", "kept_forgetting"}
+    survival |= {"recovery_membership_auc_capped"}
     survival |= {f"recovery_{name}_forget{kind}" for name in ("verbmem", "knowmem") for kind in ("", "_capped")}
     assert rows["target", "bf16", None].keys() == asked
     assert rows["retrained", "nf4", None].keys() == asked
