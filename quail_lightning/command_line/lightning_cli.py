@@ -217,6 +217,8 @@ class QuailCLI(LightningCLI):
             partial(evaluation.check_run_folder, self.trainer),
             partial(evaluation.check_sharded, self.trainer),
         ]
+        if self.subcommand != "validate":
+            checks.append(evaluation.suite.check_tasks)
         if self.subcommand == "fit":
             checks.append(partial(export.check, self.trainer))
         _all_at_once(checks)

@@ -239,6 +239,7 @@ def evaluate(
         reference_model=reference_model,
         answer_new_tokens=answer_new_tokens,
     )
+    suite.check_tasks()
     at_precisions, root = load_precisions(precisions, protocol), Path(finished)
     check_writable(root, "finished")
     where = named_device(device)

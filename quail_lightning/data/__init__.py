@@ -9,6 +9,7 @@ from quail_lightning.data.own_text import OwnTextDataModule
 from quail_lightning.data.rwku import RwkuDataModule
 from quail_lightning.data.tofu import TofuDataModule
 from quail_lightning.data.twitter import TwitterDataModule
+from quail_lightning.data.wmdp import WmdpDataModule
 
 __all__ = [
     "Authors",
@@ -20,4 +21,5 @@ __all__ = [
     "RwkuDataModule",
     "TofuDataModule",
     "TwitterDataModule",
+    "WmdpDataModule",
 ]

@@ -13,6 +13,7 @@ from quail_lightning.data.chat import render_chat
 from quail_lightning.data.opening import opening_tokens
 from quail_lightning.data.questions import ChatUse, Question, VerbatimPrompt
 from quail_lightning.data.tokens import token_ids
+from quail_lightning.data.windows import padded
 from quail_lightning.errors import InputError
 from quail_lightning.functional.masking import masked, side_by_side
 
@@ -59,11 +60,7 @@ class AnswerWindows:
         Raises:
             InputError: an empty question or answer, a pair longer than ``max_len``, or an unfit template.
         """
-        rows = self.rows(pairs, name)
-        windows = torch.full((len(rows), max(map(len, rows))), ~self._padding)
-        for window, row in zip(windows, rows, strict=True):
-            window[: len(row)] = row
-        return windows
+        return padded(self.rows(pairs, name), self.tokenizer)
 
     def rows(self, pairs: Sequence[Question], name: str) -> list[Tensor]:
         """Every pair by itself, without padding: [time] int64, masked as in ``functional.masking``.
@@ -134,12 +131,6 @@ class AnswerWindows:
     @property
     def _is_chat(self) -> bool:
         return uses_template(self.tokenizer, self.chat)
-
-    @property
-    def _padding(self) -> int:
-        """Any token: it is masked, and no real position of a causal model looks at it."""
-        found = self.tokenizer.pad_token_id
-        return int(found if found is not None else self.tokenizer.eos_token_id or 0)
 
 
 def paired_windows(how: AnswerWindows, pairs: Sequence[Question], alternates: Sequence[str], name: str) -> Tensor:

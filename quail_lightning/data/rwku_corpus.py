@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from quail_lightning.data.hub import hub_rows
+from quail_lightning.data.hub import folder_named, hub_rows
 from quail_lightning.data.located import Located, shape_of
 from quail_lightning.data.text_files import read_records
 from quail_lightning.errors import InputError
@@ -107,10 +107,8 @@ def open_rwku(name: str) -> RwkuCorpus:
     Raises:
         InputError: neither an existing folder nor of the form ``owner/name``.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return RwkuFolder(folder)
-    return RwkuHub(name)
+    folder = folder_named(name)
+    return RwkuHub(name) if folder is None else RwkuFolder(folder)
 
 
 def _file_name(part: str, generator: Generator) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from quail_lightning.data.answered_records import PARAPHRASE, strings, wrong_answers
-from quail_lightning.data.hub import hub_rows
+from quail_lightning.data.hub import folder_named, hub_rows
 from quail_lightning.data.located import Located
 from quail_lightning.data.questions import AnsweredQuestion, Question
 from quail_lightning.data.text_files import read_records
@@ -98,10 +98,8 @@ def open_tofu(name: str) -> TofuCorpus:
     Raises:
         InputError: neither an existing folder nor of the form ``owner/name``.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return TofuFolder(folder)
-    return TofuHub(name)
+    folder = folder_named(name)
+    return TofuHub(name) if folder is None else TofuFolder(folder)
 
 
 def training_pairs(corpus: TofuCorpus, part: str) -> tuple[Question, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quail_lightning.data.hub import hub_rows
+from quail_lightning.data.hub import folder_named, hub_rows
 from quail_lightning.data.located import Located, wrong_form
+from quail_lightning.data.part_files import part_files
 from quail_lightning.data.text_files import read_records
 from quail_lightning.errors import InputError
 
@@ -39,10 +40,10 @@ def read_tweets(corpus: str, split: str) -> Tweets:
         InputError: no such split (with the places looked at), a row without ``text`` and ``label`` 0 or 1 (with
             file and line), or no row with text.
     """
-    folder = Path(corpus).expanduser()
-    if folder.is_dir():
+    folder = folder_named(corpus)
+    if folder is not None and folder.is_dir():
         found = _folder_rows(folder, split)
-    elif corpus.count("/") == 1 and not corpus.startswith((".", "/", "~")):
+    elif folder is None:
         local = (
             f"put it into a folder as FOLDER/{split}.jsonl, .json, .csv or .parquet, and name FOLDER by "
             "data.corpus (fit) or --corpus (evaluate)"
@@ -59,18 +60,8 @@ def read_tweets(corpus: str, split: str) -> Tweets:
 
 
 def _folder_rows(folder: Path, split: str) -> Sequence[Located]:
-    for ending in ("jsonl", "json", "csv"):
-        if (path := folder / f"{split}.{ending}").is_file():
-            return read_records(path, COLUMNS)
-    parts = [path for path in [folder / f"{split}.parquet"] if path.is_file()]
-    parts = parts or sorted((folder / "data").glob(f"{split}-*.parquet"))
-    if not parts:
-        raise InputError(
-            f"split {split!r} is missing: {folder} holds none of {split}.jsonl, .json, .csv, .parquet and "
-            f"data/{split}-*.parquet",
-            allowed=", ".join(sorted(path.name for path in folder.iterdir())) or "nothing, the folder is empty",
-            remedy="Put the file there, or name another split",
-        )
+    wanted = [f"{split}.{ending}" for ending in ("jsonl", "json", "csv", "parquet")]
+    parts = part_files(folder, f"split {split!r}", [*wanted, f"data/{split}-*.parquet"])
     return [row for path in parts for row in read_records(path, COLUMNS)]
 
 

@@ -87,8 +87,14 @@ class CheckpointEvaluation:
 
     def check(self, model: str, data: BenchmarkData, precisions: Sequence[Precision]) -> dict[str, float]:
         """Refuse what the model cannot be evaluated with, before a weight is loaded; see ``check_quantizers``."""
-        config = load_config(model)
+        config, asked = load_config(model), self._asked(model, data)
         self.suite.check(data.records, data.windows, load_tokenizer(model), config)
+        if not any(metric.is_asked(asked) for metric in METRICS):
+            raise InputError(
+                f"benchmark {self.benchmark!r} leaves nothing to measure",
+                given=data.records.note or None,
+                remedy="Name its corpus (--corpus), or tasks (--forget_tasks.tasks, --utility.tasks)",
+            )
         made = {each.name: each.quantizer for each in precisions if each.config != AS_STORED}
         shares = check_quantizers(config, made) if made else {}
         self._texts(model, data, precisions)

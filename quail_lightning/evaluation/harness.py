@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from quail_lightning.configuration.allowed_code import code_refused, is_code_allowed
-from quail_lightning.data.opening import opening_text, opening_tokens
 from quail_lightning.errors import InputError
+from quail_lightning.evaluation.harness_model import MOST_NEW_TOKENS, harness_model
 from quail_lightning.evaluation.intervals import bootstrap_mean
-from quail_lightning.inference.encoding import encode
 from quail_lightning.inference.modes import evaluation_mode
 from quail_lightning.run.results import Measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TASK_FILES = ("", ".yaml", ".yml", ".py")
+SHOTS_SEED = 1234  # the harness's own: draws the worked examples of tasks that do not take the first ones
 
 
 def import_harness() -> Any:
@@ -97,14 +102,38 @@ class HarnessTasks:
             yield HarnessTask(name, self.shots.get(name), self.task_metrics.get(name), self.task_folder)
 
 
-def check_task(task: HarnessTask) -> None:
+def check_task(task: HarnessTask, positions: int | None = None) -> None:
     """See that the harness is there, knows a task, and that its data can be loaded.
 
+    Args:
+        task: what is asked.
+        positions: of the model, where it is known: an answer must leave room for its question.
+
     Raises:
-        InputError: the harness, the folder or the data is missing, there is no such task or figure, or the figure
-            is no mean over questions.
+        InputError: the harness, the folder or the data is missing, there is no such task or figure, the figure is
+            no mean over questions, or the task runs what the model writes.
     """
-    _loaded(task)
+    for leaf in _loaded(task):
+        longest = 0
+        if leaf.get_config("output_type") == "generate_until":
+            longest = (leaf.get_config("generation_kwargs") or {}).get("max_gen_toks", MOST_NEW_TOKENS)
+        if positions is not None and longest >= positions:
+            raise InputError(
+                f"answers of the harness task {task.name!r} leave no room for its questions",
+                given=f"{longest} tokens, of a model with {positions} positions",
+                remedy="Leave the task out, or set max_gen_toks lower in a task file of your own (task_folder)",
+            )
+
+
+def task_problems(tasks: Iterable[HarnessTask], positions: int | None = None) -> list[str]:
+    """What ``check_task`` says of those that it refuses, each sentence once."""
+    found = []
+    for task in tasks:
+        try:
+            check_task(task, positions)
+        except InputError as problem:
+            found.append(str(problem))
+    return list(dict.fromkeys(found))
 
 
 def harness_accuracy(
@@ -132,26 +161,41 @@ def harness_accuracy(
     from lightning.pytorch.utilities.seed import isolate_rng
 
     harness, loaded = import_harness(), _loaded(task)
-    from lm_eval.models.huggingface import HFLM
-
-    with isolate_rng(), evaluation_mode(model):  # HFLM's constructor, too, puts the model into evaluation mode
-        # a copy: the harness gives the tokenizer a padding token
-        evaluated = _opening_as_ours(HFLM)(
-            pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size or 8
-        )
-        results = harness.simple_evaluate(
-            model=evaluated,
-            tasks=loaded,
+    with isolate_rng(), evaluation_mode(model):
+        evaluated = harness_model(model, tokenizer, batch_size)
+        # not simple_evaluate: it runs git and pip for a report, and gives other processes than the first nothing
+        results = harness.evaluate(
+            lm=evaluated,
+            task_dict={"tasks": {leaf.task_name: leaf for leaf in loaded}, "groups": {}, "group_map": {}},
             limit=limit,
-            task_manager=_manager(task.folder),
             bootstrap_iters=0,
             log_samples=True,
-            random_seed=None,
-            numpy_random_seed=None,
-            torch_random_seed=None,
+        )
+    if evaluated.cut:
+        rank_zero_info(
+            f"{task.name}: {evaluated.cut} prompts are longer than the model's {evaluated.max_length} positions "
+            "and lost their beginning"
         )
     scores = [score for leaf in loaded for score in _scores(results["samples"][leaf.task_name], task, leaf)]
     return bootstrap_mean(scores)
+
+
+@cache
+def task_digest(task: HarnessTask) -> str:
+    """SHA-256 of what is asked: the harness's version, further task files, questions and worked examples.
+
+    Raises:
+        InputError: see ``check_task``.
+    """
+    found = hashlib.sha256(str(import_harness().__version__).encode())
+    described = [] if task.folder is None else sorted(Path(task.folder).rglob("*"))
+    for path in described:
+        if path.is_file() and path.suffix in TASK_FILES:
+            found.update(path.read_bytes())
+    for leaf in _loaded(task):
+        for document in (*leaf.eval_docs, *(leaf.fewshot_docs() if leaf.get_config("num_fewshot") else ())):
+            found.update(repr(document).encode())
+    return found.hexdigest()
 
 
 def _scores(samples: Sequence[dict[str, Any]], task: HarnessTask, leaf: Any) -> list[float]:
@@ -169,27 +213,34 @@ def _loaded(task: HarnessTask) -> list[Any]:
     """Its tasks with their data and number of shots; loaded once in a process, whatever is asked them."""
     manager = _manager(task.folder)
     if task.name not in manager.all_tasks:
+        near = get_close_matches(task.name, manager.all_tasks, n=3)
+        meant = f"Did you mean {', '.join(near)}? Or name" if near else "Name"
         raise InputError(
             f"the LM Evaluation Harness has no task {task.name!r}",
             given=task.folder,
-            remedy="Name the folder of its task files (task_folder)",
+            remedy=f"{meant} the folder of its task files (task_folder)",
         )
     try:
         loaded = manager.load([task.name])
-    except (ConnectionError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:  # no network, no such dataset or configuration, no access
         raise InputError(
             f"the data of the harness task {task.name!r} could not be loaded ({error})",
             remedy="Check the network, or name task files that read local data (task_folder)",
         ) from error
     leaves = list(loaded["tasks"].values())
     for leaf in leaves:
-        _check_metric(task, leaf)
-        if task.shots is not None:  # through simple_evaluate it would be dropped where the task's file says 0
-            leaf.set_config(key="num_fewshot", value=task.shots)
+        _check_leaf(task, leaf)
+        shots = leaf.get_config("num_fewshot") if task.shots is None else task.shots
+        leaf.set_config(key="num_fewshot", value=shots or 0)
+        leaf.set_fewshot_seed(seed=SHOTS_SEED)
     return leaves
 
 
-def _check_metric(task: HarnessTask, leaf: Any) -> None:
+def _check_leaf(task: HarnessTask, leaf: Any) -> None:
+    if getattr(leaf, "UNSAFE_CODE", False):
+        raise InputError(
+            f"the harness task {task.name!r} runs programs that the model writes", remedy="Leave it out"
+        )
     means = [name for name, how in leaf.aggregation().items() if getattr(how, "__name__", "") == "mean"]
     wanted = _metric(task, leaf)
     if wanted not in means:
@@ -198,23 +249,6 @@ def _check_metric(task: HarnessTask, leaf: Any) -> None:
             allowed=", ".join(means) or "none of its figures",
             remedy="Name one of them in task_metrics, or another task",
         )
-
-
-def _opening_as_ours(harness_model: Any) -> Any:
-    """The harness's model class, whose own texts open with BOS only where the tokenizer puts it there by itself.
-
-    On small models that one token, the training windows' first, changes an answer here and there.
-    """
-
-    class OpeningAsOurs(harness_model):  # type: ignore[misc]  # of an optional package without annotations
-        def tok_encode(self, string: str, **options: Any) -> list[int]:
-            opening = opening_text(self.tokenizer)
-            continued = options.get("add_special_tokens") is False or (opening and string.startswith(opening))
-            ids = encode(self.tokenizer, [string])[0]
-            ids = ids[len(opening_tokens(self.tokenizer)) :] if continued else ids
-            return ids[-(options.get("left_truncate_len") or 0) :]
-
-    return OpeningAsOurs
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from quail_lightning.data.questions import EvaluationRecords
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.answer_losses import NEW_TOKENS
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
-from quail_lightning.evaluation.harness import HarnessTasks
+from quail_lightning.evaluation.harness import HarnessTasks, task_digest, task_problems
 from quail_lightning.evaluation.metrics import METRICS, Asked, Metric, Subject, SuiteProgress
 from quail_lightning.evaluation.privleak import privleak_measure
 from quail_lightning.evaluation.rwku import Scale
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 PromptEnd = Literal["published", "word"]
+READ = "_read"
 
 
 @dataclass(frozen=True)
@@ -93,25 +94,35 @@ class EvaluationSuite:
         return [prompt.rstrip(" ") if self.prompt_end == "word" else prompt for prompt in prompts]
 
     def deciding(self, metric: Metric) -> dict[str, Any]:
-        """Those options that decide the figures of one metric; of general questions what they are, not their file.
+        """Those options that decide the figures of one metric, fit for JSON.
+
+        Of a file it is what is read from it: of general questions and of a reference model in place of its name,
+        of utility and forget tasks beside their options.
 
         Raises:
-            InputError: the file of general questions cannot be read.
+            InputError: a file or a task of the harness cannot be read.
         """
-        found = {name: getattr(self, name) for name in metric.options}
-        return found | {name: of for name, of in self.read_from_files().items() if name in found}
+        found = {name: value for name, value in asdict(self).items() if name in metric.options}
+        read = self.read_from_files()
+        return found | {name: of for name, of in read.items() if name.removesuffix(READ) in found}
 
     def read_from_files(self) -> dict[str, str]:
         """Option that names a file → digest of what is read from it, by which two runs can be told apart.
 
+        Those of options that say more than a file are called ``utility_read`` and ``forget_tasks_read``.
+
         Raises:
-            InputError: the file cannot be read.
+            InputError: the file or the task cannot be read.
         """
         found = {}
         if self.general_questions is not None:
             found["general_questions"] = digest(repr(read_choices(self.general_questions)))
         if self.reference_model is not None:
             found["reference_model"] = digest(weights_digest(self.reference_model))
+        if self.utility is not None:
+            found[f"utility{READ}"] = digest(self.utility.read())
+        if self.forget_tasks is not None:
+            found[f"forget_tasks{READ}"] = digest([task_digest(task) for task in self.forget_tasks.asked()])
         return found
 
     def check(
@@ -140,6 +151,17 @@ class EvaluationSuite:
         problems = [problem for metric in chosen if metric.is_asked(asked) for problem in metric.problems(asked)]
         if problems:
             raise InputError("the model cannot be evaluated with these records: " + " ".join(problems))
+
+    def check_tasks(self) -> None:
+        """Refuse tasks of the LM Evaluation Harness that cannot be run; needs neither records nor a model.
+
+        Raises:
+            InputError: the harness or a task's data is missing, or there is no such task or figure; all at once.
+        """
+        tasks = [] if self.forget_tasks is None else [*self.forget_tasks.asked()]
+        tasks += [] if self.utility is None else self.utility.harness_tasks().values()
+        if problems := task_problems(tasks):
+            raise InputError("the evaluation cannot be run: " + " ".join(problems))
 
     def check_shards(self) -> None:
         """Refuse what a model that is sharded cannot be evaluated by.

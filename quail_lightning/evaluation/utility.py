@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from hashlib import sha256
 from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,13 +14,20 @@ from torch import Tensor
 
 import quail_lightning.evaluation.fluency as fluency
 import quail_lightning.evaluation.triviaqa as triviaqa
+from quail_lightning.data.file_text import read_file
 from quail_lightning.data.hub import hub_rows
 from quail_lightning.data.located import Located, wrong_form
 from quail_lightning.data.rwku_corpus import HUB_NAME as RWKU
 from quail_lightning.data.text_files import is_record_file, read_documents, read_records
 from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.harness import HarnessTask, HarnessTasks, check_task, harness_accuracy
+from quail_lightning.evaluation.harness import (
+    HarnessTask,
+    HarnessTasks,
+    harness_accuracy,
+    task_digest,
+    task_problems,
+)
 from quail_lightning.evaluation.intervals import bootstrap_mean
 from quail_lightning.inference.encoding import encode, positions
 from quail_lightning.inference.generation import check_lengths, generate
@@ -96,14 +104,22 @@ class Utility:
         named = HarnessTasks(self.tasks, self.shots, self.task_metrics, self.task_folder)
         return found | {f"{TASK}{task.name}": task for task in named.asked()}
 
+    def read(self) -> dict[str, str]:
+        """Option or measure → digest of the file or of the harness task that is read for it.
+
+        Raises:
+            InputError: a task that cannot be loaded.
+        """
+        named = {name: getattr(self, name) for name in ("factual", "fluency", "questions", "text")}
+        files = {name: Path(file).expanduser() for name, file in named.items() if file is not None}
+        found = {name: sha256(read_file(path)).hexdigest() for name, path in files.items() if path.is_file()}
+        return found | {name: task_digest(task) for name, task in self.harness_tasks().items()}
+
     def problems(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
         """What cannot be measured, and why: files, hub, harness, prompts that do not fit the positions."""
-        found: list[str] = []
         limit = positions(config)
-        checks: list[Callable[[], object]] = [
-            lambda task=task: check_task(task)  # type: ignore[misc]
-            for task in self.harness_tasks().values()
-        ]
+        found = [f"utility: {problem}" for problem in task_problems(self.harness_tasks().values(), limit)]
+        checks: list[Callable[[], object]] = []
         if self.text is not None:
             checks.append(lambda: self._windows(tokenizer, limit))
         checks.append(lambda: self._check_prompts(tokenizer, limit))

@@ -109,7 +109,7 @@ def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = Fal
     is_over: Answer = "yes" if any(part.answer == "yes" for part in over) else _together(over)
     is_useful: Answer = "no" if any(part.answer == "no" for part in utility) else _together(utility)
     said = [
-        _said_forgotten(is_known, is_forgotten, forgotten),
+        _said_forgotten(is_known, is_forgotten, forgotten, sixteen_bits.retrained is not None),
         *(_said_survives(is_sixteen_bits, is_kept, survives) if is_gone else []),
         _said_over(is_over, over),
         _said_utility(is_useful, utility),
@@ -274,9 +274,10 @@ def _listed(parts: Sequence[_Part]) -> str:
     return f" ({said})" if said else ""
 
 
-def _said_forgotten(known: Answer, forgotten: Answer, parts: Sequence[_Part]) -> str:
+def _said_forgotten(known: Answer, forgotten: Answer, parts: Sequence[_Part], is_retrained: bool) -> str:
     if known == "no":
-        return "nothing to forget: the target knows the forget set no better than the retrained model"
+        other = "the retrained model" if is_retrained else "guessing"
+        return f"nothing to forget: the target knows the forget set no better than {other}"
     return {
         "yes": f"forgotten{_listed(parts)}",
         "in part": f"forgotten in part{_listed(parts)}",

@@ -219,10 +219,13 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         ["tofu.yaml", "method/simnpo_gdr.yaml"],
         ["smollm2_quickstart.yaml"],
         ["rwku.yaml"],
+        ["wmdp.yaml"],
         ["own.yaml"],
         ["own_questions.yaml"],
         ["twitter.yaml", "method/npo_gdr.yaml"],
         ["rwku.yaml", "method/ga.yaml"],
+        ["wmdp.yaml", "method/rmu_wmdp.yaml"],
+        ["wmdp.yaml", "method/rmu_wmdp.yaml", "trainer/one_a100.yaml"],
         ["own.yaml", "method/npo_klr.yaml"],
         ["own_questions.yaml", "method/simnpo_gdr.yaml"],
         ["own_questions.yaml", "method/idkdpo.yaml"],
@@ -260,7 +263,7 @@ def test_every_finetune_config_passes_the_parser(name, capsys):
 def test_all_shipped_configs_are_covered_by_a_test():
     fit = {"quickstart.yaml", "news.yaml", "books.yaml", "news-mini.yaml"}
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml", "own_questions.yaml"}
-    fit |= {"smollm2.yaml", "smollm2_quickstart.yaml", "tofu.yaml", "quickstart_tofu.yaml"}
+    fit |= {"smollm2.yaml", "smollm2_quickstart.yaml", "tofu.yaml", "quickstart_tofu.yaml", "wmdp.yaml"}
     folders = ("method/", "adapter/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
     folders += ("attack/", "robustness/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit

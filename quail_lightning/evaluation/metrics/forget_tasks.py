@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import BenchmarkLog
-from quail_lightning.evaluation.harness import check_task, harness_accuracy
+from quail_lightning.evaluation.harness import harness_accuracy, task_problems
 from quail_lightning.evaluation.metrics.harness_labels import FORGET_TASK, forget_task_label
 from quail_lightning.evaluation.metrics.protocol import Asked, Subject
 from quail_lightning.run.results import Measure
@@ -25,12 +24,7 @@ class ForgetTasks:
     reads = ()
     options = ("forget_tasks",)
     by_responses = False
-    labels = MappingProxyType(
-        {
-            f"{FORGET_TASK}{task}": forget_task_label(task)
-            for task in ("wmdp", "wmdp_bio", "wmdp_chem", "wmdp_cyber")
-        }
-    )
+    labels = MappingProxyType({f"{FORGET_TASK}{task}": forget_task_label(task) for task in WMDP})
 
     def is_asked(self, asked: Asked) -> bool:
         """Whether any task is named."""
@@ -39,13 +33,10 @@ class ForgetTasks:
     def problems(self, asked: Asked) -> list[str]:
         """Of the harness, and of each task's name, figure and data."""
         assert asked.suite.forget_tasks is not None
-        found = []
-        for task in asked.suite.forget_tasks.asked():
-            try:
-                check_task(task)
-            except InputError as problem:
-                found.append(f"{self.name}: {problem}")
-        return found
+        return [
+            f"{self.name}: {problem}"
+            for problem in task_problems(asked.suite.forget_tasks.asked(), asked.positions)
+        ]
 
     def run(self, subject: Subject) -> dict[str, Measure]:
         """A task after the other."""

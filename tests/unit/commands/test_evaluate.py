@@ -77,6 +77,20 @@ def test_general_questions_are_asked_where_they_are_named_and_kept_with_what_was
     assert "nowhere.jsonl" in refused(capsys, *arguments, "--general_questions", "nowhere.jsonl")
 
 
+def test_utility_is_kept_by_what_the_file_holds_and_not_by_its_name(checkpoint, corpus_folder, tmp_path):
+    (tmp_path / "t.txt").write_text("Water runs down the hill and the hill stands still. " * 9)
+    arguments = [checkpoint, "--benchmark", "muse-news", "--corpus", corpus_folder, "--limit", "1"]
+    arguments += ["--utility.text", "t.txt", "--utility.window", "64"]
+    (first,) = evaluate(*arguments)["rows"]
+    (again,) = evaluate(*arguments)["rows"]
+    assert "utility" in again["reused"]
+    assert again["metrics"] == first["metrics"]
+    (tmp_path / "t.txt").write_text("oak pine elm ash fir birch maple " * 9)
+    (other,) = evaluate(*arguments)["rows"]
+    assert "utility" not in other["reused"]
+    assert other["metrics"]["perplexity"]["value"] != first["metrics"]["perplexity"]["value"]
+
+
 def test_another_log_can_be_what_m3_is_measured_against(log, tmp_path):
     other = shutil.copytree(log, tmp_path / "other")
     scores = {"forget": [{"Min-40%": 2.0}], "holdout": [{"Min-40%": 2.0}]}

@@ -13,6 +13,7 @@ from quail_lightning.data.rwku import RwkuDataModule
 from quail_lightning.data.text_files import read_documents, read_questions
 from quail_lightning.data.tweets import read_tweets
 from quail_lightning.data.windows import token_windows
+from quail_lightning.data.wmdp import WmdpDataModule
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmark_log import read_log
 from quail_lightning.evaluation.triviaqa import read_short_answers
@@ -59,6 +60,12 @@ def read_rwku(folder, content):
     RwkuDataModule(str(folder), subjects=("Ann Ash",)).check(with_records=False)
 
 
+def read_wmdp(folder, content):
+    write(folder, "cyber-forget-corpus.json", content)
+    write(folder, "wikitext.json", json.dumps(["oak pine elm ash fir"]))
+    WmdpDataModule(str(folder), domains=("cyber",), min_characters=0).check()
+
+
 def read_logs(folder, content):
     write(folder, "knowmem_f/log.json", content)
     read_log(folder)
@@ -84,6 +91,7 @@ READERS = [
     lambda folder, content: _instructions(write(folder, "a.json", content)),
     read_corpus,
     read_rwku,
+    read_wmdp,
     read_logs,
     read_membership,
 ]

@@ -19,7 +19,7 @@ from quail_lightning.evaluation import EvaluationSuite, generate
 from quail_lightning.evaluation import harness as harness_module
 from quail_lightning.evaluation.fluency import fluency
 from quail_lightning.evaluation.harness import HarnessTask, HarnessTasks
-from quail_lightning.evaluation.metrics import label_of
+from quail_lightning.evaluation.metrics import METRICS, label_of
 from quail_lightning.evaluation.utility import Utility
 
 NONE = EvaluationRecords()
@@ -32,14 +32,17 @@ def roomy_model(model):
     return model
 
 
+def forget_what_was_loaded():
+    for kept in (harness_module._manager, harness_module._loaded, harness_module.task_digest):
+        kept.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def forget_task_managers():
     """The harness's task manager is kept for the process; here each test has its own harness."""
-    for kept in (harness_module._manager, harness_module._loaded):
-        kept.cache_clear()
+    forget_what_was_loaded()
     yield
-    for kept in (harness_module._manager, harness_module._loaded):
-        kept.cache_clear()
+    forget_what_was_loaded()
 
 
 def evaluate(model, tokenizer, **options):
@@ -126,6 +129,13 @@ def test_without_the_extra_the_harness_tasks_are_refused_with_the_remedy(model, 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(InputError, match=r"pip install 'quail-lightning\[eval\]'"):
         evaluate(model, tokenizer, general=True)
+    suite = EvaluationSuite(
+        forget_tasks=HarnessTasks(("wmdp_bio", "wmdp_cyber")), utility=Utility(tasks=("mmlu",))
+    )
+    with pytest.raises(InputError) as refused:  # without a model, and the remedy once
+        suite.check_tasks()
+    assert str(refused.value).count("pip install 'quail-lightning[eval]'") == 1
+    EvaluationSuite(utility=Utility(text="any.txt")).check_tasks()
 
 
 @pytest.fixture
@@ -140,8 +150,14 @@ def harness(monkeypatch):
         def aggregation(self):
             return {"acc": mean, "perplexity": other}
 
+        def get_config(self, key):
+            return {"num_fewshot": None, "output_type": "multiple_choice"}[key]
+
         def set_config(self, key, value):
             self.shots = value if key == "num_fewshot" else None
+
+        def set_fewshot_seed(self, seed):
+            self.seed = seed
 
     def mean():
         pass
@@ -149,11 +165,11 @@ def harness(monkeypatch):
     def other():
         pass
 
-    def simple_evaluate(**options):
+    def evaluate(**options):
         called.update(options)
         torch.rand(3)  # the real one draws, too
         scores = {"mmlu_a": [1.0, 0.0], "mmlu_b": [1.0, True], "truthfulqa_mc1": [0.0]}
-        asked = {task.task_name: scores[task.task_name] for task in options["tasks"]}
+        asked = {name: scores[name] for name in options["task_dict"]["tasks"]}
         return {
             "samples": {
                 name: [{"acc": each, "filter": kind} for kind in ("none", "lenient") for each in found]
@@ -179,7 +195,7 @@ def harness(monkeypatch):
             self.pretrained, self.tokenizer = pretrained.eval(), tokenizer
             tokenizer.pad_token = tokenizer.eos_token
 
-    module("lm_eval", simple_evaluate=simple_evaluate)
+    module("lm_eval", evaluate=evaluate)
     module("lm_eval.models")
     module("lm_eval.models.huggingface", HFLM=HFLM)
     module("lm_eval.tasks", TaskManager=TaskManager)
@@ -192,17 +208,22 @@ def test_the_model_in_memory_is_handed_over_and_every_question_counts_alike(mode
     assert found.keys() == {"utility_general"}
     assert found["utility_general"].value == 75
     assert found["utility_general"].n == 4
-    assert harness["model"].pretrained is model
-    assert [(task.task_name, task.shots) for task in harness["tasks"]] == [("mmlu_a", 5), ("mmlu_b", 5)]
+    assert harness["lm"].pretrained is model
+    tasks = harness["task_dict"]["tasks"]
+    assert {name: (task.shots, task.seed) for name, task in tasks.items()} == {
+        "mmlu_a": (5, 1234),
+        "mmlu_b": (5, 1234),
+    }
     assert harness["limit"] == 7
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
     assert tokenizer.pad_token is None
 
 
-def test_truthfulqa_keeps_its_own_shots(model, tokenizer, harness):
+def test_truthfulqa_keeps_its_own_shots_which_its_prompts_hold(model, tokenizer, harness):
     evaluate(model, tokenizer, truthful=True)
-    assert [(task.task_name, task.shots) for task in harness["tasks"]] == [("truthfulqa_mc1", None)]
+    tasks = harness["task_dict"]["tasks"]
+    assert {name: task.shots for name, task in tasks.items()} == {"truthfulqa_mc1": 0}
 
 
 def write_trees(folder, **config):
@@ -253,7 +274,7 @@ def test_the_harness_scores_are_the_likelihoods_of_the_choices_after_bos_and_que
 
 def test_the_harness_asks_with_one_bos_and_continues_without(tokenizer, model, harness):
     evaluate(model, tokenizer, general=True)
-    asked = harness["model"].tok_encode
+    asked = harness["lm"].tok_encode
     plain = tokenizer("Ash", add_special_tokens=False)["input_ids"]
     assert asked("Ash") == [0, *plain]
     assert asked("<s>Ash") == [0, *plain]
@@ -299,6 +320,8 @@ def test_the_figure_that_is_named_is_taken_and_one_that_is_no_mean_refused(model
         assert plain == by_length  # all three answers are of one length
         with pytest.raises(InputError, match=r"no figure 'bleu' that is a mean .* Allowed: acc, acc_norm\."):
             evaluate(model, tokenizer, **options, task_metrics={"trees": "bleu"})
+        with pytest.raises(InputError, match=r"has no task 'tres'; got .* Did you mean .*trees"):
+            evaluate(model, tokenizer, tasks=("tres",), task_folder=str(tmp_path))
 
 
 def test_data_that_cannot_be_had_is_said_before_anything_runs(model, tokenizer, tmp_path):
@@ -307,6 +330,88 @@ def test_data_that_cannot_be_had_is_said_before_anything_runs(model, tokenizer, 
     (tmp_path / "trees.jsonl").unlink()
     with code_allowed(), pytest.raises(InputError, match=r"cannot be evaluated.*data of the harness task 'trees'"):
         evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path))
+
+
+def test_written_answers_are_those_of_the_other_metrics_prompts(model, tokenizer, tmp_path):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    questions = write_trees(
+        tmp_path,
+        output_type="generate_until",
+        doc_to_target="answer",
+        doc_to_choice=None,
+        generation_kwargs={"until": ["never"], "do_sample": False, "max_gen_toks": 8},
+        metric_list=[{"metric": "exact_match"}],
+    )
+    asked = [f"{'oak ' * (number % 3)}{each['ask']}" for number, each in enumerate(questions[:6])]
+    said = generate(model, tokenizer, asked, 8, 1)
+    said[0] = "something else"
+    rows = [{"ask": prompt, "answer": answer} for prompt, answer in zip(asked, said, strict=True)]
+    (tmp_path / "trees.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with code_allowed():
+        task = HarnessTask("trees", folder=str(tmp_path))
+        found = harness_module.harness_accuracy(model, tokenizer, task, 4)
+        assert found.scores == (0, *[100] * 5)
+        with pytest.raises(InputError, match=r"leave no room .* got '8 tokens, of a model with 8 pos"):
+            harness_module.check_task(task, 8)
+
+
+def test_prompts_that_lose_their_beginning_are_counted(model, tokenizer, tmp_path, caplog):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    questions = write_trees(tmp_path)
+    rows = [each | {"ask": "oak " * 100} if number < 2 else each for number, each in enumerate(questions)]
+    (tmp_path / "trees.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with code_allowed(), caplog.at_level("INFO"):
+        evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path))
+    (told,) = [record.message for record in caplog.records if "lost their beginning" in record.message]
+    assert told.startswith(f"trees: 6 prompts are longer than the model's {model.config.max_position_embeddings}")
+
+
+def test_every_process_of_a_node_is_given_its_figures(model, tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path)
+    with code_allowed():
+        first = evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path), limit=5)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert evaluate(model, tokenizer, tasks=("trees",), task_folder=str(tmp_path), limit=5) == first
+
+
+def metric(name):
+    return next(metric for metric in METRICS if metric.name == name)
+
+
+def test_what_is_read_for_utility_and_forget_tasks_decides_their_figures(tmp_path):
+    file = tmp_path / "t.txt"
+    file.write_text("water")
+    suite = EvaluationSuite(utility=Utility(text=str(file)))
+    first = json.loads(json.dumps(suite.deciding(metric("utility"))))
+    assert first["utility"]["text"] == str(file)
+    file.write_text("fire")
+    assert suite.deciding(metric("utility"))["utility_read"] != first["utility_read"]
+    assert EvaluationSuite().deciding(metric("utility")) == {"utility": None}
+    assert "utility_read" not in suite.deciding(metric("windows"))
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path)
+    suite = EvaluationSuite(forget_tasks=HarnessTasks(("trees",), task_folder=str(tmp_path)))
+
+    def deciding():
+        with code_allowed():
+            forget_what_was_loaded()
+            return json.dumps(suite.deciding(metric("forget_tasks")))
+
+    before = deciding()
+    assert deciding() == before
+    write_trees(tmp_path, num_fewshot=2)
+    changed = deciding()
+    path = tmp_path / "trees.jsonl"
+    path.write_text(path.read_text().replace("elm", "fir"))
+    assert len({before, changed, deciding()}) == 3
+
+
+def test_a_task_that_runs_what_the_model_writes_is_refused(model, tokenizer, tmp_path):
+    pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
+    write_trees(tmp_path, unsafe_code=True)
+    with code_allowed(), pytest.raises(InputError, match="'trees' runs programs that the model writes"):
+        EvaluationSuite(utility=Utility(tasks=("trees",), task_folder=str(tmp_path))).check_tasks()
 
 
 @pytest.mark.parametrize(

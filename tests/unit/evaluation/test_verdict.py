@@ -213,3 +213,6 @@ def test_guessing_stands_in_the_place_of_a_retrained_model_where_who_forgot_woul
     assert found(65, 45, 45).text.startswith("forgotten in part (wmdp_bio 50 %)")
     assert answers(found(65, 65, 65))[:2] == ("yes", "no")
     assert answers(found(25, 25, 25))[:2] == ("no", "unknown")
+    assert found(25, 25, 25).text.startswith(
+        "nothing to forget: the target knows the forget set no better than guessing"
+    )
