@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Stop = Literal["retrained"] | float
 
 ENOUGH = 0.9  # of the way to a model without the text: what one window forgets takes others further
-LEFT = 0.05  # share of the goals, on average over the windows, that may be left when training ends
+LEFT = 0.1  # share of the goals, on average over the windows, that may be left when training ends
 CLOSER = 0.01  # share of the way left that an epoch must go, or it is said that it leads nowhere
 GENERAL_WINDOWS = 16
 

@@ -105,12 +105,11 @@ def test_two_processes_train_as_one(kind, name, one, two, alone):
     expected = alone(name)
     assert told["salient"] == expected["salient"]
     assert len(told["curve"]) == len(expected["curve"]) >= (4 if "stop" in name else 20)
-    for found, losses in zip(told["curve"], expected["curve"], strict=True):
-        # a hinge's gradient jumps where rounding takes a token over its margin: 3e-5 with AVX2 kernels
-        norms = {key for key in losses if "grad_norm" in key}
-        for keys, within in ((losses.keys() - norms, 1e-5), (norms, 1e-4)):
-            assert {k: found[k] for k in keys} == pytest.approx({k: losses[k] for k in keys}, rel=within, abs=1e-7)
-        assert found.keys() == losses.keys()
+    for step, (found, losses) in enumerate(zip(told["curve"], expected["curve"], strict=True)):
+        # rounding differs with kernels and threads, and grows: a hinge's gradient jumps where it takes a token
+        # over its margin, and Sophia divides by a curvature: 1.2e-3 was seen (a Xeon with AMX, one thread each)
+        within = 1e-4 if step == 0 else 3e-3
+        assert found == pytest.approx(losses, rel=within, abs=1e-7)
     start = load_model(str(one / "checkpoints/quickstart/target"), torch.float32).state_dict()
     # an adapter's matrices are no checkpoint's: B starts at 0, and A moves little beside what it is drawn as
     start = {key: start.get(key.replace("base_layer.", ""), torch.zeros(())) for key in expected["weights"]}

@@ -72,7 +72,7 @@ SCENARIOS = {
         "adversary": LatentAdversary(layers=(0,), steps=2),
         "schedule": "joint",
     },
-    "stop, window by window": {"hinge": lambda: LogitHinge(2.0), "stop": 6.2, "micro_batch_size": 1},
+    "stop, window by window": {"hinge": lambda: LogitHinge(2.0), "stop": 7.0, "micro_batch_size": 1},
     "NPO under SAM": {
         "forget": NegativePreference,
         "sam": Sam(0.1),

@@ -99,7 +99,7 @@ def test_quantized_files_give_the_copy_s_probabilities_but_for_8_bit_activations
     """llama.cpp rounds what a product reads to 8 bits; the copy with inputs rounded so gives its probabilities.
 
     Measured: 6e-7 nats where no input lies at a boundary between two of the 255 levels; one that sums in another
-    order push over it costs a part of what rounding all of them does.
+    order push over it costs a part of what rounding all of them does (at most 0.54 of it, on a Xeon with AMX).
     """
     model, quantizer = wide_model(), Gguf(file_type)
     quantizer.write_file(model, tokenizers_by_name["smollm"], tmp_path / "model.gguf", {})
@@ -111,7 +111,7 @@ def test_quantized_files_give_the_copy_s_probabilities_but_for_8_bit_activations
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(rounding(256 if types[f"{name}.weight"].endswith("_K") else 32))
     cost = distance(ours(copy), exact)
-    assert distance(found, ours(copy)) < cost / 2
+    assert distance(found, ours(copy)) < 0.75 * cost
     assert distance(found, exact) < 1.5 * cost
     assert distance(found, ours(model)) > 5 * cost or file_type == "q8_0", "another format would pass as well"
 
