@@ -30,7 +30,7 @@ from quail_lightning.run.results import Estimate, ResultRow, read_results, read_
 COLUMNS = {
     "verbmem_forget": "M1",
     "knowmem_forget": "M2",
-    "privleak": "M3",
+    "membership_auc": "membership AUC",  # below 50 texts no leak is shown
     "knowmem_retain": "M4",
     "nll_forget": "NLL forget",
     "nll_retain": "NLL retain",
