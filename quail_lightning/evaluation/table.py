@@ -22,7 +22,7 @@ TITLES = {
     "membership": "who can tell that it was trained on",
     "labels": "what it says of the labels",
     "utility": "what it is still good for",
-    "survival": "what quantization left of it",
+    "survival": "what came back of it",
 }
 """Tables of their own, by ``MetricLabel.table``: one with everything would fit no terminal."""
 

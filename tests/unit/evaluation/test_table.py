@@ -49,14 +49,14 @@ def test_a_figure_is_shown_with_half_its_interval(capsys):
 
 
 def test_survival_stands_in_a_table_of_its_own(capsys):
-    knowledge, survival = shown(capsys).split("what quantization left of it")
+    knowledge, survival = shown(capsys).split("what came back of it")
     assert "0.98 ±0.01" in line(survival, "unlearned", "nf4")
     assert "target" not in survival
     assert "Recovery" not in knowledge
 
 
 def test_undefined_is_a_dash_and_not_run_is_blank(capsys):
-    knowledge, survival = shown(capsys).split("what quantization left of it")
+    knowledge, survival = shown(capsys).split("what came back of it")
     assert "–" in line(survival, "unlearned")
     assert line(knowledge, "unlearned", "nf4").rstrip("│ ").endswith("0.00 ±0.50")
 
@@ -67,7 +67,7 @@ def test_a_rounded_zero_has_no_minus_sign(capsys):
 
 def test_rows_that_were_never_quantized_give_one_table_and_the_note_stands_below(capsys):
     text = shown(capsys, ROWS[:1], note="cut from windows")
-    assert "what quantization left" not in text
+    assert "what came back" not in text
     assert text.rstrip().endswith("cut from windows")
 
 
