@@ -9,9 +9,9 @@ import pytest
 
 from quail_lightning.cli import main
 from quail_lightning.command_line import lightning_cli
-from quail_lightning.commands import finetune as finetune_command
 from quail_lightning.commands import quantize as quantize_command
 from quail_lightning.evaluation.checkpoints import CheckpointEvaluation
+from quail_lightning.finetuning import training as finetuning_training
 from quail_lightning.unlearning.arithmetic import StepArithmetic
 
 
@@ -54,7 +54,7 @@ def _stand(place, monkeypatch):
     monkeypatch.setattr(StepArithmetic, "load", computed)
     monkeypatch.setattr(quantize_command, "load_model", computed)
     monkeypatch.setattr(CheckpointEvaluation, "evaluate", computed)
-    monkeypatch.setattr(finetune_command, "train", computed)
+    monkeypatch.setattr(finetuning_training, "FinetuningModule", computed)
 
 
 FIT = "fit --config quickstart.yaml --model.target model --prepare null --data.corpus corpus --data.newsroom null"
