@@ -7,13 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from quail_lightning.data.alternates import Alternates, alternate_answers
 from quail_lightning.data.answers import AnswerWindows, LossOn, check_pairs, paired_windows, plain_text
-from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.corpora import Corpus, open_corpus, questions, texts, verbatim_prompts
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.newsroom import Newsroom
@@ -26,7 +23,7 @@ from quail_lightning.data.questions import (
     VerbatimPrompt,
 )
 from quail_lightning.data.refusals import Refusals
-from quail_lightning.data.served import Served
+from quail_lightning.data.served import Served, ServedDataModule
 from quail_lightning.data.sets import (
     Documents,
     Windows,
@@ -44,7 +41,7 @@ HOLDOUT = "privleak/holdout"
 FORGET_QUESTIONS = "knowmem/forget_qa"
 
 
-class MuseDataModule(LightningDataModule):
+class MuseDataModule(ServedDataModule):
     """Forget/retain windows and evaluation records of a corpus in MUSE's layout.
 
     Args:
@@ -72,8 +69,6 @@ class MuseDataModule(LightningDataModule):
         chat: whether their questions are put in the tokenizer's chat template: ``auto`` where it has one; refusals
             that are learned whole are plain text.
     """
-
-    served: Served  # after setup
 
     def __init__(
         self,
@@ -219,15 +214,6 @@ class MuseDataModule(LightningDataModule):
     def records_alone(self) -> EvaluationRecords | None:
         """The benchmark's own records, without the training text."""
         return _published_records(self.open())
-
-    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.steps()
-
-    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.every_window()
-
-    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.val_dataloader()
 
 
 def _published_records(corpus: Corpus) -> EvaluationRecords:

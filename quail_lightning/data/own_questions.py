@@ -6,24 +6,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
-
 from quail_lightning.data.alternates import Alternates
 from quail_lightning.data.answers import AnswerWindows, LossOn
-from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.pairs import PairSets
 from quail_lightning.data.question_files import Placed, check_apart, check_enough, read_answered
 from quail_lightning.data.questions import AnsweredQuestion, AnswerSets, ChatUse, EvaluationRecords, Question
-from quail_lightning.data.served import Served
+from quail_lightning.data.served import Served, ServedDataModule
 from quail_lightning.data.sets import Documents, Windows, check_sizes
 from quail_lightning.data.text_files import read_records
 from quail_lightning.data.tokenizer import named_tokenizer
 from quail_lightning.errors import check_choice
 
 
-class OwnQuestionsDataModule(LightningDataModule):
+class OwnQuestionsDataModule(ServedDataModule):
     """Two files of questions: the answers to one are to be forgotten, those to the other kept.
 
     Each question is one window, of which the answer is learned or forgotten (see ``AnswerWindows``). The
@@ -44,8 +40,6 @@ class OwnQuestionsDataModule(LightningDataModule):
         chat: whether questions are put in the tokenizer's chat template: ``auto`` where it has one.
         alternates: let the forget steps see an alternate answer beside each true one; see ``Alternates``.
     """
-
-    served: Served  # after setup
 
     def __init__(
         self,
@@ -133,15 +127,6 @@ class OwnQuestionsDataModule(LightningDataModule):
         return EvaluationRecords(
             answers=AnswerSets(sets, self.chat, choices=True), note=" ".join(["Own questions.", *said])
         )
-
-    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.steps()
-
-    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.every_window()
-
-    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.val_dataloader()
 
     @property
     def _names(self) -> tuple[str, str]:

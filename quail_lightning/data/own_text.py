@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from quail_lightning.data.alternates import Alternates, alternate_answers
 from quail_lightning.data.answers import AnswerWindows, LossOn, check_pairs, paired_windows, plain_text
-from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.chat import renderer
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.questions import ChatUse, EvaluationRecords, Question, QuestionSet
-from quail_lightning.data.served import Served
+from quail_lightning.data.served import Served, ServedDataModule
 from quail_lightning.data.sets import (
     Documents,
     Windows,
@@ -33,7 +30,7 @@ from quail_lightning.data.windows import token_windows
 from quail_lightning.errors import InputError
 
 
-class OwnTextDataModule(LightningDataModule):
+class OwnTextDataModule(ServedDataModule):
     """Forget/retain windows of two files; the records are cut from them.
 
     A file is text with a blank line between documents, or JSON lines, JSON, CSV or Parquet (see
@@ -67,8 +64,6 @@ class OwnTextDataModule(LightningDataModule):
         alternates: let the forget steps see an alternate answer beside each true one, for the terms that compare
             them; see ``Alternates``.
     """
-
-    served: Served  # after setup
 
     def __init__(
         self,
@@ -166,15 +161,6 @@ class OwnTextDataModule(LightningDataModule):
     def records_alone(self) -> EvaluationRecords | None:
         """None: they are cut from the text."""
         return None
-
-    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.steps()
-
-    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.every_window()
-
-    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.val_dataloader()
 
     def _documents(self, file: str, tokenizer: Any) -> list[str]:
         """A file's documents; without a tokenizer chats are not rendered, and pairs never are."""

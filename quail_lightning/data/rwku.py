@@ -6,16 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
-
-from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.located import shape_of
 from quail_lightning.data.questions import EvaluationRecords, Probe
 from quail_lightning.data.rwku_corpus import HUB_NAME, Generator, Row, open_rwku
 from quail_lightning.data.rwku_prompts import dialogue, probe_prompt
-from quail_lightning.data.served import Served
+from quail_lightning.data.served import Served, ServedDataModule
 from quail_lightning.data.sets import (
     Documents,
     Windows,
@@ -32,7 +28,7 @@ FORGET_PARTS = {"rwku_fb": "forget_level1", "rwku_qa": "forget_level2", "rwku_aa
 NEIGHBOR_PARTS = {"rwku_neighbor_fb": "neighbor_level1", "rwku_neighbor_qa": "neighbor_level2"}
 
 
-class RwkuDataModule(LightningDataModule):
+class RwkuDataModule(ServedDataModule):
     """Forget corpora about people, and the probes that ask what is still known of them (Jin et al. 2024).
 
     The forget set is the positive corpus: what a model wrote about the subjects. Steps train on it (GA, NPO), on
@@ -56,8 +52,6 @@ class RwkuDataModule(LightningDataModule):
         schedule: order of the steps; the command line takes it from ``model.schedule``.
         seed: of the windows' order; the command line takes it from ``seed_everything``.
     """
-
-    served: Served  # after setup
 
     def __init__(
         self,
@@ -140,15 +134,6 @@ class RwkuDataModule(LightningDataModule):
         """The probes alone, in the chat template of the tokenizer if it has one."""
         about = f"RWKU, {len(self.subjects)} of 200 subjects: {', '.join(self.subjects)}."
         return EvaluationRecords(probes=self._probes(tokenizer), note=about)
-
-    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.steps()
-
-    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.every_window()
-
-    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.val_dataloader()
 
     def _texts(self, part: str, subjects: Sequence[str]) -> list[str]:
         rows = open_rwku(self.corpus_name).training(part, self.generator, subjects)

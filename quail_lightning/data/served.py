@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from quail_lightning.data.batch import ForgetRetainBatch
@@ -48,3 +49,25 @@ class Served:
         """Every window once: the forget set, then the retain set."""
         sampler = EveryWindow(len(self.windows.forget), len(self.windows.retain), self.batch_size)
         return step_loader(ForgetRetainWindows(*self.windows), sampler)
+
+
+class ServedDataModule(LightningDataModule):
+    """Lightning's loaders over what ``setup`` leaves.
+
+    Attributes:
+        served: after ``setup``.
+    """
+
+    served: Served
+
+    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        """The steps of an epoch."""
+        return self.served.steps()
+
+    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        """Every window once."""
+        return self.served.every_window()
+
+    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
+        """Every window once."""
+        return self.val_dataloader()

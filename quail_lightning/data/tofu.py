@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from quail_lightning.data.alternates import Alternates
 from quail_lightning.data.answers import AnswerWindows, LossOn
 from quail_lightning.data.authors import Authors
-from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.pairs import PairSets
 from quail_lightning.data.questions import AnswerSets, ChatUse, EvaluationRecords, Question
-from quail_lightning.data.served import Served
+from quail_lightning.data.served import Served, ServedDataModule
 from quail_lightning.data.sets import Documents, Windows, check_sizes
 from quail_lightning.data.tofu_corpus import (
     EVALUATED,
@@ -34,7 +31,7 @@ from quail_lightning.errors import InputError, check_choice
 TrainedOn = Literal["answers", "refusals"]
 
 
-class TofuDataModule(LightningDataModule):
+class TofuDataModule(ServedDataModule):
     """Questions about authors that do not exist, and the answers to be forgotten or kept (Maini et al. 2024).
 
     Each pair is one window, of which the answer is learned or forgotten (see ``AnswerWindows``). The evaluation
@@ -57,8 +54,6 @@ class TofuDataModule(LightningDataModule):
         alternates: let the forget steps see an alternate answer beside each true one; see ``Alternates``.
         authors: write this invented set into the folder ``corpus`` if it is not there yet.
     """
-
-    served: Served  # after setup
 
     def __init__(
         self,
@@ -152,15 +147,6 @@ class TofuDataModule(LightningDataModule):
         parts = {"forget": f"{self.forget_part}_perturbed"} | EVALUATED
         sets = {name: answered_questions(corpus, part) for name, part in parts.items()}
         return EvaluationRecords(answers=AnswerSets(sets, self.chat))
-
-    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.steps()
-
-    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.every_window()
-
-    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.val_dataloader()
 
     @property
     def _parts(self) -> tuple[str, str]:

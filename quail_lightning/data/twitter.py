@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
 
-from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.invented_tweets import InventedTweets
 from quail_lightning.data.overlap import comparable
 from quail_lightning.data.questions import EvaluationRecords, LabelledTexts, MembershipTexts, VerbatimPrompt
-from quail_lightning.data.served import Served
+from quail_lightning.data.served import Served, ServedDataModule
 from quail_lightning.data.sets import (
     Documents,
     Windows,
@@ -31,7 +28,7 @@ LABEL_LINE = "\nLabel:"  # between a tweet and the name of its class
 FEWEST_TOKENS = 4  # of a tweet that is continued or attacked: two for the prompt, three for Min-40 %
 
 
-class TwitterDataModule(LightningDataModule):
+class TwitterDataModule(ServedDataModule):
     """Forget/retain windows of labelled tweets, and their evaluation records.
 
     A training document is a tweet with its class below it (``Label: misinformation``). Verbatim recall continues
@@ -55,8 +52,6 @@ class TwitterDataModule(LightningDataModule):
         seed: of the windows' order; the command line takes it from ``seed_everything``.
         invented: write this invented set into the folder ``corpus`` if it is not there yet.
     """
-
-    served: Served  # after setup
 
     def __init__(
         self,
@@ -130,15 +125,6 @@ class TwitterDataModule(LightningDataModule):
     def records_alone(self) -> EvaluationRecords | None:
         """None: they are the training text."""
         return None
-
-    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.steps()
-
-    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.every_window()
-
-    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.val_dataloader()
 
     def _sets(self) -> tuple[list[Tweet], list[Tweet], int, int]:
         """Forget tweets, retain tweets, how many of those were dropped, how many empty rows there were."""

@@ -5,13 +5,9 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any, get_args
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
-
-from quail_lightning.data.batch import ForgetRetainBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.questions import EvaluationRecords
-from quail_lightning.data.served import Served
+from quail_lightning.data.served import Served, ServedDataModule
 from quail_lightning.data.sets import Documents, Windows, check_sizes, disjoint_documents, say_overlap
 from quail_lightning.data.tokenizer import named_tokenizer
 from quail_lightning.data.windows import document_windows
@@ -19,7 +15,7 @@ from quail_lightning.data.wmdp_corpus import HUB_NAME, WIKITEXT, Domain, Retaine
 from quail_lightning.errors import InputError, check_choice
 
 
-class WmdpDataModule(LightningDataModule):
+class WmdpDataModule(ServedDataModule):
     """Hazardous texts to forget and harmless ones to keep (Li et al. 2024, "The WMDP Benchmark").
 
     Each document is one window, its first tokens, as in RMU's published code; what is behind them is left out.
@@ -41,8 +37,6 @@ class WmdpDataModule(LightningDataModule):
         schedule: order of the steps; the command line takes it from ``model.schedule``.
         seed: of the windows' order; the command line takes it from ``seed_everything``.
     """
-
-    served: Served  # after setup
 
     def __init__(
         self,
@@ -133,15 +127,6 @@ class WmdpDataModule(LightningDataModule):
         """None of any kind, and a note that says so."""
         about = f"WMDP, {' and '.join(self.domains)}: its questions are tasks of the LM Evaluation Harness."
         return EvaluationRecords(note=about)
-
-    def train_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.steps()
-
-    def val_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.served.every_window()
-
-    def test_dataloader(self) -> DataLoader[ForgetRetainBatch]:
-        return self.val_dataloader()
 
     def _documents(self, parts: list[str], most: int | None) -> list[str]:
         """The first ``most`` documents, of each part in turn."""
