@@ -58,8 +58,9 @@ class _Part(NamedTuple):
     metric: str
     answer: Answer
     said: str
-    highest: float = 0.0  # share that may have come back, by the interval
-    value: float = 0.0  # share that came back
+    lowest: float = 0.0  # share that came back, by the interval
+    highest: float = 0.0  # likewise
+    value: float = 0.0  # likewise, the estimate
 
 
 def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = False) -> Verdict:
@@ -67,7 +68,7 @@ def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = Fal
 
     Of every question each metric that bears on it answers for itself; the whole is ``yes`` or ``no`` where all
     agree, ``in part`` where they do not, ``unknown`` where none can tell. Utility is ``no`` as soon as one metric
-    says so, over-forgotten ``yes``.
+    says so, survives where one metric's interval lies wholly below 0.2, over-forgotten is ``yes``.
 
     - **known**: the target's interval lies on the knowing side of the retrained model's, at 16 bits. A metric
       of which that is not true is left out of the next two; where none is left there is nothing to forget.
@@ -105,6 +106,8 @@ def verdict(sixteen_bits: Models, at_format: Models, is_sixteen_bits: bool = Fal
     gone = [part.metric for part in forgotten if is_gone and part.answer != "no"]
     survives = [] if is_sixteen_bits else _survives(at_format.unlearned, gone)
     is_kept: Answer = "yes" if is_sixteen_bits and gone else _together(survives)
+    if any(part.lowest > 1 - NOTHING for part in survives):  # whichever metric shows it: it is there again
+        is_kept = "no"
     over, utility = _over_forgotten(at_format), _utility(at_format)
     is_over: Answer = "yes" if any(part.answer == "yes" for part in over) else _together(over)
     is_useful: Answer = "no" if any(part.answer == "no" for part in utility) else _together(utility)
@@ -169,7 +172,7 @@ def _survives(unlearned: Metrics, metrics: Sequence[str]) -> list[_Part]:
 
 def _returned(metric: str, back: Estimate) -> _Part:
     answer = _graded(_complement(back), NOTHING)
-    return _Part(metric, answer, _percent(metric, back), back.high, back.value)
+    return _Part(metric, answer, _percent(metric, back), back.low, back.high, back.value)
 
 
 def _over_forgotten(models: Models) -> list[_Part]:

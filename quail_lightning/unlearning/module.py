@@ -49,7 +49,7 @@ from quail_lightning.unlearning.provenance import sources
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, write_saliency
 from quail_lightning.unlearning.sharpness import Sam, check_sam
 from quail_lightning.unlearning.sophia import Sophia, SophiaG, check_sophia, estimate_curvature
-from quail_lightning.unlearning.stopping import Goals, Stop, end_where_enough, look_again
+from quail_lightning.unlearning.stopping import Goals, Stop, look_where_due
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
 from quail_lightning.unlearning.whole_sets import mean_nll
@@ -261,8 +261,8 @@ class UnlearningModule(LightningModule):
             sides.append(("forget", self.relabelled(batch.forget)))
         if batch.retain is not None and self.retain is not None:
             sides.append(("retain", batch.retain))
-        if not sides:  # a retain batch of the epoch schedule, and no retain term
-            return
+        if not sides or (self.goals is not None and self.goals.is_over):
+            return  # a retain batch of the epoch schedule, and no retain term; or the rest of the last epoch
         assert self.model is not None
         with explained_memory(self.memory_options, self.model.config, batch, self.trainer):
             if self.schedule == "joint":
@@ -354,14 +354,16 @@ class UnlearningModule(LightningModule):
         """How the step computes."""
         return StepArithmetic(self.trainer, self.weight_precision, self.adapter)
 
-    def on_train_start(self) -> None:
-        if self.goals is not None:  # of a run that had ended: only now is its checkpoint's state here
-            end_where_enough(self.goals, self.trainer)
+    def on_train_start(self) -> None:  # a checkpoint inside an epoch is older than the look that its step leads to
+        self._look_where_due(ends_epoch=False)
 
     def on_train_batch_end(self, outputs: Any, batch: ForgetRetainBatch, batch_idx: int) -> None:
-        if self.goals is not None and self.model is not None and self.trainer.is_last_batch:
-            # now: an epoch's checkpoint and evaluation are to know of it
-            look_again(self.goals, self.arithmetic, self.model, data_of(self.trainer))
+        self._look_where_due(bool(self.trainer.is_last_batch))  # before the epoch's checkpoint and evaluation
+
+    def _look_where_due(self, ends_epoch: bool) -> None:
+        if self.goals is not None and self.model is not None:
+            data, inside = data_of(self.trainer), self.schedule != "epoch"  # that ends with the retain set
+            look_where_due(self.goals, self.arithmetic, self.model, data, inside, ends_epoch)
 
     def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         self._log_nll("val", batch)

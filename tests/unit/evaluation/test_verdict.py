@@ -169,6 +169,10 @@ def test_what_may_have_come_back_by_its_interval_alone_is_not_said_to_have() -> 
     assert "survives, but up to 30 % may have come back: intervals are wide" in found.text
     much = {**at_format, "recovery_verbmem_forget_capped": Estimate(0.5, 40, 0.4, 0.6)}
     assert "CAME BACK IN PART" in verdict(Models(TARGET, RETRAINED, GOOD), Models(TARGET_Q, RETRAINED, much)).text
+    nearly_all = {**much, "recovery_verbmem_forget_capped": Estimate(0.9, 40, 0.82, 0.97)}
+    back = verdict(Models(TARGET, RETRAINED, GOOD), Models(TARGET_Q, RETRAINED, nearly_all))
+    assert back.survives == "no"
+    assert "CAME BACK (came back: " in back.text
 
 
 def test_conclusions_add_the_survival_measures_to_the_rows() -> None:

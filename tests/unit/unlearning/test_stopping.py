@@ -147,6 +147,91 @@ def test_it_ends_after_the_epoch_in_which_little_is_left_and_no_window_is_driven
     assert float(ends[goal].mean()) < 0.7 * float(ends[None].mean())
 
 
+def far_apart(checkpoint, corpus_folder, **options):
+    """Steps of one window each, so large that an epoch drives the text far beyond its goals."""
+    _, windows = start_of(checkpoint, corpus_folder)
+    before = window_nlls(load_model(checkpoint, torch.float32), windows)
+    return module(checkpoint, stop=float(before.max()) + 1, learning_rate=2e-2, retain=None, **options)
+
+
+def test_it_ends_inside_an_epoch_where_the_last_steps_and_then_all_windows_say_so(corpus_folder, checkpoint):
+    watch = Watch()
+    unlearning = far_apart(checkpoint, corpus_folder)
+    fit(unlearning, data_module(corpus_folder, checkpoint, batch_size=1), epochs=3, callbacks=[watch])
+    goals = unlearning.goals
+    assert 0 < len(watch.gradients) < len(goals.nll) == len(watch.logged)
+    assert goals.is_enough
+    assert goals.has_ended
+    _, windows = start_of(checkpoint, corpus_folder)
+    torch.testing.assert_close(goals.seen, window_nlls(unlearning.model, windows), rtol=1e-5, atol=1e-6)
+
+
+class Moved(Callback):
+    """Whether each batch changed the weights."""
+
+    def __init__(self):
+        self.moved = []
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        self.before = pl_module.model.lm_head.weight.detach().clone()
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.moved.append(not torch.equal(self.before, pl_module.model.lm_head.weight))
+
+
+def test_the_epoch_schedule_ends_with_its_retain_half(corpus_folder, checkpoint):
+    watch = Moved()
+    unlearning = far_apart(checkpoint, corpus_folder, schedule="epoch")
+    unlearning.retain = GradientDescent()
+    fit(unlearning, data_module(corpus_folder, checkpoint, "epoch", batch_size=1), epochs=3, callbacks=[watch])
+    retain = len(watch.moved) // unlearning.trainer.current_epoch - len(unlearning.goals.nll)
+    assert unlearning.goals.has_ended
+    assert retain > 1
+    assert all(watch.moved[-retain:])
+
+
+def test_goals_worked_by_hand():
+    goals = Goals.of(torch.tensor([4.0, 4.0, 4.0, 4.0], dtype=torch.float64))
+    for seen, left, enough in (
+        ([3.3, 4, 3.3, 4], 0.0875, True),  # little is left
+        ([2.5, 6, 2.5, 6], 0.1875, True),  # more, and the others make up for it
+        ([2.5, 5, 2.5, 5], 0.1875, False),  # they do not
+        ([1.0, 9, 1.0, 9], 0.375, False),  # nothing makes up for this
+    ):
+        goals.look(torch.tensor(seen, dtype=torch.float64))
+        assert goals.left == pytest.approx(left)
+        assert (goals.is_enough, goals.is_over) == (enough, enough)
+    for window, expected in ((2, False), (1, True), (0, False)):  # of the last quarter alone, here one window
+        visit = goals.visit(torch.tensor([window]))
+        visit.open(torch.tensor([window]), torch.tensor([4.0 if window == 1 else 1.0]))
+        visit.end()
+        assert goals.may_be_enough is expected
+        assert not goals.is_over
+    goals.look(goals.seen)
+    assert not goals.may_be_enough
+
+
+def test_a_run_killed_before_the_look_inside_an_epoch_ends_where_the_undisturbed_run_does(
+    corpus_folder, checkpoint
+):
+    def run(**options):
+        unlearning = far_apart(checkpoint, corpus_folder)
+        watch = Watch()
+        callbacks = [TrainingCheckpoint(True, every_n_steps=1, keep=9), watch]
+        trainer = plain_trainer(max_epochs=3, precision="32-true", callbacks=callbacks)
+        trainer.fit(unlearning, datamodule=data_module(corpus_folder, checkpoint, batch_size=1), **options)
+        weights = {name: p.detach().clone() for name, p in unlearning.model.named_parameters()}
+        return trainer.current_epoch, len(watch.gradients), weights
+
+    epoch, steps, weights = run()
+    folders = sorted(last_checkpoint(Path()).folder.parent.glob("[!.]*"))
+    assert len(folders) == 4 > steps >= 2
+    for batches, folder in enumerate(folders, start=1):  # one is older than the look that ended the run
+        again, further, found = run(ckpt_path=str(folder))
+        assert (again, further) == (epoch, max(steps - batches, 0))
+        assert_same(found, weights)
+
+
 def test_retrained_is_most_of_the_way_from_the_target_to_that_model(corpus_folder, checkpoint, other_checkpoint):
     target, windows = start_of(checkpoint, corpus_folder)
     unlearning = module(checkpoint, stop="retrained", retrained=other_checkpoint)
