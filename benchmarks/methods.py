@@ -32,6 +32,7 @@ STEERED = (  # RMU: the second of two layers, further away, beside a retain term
 LONG = (
     "--model.stop=null",
     "--model.learning_rate=5e-4",
+    "--trainer.max_epochs=5",
 )  # every method for as long, however much it has forgotten
 SMALL = {  # method → overrides for a model of 14 matrices at the quickstart's learning rate
     "pdu": ("--model.dual.epsilon=0.1",),  # somewhat above the target's own retain loss, 0.03

@@ -25,7 +25,11 @@ from quail_lightning.run.results import read_verdicts
 CHECKPOINTS = "checkpoints/quickstart"
 FIT = ("fit", "--config", "quickstart.yaml")
 LAST = ("--evaluation.every_n_epochs=1000",)  # only after the last
-ON_AND_ON = ("--model.stop=null", "--model.learning_rate=5e-4")  # five epochs, however much is forgotten
+ON_AND_ON = (  # however much is forgotten
+    "--model.stop=null",
+    "--model.learning_rate=5e-4",
+    "--trainer.max_epochs=5",
+)
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "quail": ("QUAIL, the quickstart", FIT),
     "endless": ("QUAIL for five epochs of larger steps, without a stop", (*FIT, *ON_AND_ON)),

@@ -257,12 +257,12 @@ class UnlearningModule(LightningModule):
 
     def training_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         sides: list[tuple[Side, TokenBatch]] = []
-        if batch.forget is not None:
+        if batch.forget is not None and not (self.goals is not None and self.goals.is_over):
             sides.append(("forget", self.relabelled(batch.forget)))
         if batch.retain is not None and self.retain is not None:
             sides.append(("retain", batch.retain))
-        if not sides or (self.goals is not None and self.goals.is_over):
-            return  # a retain batch of the epoch schedule, and no retain term; or the rest of the last epoch
+        if not sides:  # a retain batch of the epoch schedule, and no retain term; or nothing is left to forget
+            return
         assert self.model is not None
         with explained_memory(self.memory_options, self.model.config, batch, self.trainer):
             if self.schedule == "joint":
@@ -362,8 +362,7 @@ class UnlearningModule(LightningModule):
 
     def _look_where_due(self, ends_epoch: bool) -> None:
         if self.goals is not None and self.model is not None:
-            data, inside = data_of(self.trainer), self.schedule != "epoch"  # that ends with the retain set
-            look_where_due(self.goals, self.arithmetic, self.model, data, inside, ends_epoch)
+            look_where_due(self.goals, self.arithmetic, self.model, data_of(self.trainer), ends_epoch)
 
     def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         self._log_nll("val", batch)

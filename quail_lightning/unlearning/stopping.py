@@ -75,7 +75,7 @@ class Goals:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was enough when all were last looked at: no step came after, the epoch's rest is left out."""
+        """Whether it was enough when all were last looked at: the epoch goes on with the retain set alone."""
         return self.is_enough and bool((self.order < 0).all())
 
     def look(self, nlls: Tensor) -> None:
@@ -153,27 +153,19 @@ class Visit:
 
 
 def look_where_due(
-    goals: Goals,
-    arithmetic: StepArithmetic,
-    model: PreTrainedModel,
-    data: UnlearningData,
-    inside: bool,
-    ends_epoch: bool,
+    goals: Goals, arithmetic: StepArithmetic, model: PreTrainedModel, data: UnlearningData, ends_epoch: bool
 ) -> None:
-    """Look at every window where training may end; it ends with the epoch. All processes must call.
+    """Look at every window where it may be enough, and when an epoch ends; all processes must call.
 
     Args:
         goals: of the windows.
         arithmetic: of the steps.
         model: that is trained.
         data: set up.
-        inside: whether the rest of an epoch may be left out.
         ends_epoch: whether no step of the epoch is left.
     """
-    if (ends_epoch or (inside and goals.may_be_enough)) and not goals.is_over:
+    if ends_epoch or goals.may_be_enough:
         goals.look(arithmetic.nlls(model, true_answers(data.served.trained.forget)))
-        if goals.is_over:
-            rank_zero_info(f"forgetting ends: {float(goals.seen.mean()):.3g} nats a token, {goals.left:.0%} left")
     if ends_epoch and (said := goals.end_epoch()):
         rank_zero_info(said)
     arithmetic.trainer.should_stop |= goals.has_ended

@@ -5,14 +5,15 @@ import sys
 import pytest
 
 from quail_lightning.cli import main
-from quail_lightning.run.results import read_results
+from quail_lightning.models.arithmetic import training_precision
+from quail_lightning.run.results import read_results, read_verdicts
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory):
-    """Method → (model, precision) → metrics after the last epoch; at two precisions only, to save time."""
+def runs(tmp_path_factory):
+    """Method → its run's folder; at two precisions only, to save time."""
     folder = tmp_path_factory.mktemp("quickstart")
     found = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -20,13 +21,21 @@ def tables(tmp_path_factory):
         patch.setattr(sys, "argv", ["quail"])
         for method in ("quail", "ga_gdr"):
             fragment = [] if method == "quail" else ["--config", f"method/{method}.yaml"]
-            evaluated = ["--evaluation.precisions=[nf4]", "--evaluation.every_n_epochs=5"]
+            evaluated = ["--evaluation.precisions=[nf4]", "--evaluation.every_n_epochs=10"]
             evaluated += ["--trainer.limit_val_batches=0"]
             version = f"--trainer.logger.init_args.version={method}"
             main(["fit", "--config", "quickstart.yaml", *fragment, *evaluated, version])
-            rows = read_results(folder / "logs/quickstart" / method)
-            found[method] = {(row.model, row.precision): row.metrics for row in rows}
+            found[method] = folder / "logs/quickstart" / method
     return found
+
+
+@pytest.fixture(scope="module")
+def tables(runs):
+    """Method → (model, precision) → metrics after the last epoch."""
+    return {
+        method: {(row.model, row.precision): row.metrics for row in read_results(folder)}
+        for method, folder in runs.items()
+    }
 
 
 def value(table, model, metric, precision="bf16"):
@@ -48,13 +57,24 @@ def test_the_retrained_model_keeps_the_retain_set_and_never_knew_the_forget_set(
     assert 0.2 < value(table, "retrained", "membership_auc") < 0.8
 
 
+def test_the_verdict_is_good_at_every_precision(runs):
+    """With bfloat16 products in every respect; after training in float32 responses loop, intervals are wide."""
+    found = read_verdicts(runs["quail"])
+    assert set(found) == {"bf16", "nf4"}
+    in_float32 = training_precision("cpu") == "32-true"
+    for precision, verdict in found.items():
+        text = f"{precision}: {verdict['text']}"
+        assert [verdict[question] for question in ("known", "survives", "utility")] == ["yes"] * 3, text
+        assert verdict["forgotten"] == "yes" or (in_float32 and verdict["forgotten"] == "in part"), text
+        loops = in_float32 and "OVER-FORGOTTEN (repetition" in text  # not the NLL
+        assert verdict["over_forgotten"] == "no" or loops, text
+
+
 def test_forgetting_ends_near_what_the_retrained_model_knows(tables):
     table = tables["quail"]
     for precision in ("bf16", "nf4"):
         unlearned, retrained = (table[model, precision]["nll_forget"] for model in ("unlearned", "retrained"))
         assert 0.8 * retrained.low <= unlearned.value <= 1.25 * retrained.high
-        # measured: 12 with bfloat16 products, -11 with float32 products of AVX2
-        assert abs(value(table, "unlearned", "privleak", precision)) <= 25
         assert value(table, "unlearned", "knowmem_retain", precision) >= 95
 
 

@@ -151,7 +151,8 @@ def far_apart(checkpoint, corpus_folder, **options):
     """Steps of one window each, so large that an epoch drives the text far beyond its goals."""
     _, windows = start_of(checkpoint, corpus_folder)
     before = window_nlls(load_model(checkpoint, torch.float32), windows)
-    return module(checkpoint, stop=float(before.max()) + 1, learning_rate=2e-2, retain=None, **options)
+    settings = {"stop": float(before.max()) + 1, "learning_rate": 2e-2, "retain": None} | options
+    return module(checkpoint, **settings)
 
 
 def test_it_ends_inside_an_epoch_where_the_last_steps_and_then_all_windows_say_so(corpus_folder, checkpoint):
@@ -159,7 +160,7 @@ def test_it_ends_inside_an_epoch_where_the_last_steps_and_then_all_windows_say_s
     unlearning = far_apart(checkpoint, corpus_folder)
     fit(unlearning, data_module(corpus_folder, checkpoint, batch_size=1), epochs=3, callbacks=[watch])
     goals = unlearning.goals
-    assert 0 < len(watch.gradients) < len(goals.nll) == len(watch.logged)
+    assert 0 < len(watch.gradients) < len(goals.nll) == len(watch.logged)  # there is no retain term
     assert goals.is_enough
     assert goals.has_ended
     _, windows = start_of(checkpoint, corpus_folder)
@@ -179,15 +180,16 @@ class Moved(Callback):
         self.moved.append(not torch.equal(self.before, pl_module.model.lm_head.weight))
 
 
-def test_the_epoch_schedule_ends_with_its_retain_half(corpus_folder, checkpoint):
-    watch = Moved()
-    unlearning = far_apart(checkpoint, corpus_folder, schedule="epoch")
-    unlearning.retain = GradientDescent()
-    fit(unlearning, data_module(corpus_folder, checkpoint, "epoch", batch_size=1), epochs=3, callbacks=[watch])
-    retain = len(watch.moved) // unlearning.trainer.current_epoch - len(unlearning.goals.nll)
-    assert unlearning.goals.has_ended
-    assert retain > 1
-    assert all(watch.moved[-retain:])
+@pytest.mark.parametrize("schedule", ["alternate", "epoch", "joint"])
+def test_the_last_epoch_goes_on_with_the_retain_set_alone(schedule, corpus_folder, checkpoint):
+    watch, data = Moved(), data_module(corpus_folder, checkpoint, schedule, batch_size=1)
+    unlearning = far_apart(checkpoint, corpus_folder, schedule=schedule, retain=GradientDescent())
+    fit(unlearning, data, epochs=9, callbacks=[watch])
+    goals = unlearning.goals
+    assert goals.has_ended
+    last = watch.moved[-len(data.train_dataloader()) :]
+    forget_steps = len(goals.nll)
+    assert all(last[forget_steps:]) if schedule == "epoch" else all(last)
 
 
 def test_goals_worked_by_hand():
