@@ -19,6 +19,8 @@ from quail_lightning.evaluation.intervals import (
 from quail_lightning.evaluation.metrics import MEMBERSHIP_AUCS, labels
 from quail_lightning.run.results import Estimate, Measure, Undefined
 
+ROUNDING = 1e-3  # nats a token: the NLLs of one model by one process and by two differ less
+
 
 def recovery(
     unlearned_quantized: Measure,
@@ -194,7 +196,7 @@ def kept_forgetting(
         quantized = np.minimum(quantized, series[3])
         if attacked and not _above_zero(np.minimum(series[3], series[4]) - target):
             return Undefined("after the attack the retrained model knows as much as the target did")
-    if not _above_zero(whole - target):
+    if not _above_zero(whole - target, ROUNDING):
         return Undefined("the NLL did not rise at 16 bits beyond its interval: nothing was forgotten")
     return bootstrap_of_means([whole - quantized, whole - target], _left)
 
@@ -231,7 +233,7 @@ def delivered_forgetting(
 
     Returns:
         fraction with its paired bootstrap interval; undefined where the interval of the (capped) 16-bit rise
-        contains zero.
+        contains zero, or comes within rounding of it.
 
     Raises:
         InputError: the measures do not hold scores of the same windows.
@@ -246,9 +248,10 @@ def delivered_forgetting(
     rise = bootstrap_mean(unlearned_16 - target_16)
     if isinstance(rise, Undefined):
         return rise
-    if rise.low <= 0 <= rise.high:
+    if rise.low <= ROUNDING and rise.high >= -ROUNDING:
         return Undefined(
-            f"the 16-bit NLL rise is within its interval of zero ({rise.low:.3g} … {rise.high:.3g} nats per token)"
+            "the 16-bit NLL rise is within its interval, or rounding, of zero "
+            f"({rise.low:.3g} … {rise.high:.3g} nats per token)"
         )
     return bootstrap_ratio(unlearned_q - target_q, unlearned_16 - target_16)
 
@@ -324,6 +327,6 @@ def _paired(measures: list[Measure]) -> list[Floats] | Undefined:
     return series
 
 
-def _above_zero(differences: Floats) -> bool:
+def _above_zero(differences: Floats, beyond: float = 0.0) -> bool:
     mean = bootstrap_mean(differences)
-    return isinstance(mean, Estimate) and mean.low > 0
+    return isinstance(mean, Estimate) and mean.low > beyond

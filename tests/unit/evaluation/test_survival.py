@@ -104,7 +104,7 @@ def test_delivered_is_undefined_where_the_rise_is_within_its_interval_of_zero() 
     rise = 0.1 * (NOISE - NOISE.mean())
     measure = delivered_forgetting(m(HIGH), m(LOW), m(LOW + rise), m(LOW))
     assert isinstance(measure, Undefined)
-    assert "within its interval of zero" in measure.reason
+    assert "within its interval, or rounding, of zero" in measure.reason
 
 
 def test_a_fall_of_the_retain_nll_has_a_ratio_too() -> None:
@@ -186,3 +186,10 @@ def test_kept_after_an_attack_is_beyond_what_the_retrained_model_learned() -> No
     nothing = kept_forgetting(m(0.5 + jitter), forgotten, target, m(0.9 + jitter), retrained, attacked=True)
     assert isinstance(nothing, Undefined)
     assert "the retrained model knows as much" in nothing.reason
+
+
+def test_a_rise_within_rounding_of_zero_delivers_nothing_that_could_be_told() -> None:
+    before, after, clear = m([1.0, 1.0, 1.0]), m([1 + 1e-7, 1 + 2e-4, 1 + 3e-4]), m([1.1, 1.2, 1.3])
+    assert isinstance(delivered_forgetting(after, before, after, before), Undefined)
+    assert isinstance(kept_forgetting(after, after, before), Undefined)
+    assert value(delivered_forgetting(clear, before, clear, before)) == pytest.approx(1)
