@@ -34,14 +34,22 @@ VERBS = {
     "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
     "evaluate": "evaluate saved models on a benchmark, or score a published log again",
     "folds": "unlearn several forget sets in turn (MUSE's sustainability and scalability)",
+    "push": "put an exported model and its card on the hub, private by default (--dry-run lists what)",
+    "compare": "finished runs side by side: terminal, CSV, LaTeX, a figure of forgetting and utility",
+    "report": "finished runs as one HTML file: verdict first, then figures, curves, origins, limits",
     "clean": "list, and with --yes remove, what private text can be read back from",
 }
 """Verb → what it does; the verb's code stands in ``quail_lightning.commands.<verb>``."""
+SWEEP = {"sweep": "search the options of fit: which run forgets most and keeps most, on validation windows"}
+DOCTOR = {"doctor": "say what works on this machine, and whether the run of a config can"}
+"""The verb that examines; it shows something before the libraries are loaded."""
+ALL_VERBS = TRAINER_VERBS | SWEEP | VERBS | DOCTOR
 ANEW = "The same command starts anew"
 GO_ON = {
     "fit": "--ckpt_path last goes on from the last checkpoint, where checkpoint.enabled: true wrote one",
     "evaluate": "The same command goes on: the metrics that are finished lie in the folder --finished",
     "folds": "The same command goes on: the folds that are finished are kept",
+    "sweep": "The same command goes on: what is finished is kept, and what was cut short is run again",
     "clean": "The same command removes what is left",
 }
 """Verb → what to do where it was interrupted, or could not write; those that are absent start anew."""
@@ -93,33 +101,43 @@ def program() -> None:
 
 def _run(given: list[str]) -> None:
     begin_command()
+    if given[0] in DOCTOR:
+        from quail_lightning.command_line.doctor import run_doctor
+
+        run_doctor(given[1:])
+        return
     with step("loading libraries"):
         if not {"-h", "--help"} & set(given):
             quiet_libraries()
         verb = given[0]
-        module = import_module(
-            f"quail_lightning.commands.{verb}" if verb in VERBS else "quail_lightning.command_line.lightning_cli"
-        )
+        module = import_module(f"quail_lightning.{_module(verb)}")
     if verb in VERBS:
         _run_verb(verb, module, given[1:])
+    elif verb in SWEEP:
+        module.run_sweep(given[1:])
     else:
         module.run_lightning_cli(given)
 
 
+def _module(verb: str) -> str:
+    if verb in VERBS:
+        return f"commands.{verb}"
+    return "command_line.sweeping" if verb in SWEEP else "command_line.lightning_cli"
+
+
 def _check_verb(given: Sequence[str]) -> None:
-    verbs = TRAINER_VERBS | VERBS
-    if given and given[0] in verbs:
+    if given and given[0] in ALL_VERBS:
         return
-    close = get_close_matches(given[0].lower(), verbs, n=1) if given else []
+    close = get_close_matches(given[0].lower(), ALL_VERBS, n=1) if given else []
     remedy = f"Did you mean {close[0]}?" if close else "quail --help says what each does"
-    if set(given) & set(verbs):
+    if set(given) & set(ALL_VERBS):
         remedy = "The verb comes first"
-    allowed = ", ".join(verbs)
+    allowed = ", ".join(ALL_VERBS)
     raise InputError("there is no such verb", given=given[0] if given else "", allowed=allowed, remedy=remedy)
 
 
 def _overview() -> str:
-    lines = [f"  {verb:<12}{purpose}" for verb, purpose in (TRAINER_VERBS | VERBS).items()]
+    lines = [f"  {verb:<12}{purpose}" for verb, purpose in ALL_VERBS.items()]
     return "\n".join(
         [
             "usage: quail VERB --config FILE [--key value ...]",

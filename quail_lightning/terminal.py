@@ -46,6 +46,8 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     # torch's pytree deprecation, raised inside lightning at every batch transfer
     warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*")
+    # CSVLogger's, where the run's folder holds its config already; no table is there (trackers.keep_table)
+    warnings.filterwarnings("ignore", message=r"Experiment logs directory .* exists and is not empty.*")
     # the windows lie in memory, so there is nothing for workers to do
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):

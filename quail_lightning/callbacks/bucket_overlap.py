@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class BucketOverlap(Callback):
-    """Bucket overlap and delivered shift of the quantized weights, in TensorBoard as ``analysis/...``.
+    """Bucket overlap and delivered shift of the quantized weights, as ``analysis/...``; TensorBoard has a figure.
 
     What would be exported now is compared with the target as it is loaded in the export dtype; see
     ``quail analyze`` for what the figures mean. Nothing that is trained, and no random state, is touched. The
@@ -90,8 +90,7 @@ class BucketOverlap(Callback):
 
     def _log(self, trainer: Trainer, pl_module: Any, epoch: int) -> None:
         self._logged_epoch = epoch
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers:
+        if not trainer.loggers:
             return
         with isolate_rng():
             # gathered by all processes
@@ -100,9 +99,11 @@ class BucketOverlap(Callback):
                 return
             found = self._compare(pl_module, exported)
         step = trained_steps(trainer)
-        for logger in loggers:
+        for logger in trainer.loggers:
             logger.log_metrics(self._scalars(found), step=step)
-            logger.experiment.add_figure("analysis/layers", overlap_by_layer(found, self.questions), step)
+            logger.save()
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("analysis/layers", overlap_by_layer(found, self.questions), step)
 
     def _compare(self, pl_module: Any, exported: PreTrainedModel) -> Comparison:
         after = ModelWeights(exported)

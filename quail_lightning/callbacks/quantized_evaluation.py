@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from quail_lightning.callbacks.kept_baselines import Stores, baseline_stores
 from quail_lightning.callbacks.kept_by_export import kept_by_export, told
 from quail_lightning.callbacks.progress_of_fit import is_epoch_over
 from quail_lightning.callbacks.run_setting import run_setting
@@ -46,7 +46,7 @@ from quail_lightning.quantization import (
     partly_quantized,
     remarks,
 )
-from quail_lightning.run.folder import run_folder
+from quail_lightning.run.folder import refuse_other_run, run_folder
 from quail_lightning.run.results import Estimate, Measure, ResultRow, read_scores, write_results, write_scores
 from quail_lightning.storage.vouched import digest
 from quail_lightning.terminal import Bar
@@ -82,6 +82,8 @@ class QuantizedEvaluation(Callback):
             does so on accelerators where a whole copy would not fit one. Not for precisions that are calibrated.
         published: row of the papers' tables that the last figures are set beside, such as ``failure/news/ga_gdr``;
             left out, and said so, where the run's setting is not the row's.
+        baselines: folder in which what is measured of target and retrained model is kept for other runs, with what
+            they said; null measures them anew. Not with several processes.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class QuantizedEvaluation(Callback):
         calibration: CalibrationRequest = CalibrationRequest(),  # noqa: B008 (frozen)
         sharded: bool | None = None,
         published: str | None = None,
+        baselines: str | None = None,
     ) -> None:
         if every_n_epochs < 1:
             raise InputError("evaluation.every_n_epochs must be at least 1", given=every_n_epochs)
@@ -102,7 +105,7 @@ class QuantizedEvaluation(Callback):
         self.precisions = {name: named_precision(name) for name in dict.fromkeys(precisions)}
         self.every_n_epochs, self.retrained = every_n_epochs, retrained
         self.suite, self.max_windows, self.calibration = suite, max_windows, calibration
-        self.sharded = sharded
+        self.sharded, self.baselines = sharded, baselines
         self.published = None if published is None else published_row(published)
         self.rows: list[ResultRow] = []
         self._sixteen_bits = "bf16"
@@ -133,15 +136,9 @@ class QuantizedEvaluation(Callback):
         Raises:
             InputError: naming the folder.
         """
-        folder = run_folder(trainer)
-        if trainer.ckpt_path is not None and folder.resolve() in Path(trainer.ckpt_path).resolve().parents:
-            return
-        held = [name for name in ("results.json", "config.yaml") if (folder / name).exists()]
-        if held and trainer.is_global_zero:
-            raise InputError(
-                f"the output folder {folder} already holds another run ({', '.join(held)})",
-                remedy="Name another folder by trainer.logger.init_args.name or .version, or remove this one",
-            )
+        folder = run_folder(trainer)  # asked by all processes
+        if trainer.is_global_zero:
+            refuse_other_run(folder, trainer.ckpt_path)
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Check everything that can be checked without a weight."""
@@ -283,7 +280,7 @@ class QuantizedEvaluation(Callback):
                 continue
             with isolate_rng():
                 load = partial(pl_module.export.checkpoint_to_evaluate, checkpoint)
-                measured = self._evaluate(name, load, trainer)
+                measured = self._evaluate(name, load, trainer, self._stores(checkpoint, pl_module))
             if name == "retrained":
                 auc = measured[self._sixteen_bits].get("membership_auc")
                 if isinstance(auc, Estimate):
@@ -352,7 +349,7 @@ class QuantizedEvaluation(Callback):
         return {row.precision: row.metrics for row in self.rows if row.model == name}
 
     def _evaluate(
-        self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer
+        self, name: str, make: Callable[[], PreTrainedModel], trainer: Trainer, finished: Stores = None
     ) -> dict[str, dict[str, Measure]]:
         """precision → metrics of one 16-bit model, one quantized copy at a time."""
         data = data_of(trainer)
@@ -367,10 +364,16 @@ class QuantizedEvaluation(Callback):
         precisions = [replace(each, dtype=torch.bfloat16) for each in self.precisions.values()]
         evaluator = Evaluator(precisions, self._calibration_tokens, self._texts)
         with torch.inference_mode(False):  # `test` switches it on, and what is made in it is never trained
-            found = evaluator.evaluate(lambda dtype: make(), asked, show)
+            found = evaluator.evaluate(lambda dtype: make(), asked, show, finished)
         bar.close()
         self._said |= {(name, precision): evaluated.log for precision, evaluated in found.items()}
         return {precision: evaluated.measures for precision, evaluated in found.items()}
+
+    def _stores(self, checkpoint: str, pl_module: Any) -> Stores:
+        given = self.precisions.values(), pl_module.export_dtype, self._arithmetic
+        return baseline_stores(
+            self.baselines, checkpoint, pl_module.target, *given, self._calibration_tokens, self._texts
+        )
 
     def _note(self, data: UnlearningData) -> str:
         """What a reader of the figures must know."""

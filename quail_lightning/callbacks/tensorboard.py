@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from quail_lightning.callbacks.progress_of_fit import trained_steps
 from quail_lightning.data.protocol import data_of
@@ -51,7 +51,7 @@ def log_start(
             logger.log_hyperparams(options, {})  # for hparams.yaml; the metrics are not known yet
             logger.experiment.add_custom_scalars(layout(baselines))
         else:
-            logger.log_hyperparams(options)
+            logger.log_hyperparams(_not_yet_told(logger, options))
     starts_at_target = trainer.state.fn == "fit" and module.start in (None, module.target)
     curves = [row for row in baselines if starts_at_target and row.model == "target"]
     _log(trainer, _scalars(curves) | _baseline_scalars(baselines, sixteen_bits), 0)
@@ -146,6 +146,14 @@ def hyperparameters(trainer: Trainer, module: UnlearningModule) -> dict[str, Any
     options |= {"batch_size": data.batch_size, "max_len": data.max_len, "max_epochs": trainer.max_epochs}
     options |= {"precision": trainer.precision, "export_dtype": described["export_dtype"]}
     return masked({name: value for name, value in options.items() if isinstance(value, (bool, int, float, str))})
+
+
+def _not_yet_told(logger: Logger, options: dict[str, Any]) -> dict[str, Any]:
+    """Without what MLflow knows: of a run that goes on it refuses another value, such as more epochs."""
+    if not isinstance(logger, MLFlowLogger) or logger.run_id is None:
+        return options
+    told = logger.experiment.get_run(logger.run_id).data.params
+    return {name: value for name, value in options.items() if name not in told}
 
 
 def _is_derived(name: str, measured: Mapping[str, None]) -> bool:

@@ -37,8 +37,10 @@ EXAMPLES = {
     "analyze": ("quail analyze --reference TARGET --model UNLEARNED",),
     "convert": ("quail convert model.gguf --out checkpoints/model",),
     "quantize": ("quail quantize DIR --to awq4 --out DIR-awq4",),
+    "push": ("quail push logs/news/latest/model my-account/my-model --dry-run",),
     "evaluate": ("quail evaluate DIR --benchmark muse-news --precisions bf16 nf4",),
     "folds": ("quail folds --config folds/quickstart_sust.yaml",),
+    "sweep": ("quail sweep --config quickstart.yaml --space sweep/quickstart.yaml --trials 8",),
 }
 """Verb → commands that show what it needs."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,14 @@ from quail_lightning.command_line.argument_parser import SuggestingParser
 from quail_lightning.command_line.named_checkpoints import NamedCheckpoints
 from quail_lightning.command_line.resuming import chosen_checkpoint, how_to_go_on, resume_logger
 from quail_lightning.command_line.run_names import described_method, name_after_config, named_run, run_loggers
+from quail_lightning.command_line.trackers import (
+    check_trackers,
+    identities,
+    keep_table,
+    named_trackers,
+    open_trackers,
+    resume_trackers,
+)
 from quail_lightning.commands.finetune import FinetuneRecipe, Sets, finetune, is_made
 from quail_lightning.commands.leftovers import say_what_is_left
 from quail_lightning.configuration.allowed_code import FLAG, is_code_allowed
@@ -32,7 +41,7 @@ from quail_lightning.models.arithmetic import device_type, emulation_notice, tra
 from quail_lightning.run.folder import missing_folders, remove_started, run_folder
 from quail_lightning.run.latest import point_latest_to
 from quail_lightning.run.masking import masked_yaml
-from quail_lightning.run.record import add_start
+from quail_lightning.run.record import Outcome, add_end, add_start
 from quail_lightning.run.trainer_options import check_options, explained_refusals
 from quail_lightning.storage.durable import check_writable, replace_text
 from quail_lightning.storage.locks import hold, lock_in, released_afterwards
@@ -45,6 +54,8 @@ WAIT = 1.0  # seconds between two looks for what another process makes
 
 class SaveConfigAndRecord(SaveConfigCallback):
     """Keeps, with the run, its config and what it was started on, without secrets; the run's folder is locked."""
+
+    _recorded = False  # by this process, in a folder that is no other run's
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = run_folder(trainer)  # asked by all processes
@@ -59,7 +70,21 @@ class SaveConfigAndRecord(SaveConfigCallback):
             raise InputError(f"{path} is another run's", remedy="Start again, or name another version")
         replace_text(path, masked_yaml(self.parser.dump(self.config, skip_none=False)), private=True)
         seed = self.config.get("seed_everything")
-        add_start(self._folder, {"verb": str(stage), "seed": seed, "resumed_from": trainer.ckpt_path})
+        start = {"verb": str(stage), "seed": seed, "resumed_from": trainer.ckpt_path}
+        add_start(self._folder, start | {"trackers": identities(trainer.loggers)})
+        self._recorded = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called where nothing failed, after the model was saved."""
+        self._end("finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        with suppress(OSError):  # the disk may be full: other callbacks are yet to save what can be saved
+            self._end("interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._recorded:
+            add_end(self._folder, outcome)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on the run is the latest one: whatever could be refused was not."""
@@ -116,7 +141,7 @@ class QuailCLI(LightningCLI):
             sys.argv.append(FLAG)  # the command line of the processes that Lightning starts
         section = self.config[self.subcommand]
         name_after_config(section.trainer, section.get("config") or [])
-        _raise_together(check_options(section.trainer))
+        _raise_together([*check_options(section.trainer), *check_trackers(section.trainer)])
         self._checkpoints = NamedCheckpoints(section)
         self._dry_run = TemporaryDirectory(prefix="quail-dry-run-") if section.trainer.fast_dev_run else None
         if self._dry_run is not None:  # Lightning takes the logger away, and its folder with it
@@ -137,6 +162,7 @@ class QuailCLI(LightningCLI):
         checkpoint = chosen_checkpoint(section.ckpt_path, section.trainer)
         section.ckpt_path = str(checkpoint.folder)
         resume_logger(section.trainer, checkpoint)
+        resume_trackers(section.trainer, checkpoint.run)
         # the first config stays; the last one, which may want more epochs, is kept beside it
         self.save_config_kwargs |= {"config_filename": "config-resumed.yaml", "overwrite": True}
 
@@ -149,6 +175,7 @@ class QuailCLI(LightningCLI):
             with (
                 explained_refusals(section.trainer),
                 named_run(section.trainer, method) as self._made,
+                named_trackers(section.trainer),
                 self._checkpoints.as_folders(),
             ):
                 super().instantiate_classes()
@@ -209,9 +236,40 @@ class QuailCLI(LightningCLI):
         # as an argument of fit() the callbacks would learn of it only after their setup
         self.trainer.ckpt_path, section.ckpt_path = section.ckpt_path, None
         evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
+        _all_at_once(self.checks(self._folder))
+        open_trackers(self.trainer)
+        if self.trainer.ckpt_path is not None:
+            keep_table(self.trainer, self._folder)
+        self._checkpoints.convert()
+        recipe = self._get(self.config_init, "prepare")
+        retrained = None if self.subcommand == "validate" else evaluation.retrained
+        if recipe is not None:
+            self._prepare(recipe, retrained)
+        self.check_models(retrained)
+
+    def check_models(self, retrained: str | None) -> None:
+        """Refuse checkpoints that are not whole, or cannot read the windows.
+
+        Args:
+            retrained: the one that is compared with; None where none is.
+
+        Raises:
+            InputError: naming the checkpoint.
+        """
+        # here and not in setup, before which callbacks build the architecture and read the files
+        check_whole_models(self.model, self.trainer, *filter(None, [retrained]))
+        # before the texts are cut: windows of a billion tokens would take all memory
+        tokenizer = load_tokenizer(self.model.target)
+        check_checkpoints(
+            {self.model.target, self.model.start or self.model.target}, tokenizer, self.datamodule.max_len
+        )
+
+    def checks(self, folder: Path) -> list[Callable[[], None]]:
+        """Whatever can be refused without a model, each by itself."""
+        evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
         export: ExportModel = self._get(self.config_init, "export")
-        checks = [
-            partial(check_writable, self._folder, "the run's folder (trainer.logger.init_args.save_dir)"),
+        checks: list[Callable[[], None]] = [
+            partial(check_writable, folder, "the run's folder (trainer.logger.init_args.save_dir)"),
             partial(self.model.check_trainer, self.trainer),
             self.datamodule.check,
             partial(evaluation.check_run_folder, self.trainer),
@@ -221,26 +279,22 @@ class QuailCLI(LightningCLI):
             checks.append(evaluation.suite.check_tasks)
         if self.subcommand == "fit":
             checks.append(partial(export.check, self.trainer))
-        _all_at_once(checks)
-        self._checkpoints.convert()
-        recipe = self._get(self.config_init, "prepare")
-        retrained = None if self.subcommand == "validate" else evaluation.retrained
-        if recipe is not None:
-            self._prepare(recipe, retrained)
-        # here and not in setup, before which callbacks build the architecture and read the files
-        check_whole_models(self.model, self.trainer, *filter(None, [retrained]))
-        # before the texts are cut: windows of a billion tokens would take all memory
-        tokenizer = load_tokenizer(self.model.target)
-        check_checkpoints(
-            {self.model.target, self.model.start or self.model.target}, tokenizer, self.datamodule.max_len
-        )
+        return checks
 
-    def _prepare(self, recipe: FinetuneRecipe, retrained: str | None) -> None:
-        """Make the target and the retrained model where they are missing, by the code path of `quail finetune`."""
+    def missing_models(self, recipe: FinetuneRecipe, retrained: str | None) -> list[tuple[str, Path, Sets]]:
+        """Name, folder and sets of each model that the recipe has yet to make.
+
+        Raises:
+            InputError: a folder holds something else.
+        """
         wanted: list[tuple[str, Path, Sets]] = [("target", Path(self.model.target), "forget+retain")]
         if retrained is not None:
             wanted.append(("retrained model", Path(retrained), "retain"))
-        missing = [entry for entry in wanted if not is_made(recipe, self.datamodule, entry[2], entry[1])]
+        return [entry for entry in wanted if not is_made(recipe, self.datamodule, entry[2], entry[1])]
+
+    def _prepare(self, recipe: FinetuneRecipe, retrained: str | None) -> None:
+        """Make the target and the retrained model where they are missing, by the code path of `quail finetune`."""
+        missing = self.missing_models(recipe, retrained)
         # by one process alone: the number of processes must not decide what the target becomes
         number = self.trainer.strategy.root_device.index
         hardware = Hardware(self._get(self.config, "trainer").accelerator, 1 if number is None else [number])
@@ -255,12 +309,17 @@ class QuailCLI(LightningCLI):
                 time.sleep(WAIT)
 
 
-def run_lightning_cli(arguments: Sequence[str]) -> None:
-    """Parse and run one of Lightning's verbs."""
+def run_lightning_cli(arguments: Sequence[str], kind: type[QuailCLI] = QuailCLI) -> None:
+    """Parse and run one of Lightning's verbs.
+
+    Args:
+        arguments: the verb and its options.
+        kind: what is made of them.
+    """
     # LightningCLI warns when it is handed arguments while sys.argv holds some
     sys.argv = [sys.argv[0], *arguments]
     with released_afterwards():
-        QuailCLI(
+        kind(
             UnlearningModule,
             LightningDataModule,
             subclass_mode_data=True,

@@ -20,7 +20,20 @@ from quail_lightning.unlearning.method_name import EXTRAS, method_name
 
 UNNAMED = "lightning_logs"  # what Lightning calls the runs of a logger without a name
 
+FOLDER_KEEPERS = (TensorBoardLogger, CSVLogger)
+
 Options = MutableMapping[str, Any]
+
+
+def given_loggers(trainer: Any) -> Iterator[tuple[type[Any], Options]]:
+    """Class and arguments of each logger, as parsed.
+
+    Args:
+        trainer: the Trainer's options.
+    """
+    for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
+        if isinstance(logger, Namespace):
+            yield import_class(logger.class_path), logger.init_args
 
 
 def run_loggers(trainer: Any) -> list[Options]:
@@ -29,26 +42,28 @@ def run_loggers(trainer: Any) -> list[Options]:
     Args:
         trainer: the Trainer's options.
     """
-    given = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-    found = []
-    for logger in given:
-        if isinstance(logger, Namespace) and issubclass(
-            import_class(logger.class_path), (TensorBoardLogger, CSVLogger)
-        ):
-            found.append(logger.init_args)
-    return found
+    return [options for kind, options in given_loggers(trainer) if issubclass(kind, FOLDER_KEEPERS)]
 
 
 def name_after_config(trainer: Any, configs: Sequence[Any]) -> None:
     """Let the first config's name be the name of a logger that has none; Lightning's default logger gets one, too.
 
+    A logger that keeps no folder of the run's own (W&B, MLflow) has TensorBoard's before it, which does: results,
+    model and checkpoints lie there, and Lightning asks the first logger where that is.
+
     Args:
         trainer: the Trainer's options, changed in place.
         configs: the config files, in order.
     """
-    if trainer.logger is None or trainer.logger is True:
-        place = Namespace(save_dir=trainer.default_root_dir or "logs", name=UNNAMED, version=None)
-        trainer.logger = Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=place)
+    if trainer.logger is not False:
+        named = [] if trainer.logger in (None, True) else trainer.logger
+        given = named if isinstance(named, list) else [named]
+        keepers = [each for each in given if isinstance(each, Namespace) and _keeps_folder(each)]
+        if not keepers:
+            place = Namespace(save_dir=trainer.default_root_dir or "logs", name=UNNAMED, version=None)
+            keepers = [Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger", init_args=place)]
+        others = [each for each in given if not any(each is keeper for keeper in keepers)]
+        trainer.logger = [*keepers, *others] if others or len(keepers) > 1 else keepers[0]
     name = Path(str(configs[0])).stem if configs else "unnamed"
     for options in run_loggers(trainer):
         if options.get("name") == UNNAMED:
@@ -101,6 +116,10 @@ def described_method(verb: str, section: Any) -> str:
     options = [section.model, section.data.get("init_args") or {}]
     extras = {name: next((o.get(name) for o in options if o.get(name) is not None), None) for name in EXTRAS}
     return method_name(forget, retain, hinge, form=form, extras=extras)
+
+
+def _keeps_folder(logger: Namespace) -> bool:
+    return issubclass(import_class(logger.class_path), FOLDER_KEEPERS)
 
 
 def _folder(options: Options) -> Path:

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any, Literal
 from quail_lightning.analysis.figures import save_figures
 from quail_lightning.analysis.fold_curves import draw_folds
 from quail_lightning.commands.leftovers import say_what_is_left
-from quail_lightning.configuration.allowed_code import FLAG, is_code_allowed
 from quail_lightning.configuration.files import find_config
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.metrics import label_of, labels
@@ -23,6 +21,7 @@ from quail_lightning.evaluation.table import print_results
 from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.reference.cached import FOLDER as CACHES
 from quail_lightning.run.masking import masked_command
+from quail_lightning.run.own_command import own_command
 from quail_lightning.run.parent import dependent_process
 from quail_lightning.run.results import Estimate, Measure, ResultRow, read_results, write_results
 from quail_lightning.run.training_state import last_checkpoint
@@ -236,10 +235,7 @@ def _finish(plan: FoldPlan, fold: int, execute: Execute) -> None:
 
 def _execute(arguments: Sequence[str]) -> int:
     """A process of its own for each fold: nothing of one is left in the next. It ends when this one does."""
-    allowed = [FLAG] if is_code_allowed() else []
-    # -P: Python's own start would import from the current folder, which may be a colleague's
-    safe = [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]
-    with dependent_process([sys.executable, *safe, "-m", "quail_lightning", *arguments, *allowed]) as process:
+    with dependent_process(own_command(arguments)) as process:
 
         def end(number: int, frame: object) -> None:
             process.terminate()

@@ -194,6 +194,7 @@ class _Kept:
                     known_log = read_log(folder)
                     self._log.responses |= known_log.responses
                     self._log.scores |= known_log.scores
+                    self._log.membership = self._log.membership or known_log.membership
         return [metric for metric in open_metrics if not self._from_log(metric)]
 
     def run(

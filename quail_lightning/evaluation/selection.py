@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -41,9 +42,37 @@ def shortfall(unlearned: Mapping[str, Likelihoods], target: Mapping[str, Likelih
         nats a token.
     """
     return max(
-        max(0.0, goal - found.forget) + max(0.0, found.retain - target[precision].retain)
-        for precision, found in unlearned.items()
+        _unforgotten(found, goal) + _lost(found, target[precision]) for precision, found in unlearned.items()
     )
+
+
+def forgetting_gap(unlearned: Mapping[str, Likelihoods], goal: float) -> float:
+    """The first part of ``shortfall`` alone: what is missing from the goal at the worst precision; 0 is best.
+
+    Returns:
+        nats a token.
+    """
+    return max(_unforgotten(found, goal) for found in unlearned.values())
+
+
+def kept_share(unlearned: Mapping[str, Likelihoods], target: Mapping[str, Likelihoods]) -> float:
+    """The second part of ``shortfall`` alone, as a share: exp(−rise of the retain NLL) at the worst precision.
+
+    The target's perplexity on the retain windows over the model's, at most 1: how much of the probability that the
+    target gives a token of them, in the geometric mean, the model still gives it.
+
+    Returns:
+        a fraction in [0, 1]; 1 is best.
+    """
+    return math.exp(-max(_lost(found, target[precision]) for precision, found in unlearned.items()))
+
+
+def _unforgotten(found: Likelihoods, goal: float) -> float:
+    return max(0.0, goal - found.forget)
+
+
+def _lost(found: Likelihoods, target: Likelihoods) -> float:
+    return max(0.0, found.retain - target.retain)
 
 
 def delivered(

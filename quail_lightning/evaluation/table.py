@@ -116,7 +116,7 @@ def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Tab
     short = short_names(list(dict.fromkeys(row.model for row in rows)))
     for name in metrics:
         heading = wrap(label_of(name).heading.replace("→ ", "→\u00a0"), HEADING, break_long_words=False)
-        table.add_column("\n".join([*heading, *_numbers(rows, name)]), justify="right", no_wrap=True)
+        table.add_column("\n".join([*heading, *sample_sizes(rows, name)]), justify="right", no_wrap=True)
     previous = None
     for row in rows:
         if previous not in (None, row.model):
@@ -130,7 +130,7 @@ def _table(rows: Sequence[ResultRow], metrics: Sequence[str], title: str) -> Tab
     return table
 
 
-def _numbers(rows: Sequence[ResultRow], metric: str) -> list[str]:
+def sample_sizes(rows: Sequence[ResultRow], metric: str) -> list[str]:
     """Of how many records a column's figures are, as the last line of its heading."""
     found = {measure.n for row in rows if isinstance(measure := row.metrics.get(metric), Estimate)}
     return ["n " + "–".join(str(number) for number in sorted({min(found), max(found)}))] if found else []

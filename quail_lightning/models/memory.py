@@ -10,6 +10,8 @@ from quail_lightning.storage.disk_room import size_text
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
+CGROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+
 
 def main_memory() -> int:
     """Bytes that this process may have at most: the machine's, or less where a container allows less."""
@@ -18,6 +20,17 @@ def main_memory() -> int:
         if path.is_file() and (text := path.read_text().strip()).isdigit():
             limits.append(int(text))
     return min(limits)
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, no more than a container allows; None where nothing says it."""
+    path = Path("/proc/meminfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    for limit, used in zip(map(Path, CGROUP_LIMITS), map(Path, CGROUP_USES), strict=True):
+        if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdigit():
+            found.append(max(0, int(most) - int(used.read_text())))
+    return min(found, default=None)
 
 
 def check_main_memory(need: float, what: str) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
+from quail_lightning.errors import InputError
+
 STARTED = re.compile(r"config\.yaml|run\.json|hparams\.yaml|\.lock|events\.out\.tfevents\..*")
 """What is written when a run starts, before anything is computed; TensorBoard's events open with the start."""
 
@@ -15,6 +17,21 @@ STARTED = re.compile(r"config\.yaml|run\.json|hparams\.yaml|\.lock|events\.out\.
 def run_folder(trainer: Trainer) -> Path:
     """The logger's folder, or the Trainer's root where there is no logger; all processes must ask."""
     return Path(trainer.log_dir or trainer.strategy.broadcast(trainer.default_root_dir))
+
+
+def refuse_other_run(folder: Path, checkpoint: str | Path | None) -> None:
+    """Refuse a folder that holds another run than the one that a checkpoint goes on with.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    if checkpoint is not None and folder.resolve() in Path(checkpoint).resolve().parents:
+        return
+    if held := [name for name in ("results.json", "config.yaml") if (folder / name).exists()]:
+        raise InputError(
+            f"the output folder {folder} already holds another run ({', '.join(held)})",
+            remedy="Name another folder by trainer.logger.init_args.name or .version, or remove this one",
+        )
 
 
 def missing_folders(folder: Path) -> list[Path]:

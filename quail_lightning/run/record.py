@@ -1,4 +1,4 @@
-"""What a run was started with: command, package versions, git revision, hardware."""
+"""What a run was started with (command, package versions, git revision, hardware), and how it ended."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from quail_lightning.run.masking import masked, masked_command
 from quail_lightning.storage.durable import replace_text
+from quail_lightning.storage.readable import damaged, read_json
 
 RECORD = "run.json"
 PACKAGE = Path(__file__).parents[1]
+Outcome = Literal["finished", "failed", "interrupted"]
 
 
 def add_start(folder: Path, options: Mapping[str, Any]) -> None:
@@ -33,6 +35,34 @@ def add_start(folder: Path, options: Mapping[str, Any]) -> None:
     starts = _earlier_starts(path)
     started = described_start() | masked(options)
     replace_text(path, json.dumps({"starts": [*starts, started]}, indent=2) + "\n", private=True)
+
+
+def add_end(folder: Path, outcome: Outcome) -> None:
+    """Note in ``run.json`` how the last start ended; one that was killed has no such mark.
+
+    Args:
+        folder: the run's; one that has no record, or a damaged one, gets no mark.
+        outcome: ``finished`` where all was evaluated and saved.
+    """
+    path = folder / RECORD
+    starts = _earlier_starts(path)
+    if starts:
+        starts[-1] |= {"ended": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": outcome}
+        replace_text(path, json.dumps({"starts": starts}, indent=2) + "\n", private=True)
+
+
+def read_starts(folder: Path) -> list[dict[str, Any]]:
+    """Every start of a run, the last one last, with ``outcome`` where it ended by itself.
+
+    Raises:
+        InputError: there is no record, or it is damaged.
+    """
+    path = folder / RECORD
+    content = read_json(path)
+    starts = content.get("starts") if isinstance(content, dict) else None
+    if not isinstance(starts, list) or not starts or not all(isinstance(start, dict) for start in starts):
+        raise damaged(path, "it lists no start")
+    return starts
 
 
 def _earlier_starts(path: Path) -> list[Any]:
@@ -88,7 +118,7 @@ def _hardware() -> dict[str, Any]:
     devices = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     return {
         "machine": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "accelerators": [{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in devices],
@@ -97,7 +127,8 @@ def _hardware() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor's model; empty where nothing says it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

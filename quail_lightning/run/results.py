@@ -135,6 +135,57 @@ def read_verdicts(folder: Path) -> dict[str, dict[str, str]]:
     )
 
 
+@dataclass(frozen=True)
+class WholeResults:
+    """All that ``results.json`` holds.
+
+    Attributes:
+        rows: of every model, epoch and precision, without the per-record scores.
+        verdicts: precision → field → answer, and ``text``; empty where there are none.
+        note: where the records depart from the benchmark's, and the like.
+        arithmetic: stage → in what it was computed.
+        published: the last rows beside published ones, see ``evaluation.published``; None where there are none.
+    """
+
+    rows: list[ResultRow]
+    verdicts: Mapping[str, Mapping[str, str]]
+    note: str
+    arithmetic: Mapping[str, str]
+    published: Mapping[str, Any] | None
+
+    @property
+    def last(self) -> list[ResultRow]:
+        """Target, retrained model, and the unlearned model as its last evaluation found it."""
+        epoch = max((row.epoch or 0 for row in self.rows if row.model == "unlearned"), default=0)
+        return [row for row in self.rows if row.model != "unlearned" or (row.epoch or 0) == epoch]
+
+
+def read_whole(folder: Path) -> WholeResults:
+    """``results.json`` of a run.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    rows, verdicts = read_results(folder), read_verdicts(folder)
+
+    def rest(content: Any) -> WholeResults:
+        note, arithmetic = content.get("note", ""), dict(content.get("arithmetic", {}))
+        published = content.get("published")
+        told = [note, *arithmetic.values(), *(text for each in verdicts.values() for text in each.values())]
+        if not all(isinstance(text, str) for text in told):
+            raise TypeError("what should be text is not")
+        if published is not None:
+            figures = [float(figure["published"]) for figure in published["figures"]]
+            if not all(map(math.isfinite, figures)) or not isinstance(published["source"], str):
+                raise ValueError("a published figure is no finite number")
+            for figure in published["figures"]:
+                if "here" in figure:
+                    measure_from_json(figure["here"])
+        return WholeResults(rows, verdicts, note, arithmetic, published)
+
+    return _read(folder, rest)
+
+
 def _read(folder: Path, of: Callable[[Any], Read]) -> Read:
     path = folder / "results.json"
     try:

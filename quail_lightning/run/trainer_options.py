@@ -84,9 +84,14 @@ def explained_refusals(given: Mapping[str, Any], prefix: str = "trainer.") -> It
         raise refusal(error, given, prefix) from error
 
 
+ABSENT = re.compile(
+    r"Requirement '[^']*' not met"
+)  # Lightning's words; of several loggers jsonargparse quotes them
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether Lightning itself raised an error, and no code that it called."""
-    if isinstance(error, MisconfigurationException):
+    if isinstance(error, MisconfigurationException) or ABSENT.search(str(error)):
         return True
     if not isinstance(error, (ValueError, TypeError, ImportError, RuntimeError)):
         return False
@@ -105,13 +110,15 @@ def refusal(error: BaseException, given: Mapping[str, Any], prefix: str = "train
         given: the Trainer's options; empty where they are not known.
         prefix: of their names on the command line.
     """
-    said = first_line(error)
-    if isinstance(error, ImportError):
+    said, absent = first_line(error), ABSENT.search(str(error))
+    if isinstance(error, ImportError) or absent:
+        said = absent[0] if absent else said
         named = [name for name in ("logger", "profiler") if given.get(name)]
         return InputError(
             f"a package is missing ({said})",
             given=_shown(named or HARDWARE, given, prefix) or None,
-            remedy="Install it, or choose another; lightning.pytorch.loggers.TensorBoardLogger is installed",
+            remedy="Install it (W&B, MLflow: pip install 'quail-lightning[loggers]'), or choose another; "
+            "lightning.pytorch.loggers.TensorBoardLogger is installed",
         )
     if "numpy accepts" in said:  # of Lightning's seed_everything, which checks it
         return InputError(f"seed_everything is out of range ({said})")

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,30 @@ def check_writable(folder: Path, what: str) -> None:
         raise InputError(f"{what} {where} a file", given=str(existing), allowed="a folder, made if need be")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{what} cannot be written to", given=str(folder), remedy="Name a folder that can")
+
+
+def check_new_file(path: Path, what: str, endings: Sequence[str]) -> None:
+    """See that a file can be written where there is none yet, before anything is computed that is to stand in it.
+
+    Args:
+        path: of the file.
+        what: the option that names it.
+        endings: of its name, in small letters.
+
+    Raises:
+        InputError: it has another ending, something has that name, or its folder cannot be written to.
+    """
+    if path.suffix.lower() not in endings:
+        raise InputError(f"{what} has another ending", given=str(path), allowed=", ".join(endings))
+    if os.path.lexists(path):
+        raise InputError(
+            f"{what} names a {'folder' if path.is_dir() else 'file'} that exists already",
+            given=str(path),
+            remedy="Name a new file, or remove this one: nothing is overwritten",
+        )
+    if not path.parent.is_dir():
+        raise InputError(f"the folder of {what} does not exist", given=str(path.parent), remedy="Make it first")
+    check_writable(path.parent, f"the folder of {what}")
 
 
 def write_failure(error: BaseException) -> tuple[str, str] | None:

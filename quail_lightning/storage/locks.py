@@ -62,6 +62,25 @@ def hold(lock: Path, what: str, *, shared: bool = False, wait: bool = False) -> 
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock file; nothing is locked, and nothing made."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextmanager
 def released_afterwards() -> Iterator[None]:
     """Let go, at the end, of the locks that were taken inside."""

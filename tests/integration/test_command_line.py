@@ -231,6 +231,7 @@ def test_missing_and_empty_corpus_files_are_named(tmp_path, capsys):
         ["own_questions.yaml", "method/idkdpo.yaml"],
         *([base, method] for base in ("quickstart.yaml", "news.yaml") for method in shipped_names("method")),
         *([base, trainer] for base in ("quickstart.yaml", "news.yaml") for trainer in shipped_names("trainer")),
+        *(["quickstart.yaml", logger] for logger in shipped_names("logger")),
         *(["news.yaml", "method/npo_gdr.yaml", adapter] for adapter in shipped_names("adapter")),
         *(["news.yaml", "method/sure.yaml", trainer] for trainer in shipped_names("trainer")),
         *([base, f"robustness/{base}"] for base in ("quickstart.yaml", "news.yaml")),
@@ -265,7 +266,7 @@ def test_all_shipped_configs_are_covered_by_a_test():
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml", "own_questions.yaml"}
     fit |= {"smollm2.yaml", "smollm2_quickstart.yaml", "tofu.yaml", "quickstart_tofu.yaml", "wmdp.yaml"}
     folders = ("method/", "adapter/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
-    folders += ("attack/", "robustness/")
+    folders += ("attack/", "robustness/", "logger/", "sweep/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 
 
@@ -288,7 +289,7 @@ def test_help_loads_nothing_heavy_beyond_what_lightning_loads():
     assert not heavy & set(shown.stdout.split())
 
 
-@pytest.mark.parametrize("verb", ["analyze", "convert"])
+@pytest.mark.parametrize("verb", ["analyze", "compare", "convert", "report"])
 def test_verbs_that_train_nothing_do_without_lightning(verb):
     script = (
         "import sys\nfrom quail_lightning.cli import main\n"
@@ -318,8 +319,22 @@ def test_installed_package_brings_its_configs(tmp_path):
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     for name in shipped_names():
         assert f"quail_lightning/configs/{name}" in names
-    assert {"quail_lightning/py.typed", "quail_lightning/evaluation/published.yaml"} <= {*names}
+    brought = {"py.typed", "evaluation/published.yaml", "report/page.html"}
+    assert {f"quail_lightning/{name}" for name in brought} <= {*names}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_a_finished_run_is_reported_and_says_that_it_finished(quickstart, capfd):
+    folder = quickstart / "logs/quickstart/latest"
+    (start,) = json.loads((folder / "run.json").read_text())["starts"]
+    assert start["outcome"] == "finished"
+    run("report", "logs/quickstart/latest", "--out", "report.html", "--responses", "folded")
+    page = Path("report.html").read_text()
+    assert "Line chart: losses as they are minimized, unweighted, by step" in page
+    assert read_provenance(folder / "model")["weights_sha256"]["model.safetensors"] in page
+    assert '<details class="private">' in page
+    assert "report: report.html" in capfd.readouterr().out
+    assert "is named twice" in refused(capfd, "compare", "logs/quickstart/latest", str(folder.resolve()))
 
 
 def test_results_json_is_strict_json(quickstart):

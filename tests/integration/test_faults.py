@@ -69,6 +69,7 @@ OPTIONS = [
     "--evaluation.retrained=null",
     "--evaluation.suite={batch_size: 8, verbmem_new_tokens: 4, knowmem_new_tokens: 2, max_prompts: 2}",
     "--evaluation.max_windows=2",
+    "--evaluation.every_n_epochs=1",
     "--checkpoint={enabled: true, every_n_steps: 2, keep: 9}",
     "--trainer.max_epochs=2",
     "--trainer.check_val_every_n_epoch=1",
@@ -229,6 +230,7 @@ def test_config_versions_revision_and_hardware_are_saved_with_the_run(runs):
     assert start["packages"]["torch"]
     assert start["hardware"]["cores"] >= 1
     assert start["resumed_from"] is None
+    assert start["outcome"] == "finished"
     assert "deterministic: true" in (run / "config.yaml").read_text()
     kept = json.loads((checkpoints_in(run)[-1].folder / "run.json").read_text())
     (cache,) = (runs.folder / "checkpoints/reference-cache").iterdir()

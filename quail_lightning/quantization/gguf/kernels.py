@@ -82,13 +82,19 @@ def _dequantizer(kind: BlockType) -> str:
     return f"dequantize_row_{kind[0].lower()}{kind[1:]}"
 
 
+def library_file() -> Path | None:
+    """llama.cpp's library in the wheel of xllamacpp; None where there is none."""
+    spec = importlib.util.find_spec("xllamacpp")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    return next((path for folder in folders for path in sorted(Path(folder).glob("xllamacpp*.so"))), None)
+
+
 @cache
 def _library() -> Any:
     """The wheel's library, with the signatures of what is called in it."""
-    spec = importlib.util.find_spec("xllamacpp")
-    folders = (spec.submodule_search_locations if spec else None) or []
     try:
-        path = next(path for folder in folders for path in sorted(Path(folder).glob("xllamacpp*.so")))
+        if (path := library_file()) is None:
+            raise OSError("no library")
         library = ctypes.CDLL(str(path))
         library.ggml_quantize_chunk.restype = ctypes.c_size_t
         numbers, address = [ctypes.c_int64] * 3, ctypes.c_void_p
@@ -96,9 +102,9 @@ def _library() -> Any:
         for kind in LAYOUTS:
             dequantize = getattr(library, _dequantizer(kind))
             dequantize.restype, dequantize.argtypes = None, [address, address, ctypes.c_int64]
-    except (StopIteration, OSError, AttributeError) as error:
+    except (OSError, AttributeError) as error:
         raise InputError(
-            f"the xllamacpp that is installed here does not give ggml's quantization ({error or 'no library'})",
+            f"the xllamacpp that is installed here does not give ggml's quantization ({error})",
             remedy="Run: pip install 'quail-lightning[gguf]' on Linux or macOS; on other systems save the model "
             "by `quail quantize --to bf16` and quantize it with llama.cpp's own programs",
         ) from error

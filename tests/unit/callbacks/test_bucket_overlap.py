@@ -1,11 +1,13 @@
 """The callback logs what `quail analyze` says of the export, and changes nothing."""
 
+import csv
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from quail_lightning.callbacks import BucketOverlap
@@ -31,13 +33,23 @@ def run(folder, corpus_folder, checkpoint, callbacks, epochs=2):
         enable_model_summary=False,
         limit_val_batches=0,
         log_every_n_steps=1,
-        logger=TensorBoardLogger(folder, name="run", version="v"),
+        logger=[kind(folder, name="run", version="v") for kind in (TensorBoardLogger, CSVLogger)],
         callbacks=callbacks,
     )
     trainer.fit(unlearning, datamodule=data)
     events = EventAccumulator(str(folder / "run/v"))
     events.Reload()
     return unlearning, events
+
+
+def test_other_loggers_get_the_scalars(finished):
+    events = finished[1]
+    with Path(events.path, "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["analysis/mean_change"]]
+    logged = events.Scalars("analysis/mean_change")
+    assert [(int(row["step"]), float(row["analysis/mean_change"])) for row in rows] == [
+        (each.step, pytest.approx(each.value)) for each in logged
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_a_full_disk_in_a_thread_is_one_line_and_a_bug_there_its_traceback(monke
     assert "a bug" in said
 
 
-@pytest.mark.parametrize("verb", [*cli.TRAINER_VERBS, *cli.VERBS])
+@pytest.mark.parametrize("verb", [*cli.TRAINER_VERBS, *cli.SWEEP, *cli.VERBS])
 def test_ctrl_c_in_any_verb_says_how_to_go_on(verb, monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt

@@ -1,5 +1,7 @@
 """What is kept of a run's config."""
 
+import errno
+import json
 import stat
 from types import SimpleNamespace
 
@@ -19,10 +21,41 @@ def save(folder, arguments, **options):
     callback = SaveConfigAndRecord(parser, parser.parse_args(arguments), save_to_log_dir=False, **options)
     strategy = SimpleNamespace(broadcast=lambda value: value)
     trainer = SimpleNamespace(
-        log_dir=str(folder), default_root_dir="", is_global_zero=True, strategy=strategy, ckpt_path=None
+        loggers=[],
+        log_dir=str(folder),
+        default_root_dir="",
+        is_global_zero=True,
+        strategy=strategy,
+        ckpt_path=None,
     )
     with released_afterwards():
         callback.setup(trainer, None, "fit")
+    return callback
+
+
+def outcome(folder):
+    return json.loads((folder / "run.json").read_text())["starts"][-1].get("outcome")
+
+
+def test_a_run_notes_how_it_ended_and_never_in_another_runs_folder(tmp_path, monkeypatch):
+    callback = save(tmp_path / "run", [])
+    assert outcome(tmp_path / "run") is None, "it is under way"
+    callback.on_exception(None, None, KeyboardInterrupt())
+    assert outcome(tmp_path / "run") == "interrupted"
+    callback.on_exception(None, None, RuntimeError("diverged"))
+    assert outcome(tmp_path / "run") == "failed"
+    callback.teardown(None, None, "fit")
+    assert outcome(tmp_path / "run") == "finished"
+    other = SaveConfigAndRecord(TrainerParser(), callback.config)
+    other._folder = tmp_path / "run"  # refused before it recorded its start
+    other.on_exception(None, None, InputError("the folder holds another run"))
+    assert outcome(tmp_path / "run") == "finished"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("quail_lightning.command_line.lightning_cli.add_end", full)
+    callback.on_exception(None, None, RuntimeError())  # hides no error, and keeps no other callback from its turn
 
 
 def test_the_config_and_the_command_keep_no_secret_and_are_private(tmp_path, monkeypatch):

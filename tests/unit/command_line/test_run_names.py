@@ -1,5 +1,6 @@
 """``logs/<config>/<method>-<when>``: agreed by all ranks, one run's alone, and overridden by what is given."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -7,9 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 from jsonargparse import Namespace
+from lightning.pytorch.loggers import CSVLogger
 
 from quail_lightning.command_line.resuming import chosen_checkpoint, resume_logger
 from quail_lightning.command_line.run_names import described_method, name_after_config, named_run
+from quail_lightning.command_line.trackers import keep_table, named_trackers, open_trackers, resume_trackers
+from quail_lightning.errors import InputError
 from quail_lightning.run.folder import remove_started, run_folder
 from quail_lightning.run.training_state.folders import Checkpoint
 from quail_lightning.terminal import RANKS
@@ -85,7 +89,7 @@ def test_other_loggers_and_none_are_left_alone():
     trainer = options(logger("lightning.pytorch.loggers.WandbLogger"))
     trainer.logger.class_path = "quail_lightning.run.processes.Processes"  # neither keeps runs in folders
     name_after_config(trainer, ["news.yaml"])
-    assert named(trainer)[0] == [None]
+    assert named(trainer)[0][1] is None
     trainer = options()
     trainer.logger = False
     name_after_config(trainer, ["news.yaml"])
@@ -178,3 +182,67 @@ def test_a_run_named_by_the_link_goes_on_under_its_own_name():
     trainer = options(logger(name="news"), logger(CSV, name="news"))
     resume_logger(trainer, Checkpoint(Path("logs/news/latest/checkpoints/step-00000004"), 4))
     assert [each.init_args.version for each in trainer.logger] == ["ga-1", "ga-1"]
+
+
+def classes(trainer):
+    given = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    return [each.class_path.rpartition(".")[2] for each in given]
+
+
+def tracker(kind, **options):
+    return Namespace(class_path=f"lightning.pytorch.loggers.{kind}", init_args=Namespace(**options))
+
+
+def test_a_logger_that_keeps_no_folder_has_one_before_it_that_does():
+    wandb, mlflow = (
+        tracker("WandbLogger", name=None, id=None),
+        tracker("MLFlowLogger", run_name="mine", run_id=None),
+    )
+    trainer = options(wandb, mlflow)
+    name_after_config(trainer, ["configs/news.yaml"])
+    assert classes(trainer) == ["TensorBoardLogger", "WandbLogger", "MLFlowLogger"]
+    with named_run(trainer, "quail") as made, named_trackers(trainer):
+        assert wandb.init_args.name == f"news/{made[0].name}"
+        assert mlflow.init_args.run_name == "mine"
+    assert wandb.init_args.name is None, "the config that is kept starts a new run"
+    given = options(wandb, logger(CSV))
+    name_after_config(given, ["configs/news.yaml"])
+    assert classes(given) == ["CSVLogger", "WandbLogger"]
+    for few in (options(logger(CSV)), options(tracker("WandbLogger", name=None))):
+        name_after_config(few, ["configs/news.yaml"])
+        assert classes(few)[0] in ("CSVLogger", "TensorBoardLogger")
+
+
+def test_trackers_go_on_with_the_run_that_they_know(tmp_path):
+    starts = [
+        {"trackers": {"WandbLogger": "first"}},
+        {"trackers": {"WandbLogger": "abc", "MLFlowLogger": "def"}},
+        {},
+    ]
+    (tmp_path / "run.json").write_text(json.dumps({"starts": starts}))
+    wandb, mlflow = tracker("WandbLogger", id=None), tracker("MLFlowLogger", run_id="own")
+    resume_trackers(options(logger(), wandb, mlflow), tmp_path)
+    assert (wandb.init_args.id, mlflow.init_args.run_id) == ("abc", "own")
+    (tmp_path / "run.json").write_text("damaged")
+    fresh = tracker("WandbLogger", id=None)
+    resume_trackers(options(fresh), tmp_path)
+    assert fresh.init_args.id is None
+
+
+def test_the_table_of_a_run_that_goes_on_is_kept(tmp_path):
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[CSVLogger(tmp_path)])
+    for number in (1, 2):
+        (tmp_path / "metrics.csv").write_text(str(number))
+        keep_table(trainer, tmp_path)
+    assert [(tmp_path / f"metrics-{number}.csv").read_text() for number in (1, 2)] == ["1", "2"]
+    keep_table(trainer, tmp_path)  # nothing was logged since
+
+
+def test_a_tracker_whose_server_does_not_answer_is_refused():
+    class Unreachable:
+        @property
+        def experiment(self):
+            raise ConnectionError("no route to host\nadvice")
+
+    with pytest.raises(InputError, match=r"Unreachable could not begin a run \(no route to host\)"):
+        open_trackers(SimpleNamespace(is_global_zero=True, loggers=[Unreachable()]))

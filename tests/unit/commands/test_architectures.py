@@ -58,6 +58,7 @@ def fit(name, precisions, version):
             *(f"--evaluation.precisions={precisions}", f"--evaluation.calibration={FEW}"),
             "--evaluation.suite={batch_size: 4, verbmem_new_tokens: 8}",
             *("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--model.learning_rate=1e-3"),
+            "--model.stop=null",
             f"--trainer.logger.init_args.version={version}",
         ]
     )

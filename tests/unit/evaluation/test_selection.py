@@ -1,8 +1,10 @@
 """The number by which an epoch is chosen, by hand."""
 
+import math
+
 import pytest
 
-from quail_lightning.evaluation.selection import Likelihoods, delivered, shortfall
+from quail_lightning.evaluation.selection import Likelihoods, delivered, forgetting_gap, kept_share, shortfall
 
 TARGET = {"bf16": Likelihoods(0.5, 1.0), "nf4": Likelihoods(0.6, 1.5)}
 
@@ -20,6 +22,14 @@ TARGET = {"bf16": Likelihoods(0.5, 1.0), "nf4": Likelihoods(0.6, 1.5)}
 def test_shortfall_is_missing_forgetting_plus_lost_utility_at_the_worst_precision(bf16, nf4, expected):
     found = {"bf16": Likelihoods(*bf16), "nf4": Likelihoods(*nf4)}
     assert shortfall(found, TARGET, goal=4.0) == pytest.approx(expected)
+
+
+def test_gap_and_kept_share_are_its_two_parts_each_at_its_own_worst_precision():
+    found = {"bf16": Likelihoods(3.5, 1.25), "nf4": Likelihoods(2.0, 1.75)}
+    assert forgetting_gap(found, goal=4.0) == pytest.approx(2.0)
+    assert kept_share(found, TARGET) == pytest.approx(math.exp(-0.25))
+    likelier = {"bf16": Likelihoods(9.0, 0.2), "nf4": Likelihoods(4.0, 1.5)}
+    assert (forgetting_gap(likelier, goal=4.0), kept_share(likelier, TARGET)) == (0, 1), "no more than all"
 
 
 def of_windows(*nlls):

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 
-from quail_lightning.run.record import add_start, git_revision
+from quail_lightning.run.record import add_end, add_start, git_revision
 
 
 def test_every_start_is_noted_beside_the_ones_before(tmp_path):
@@ -38,6 +38,18 @@ def test_a_damaged_record_does_not_keep_a_run_from_going_on(tmp_path, content, c
     (start,) = json.loads((tmp_path / "run.json").read_text())["starts"]
     assert start["seed"] == 7
     assert "run.json is damaged" in capsys.readouterr().err
+
+
+def test_an_end_is_noted_with_the_last_start_alone(tmp_path):
+    add_start(tmp_path, {})
+    add_end(tmp_path, "interrupted")
+    add_start(tmp_path, {})
+    add_end(tmp_path, "finished")
+    starts = json.loads((tmp_path / "run.json").read_text())["starts"]
+    assert [start["outcome"] for start in starts] == ["interrupted", "finished"]
+    (tmp_path / "run.json").unlink()
+    add_end(tmp_path, "failed")
+    assert not (tmp_path / "run.json").exists(), "a run that noted no start notes no end"
 
 
 def git(folder, *arguments):
