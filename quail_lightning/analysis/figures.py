@@ -15,6 +15,7 @@ from quail_lightning.comparison.layer_figure import (
     panels,
     quantized_self_by_layer,
 )
+from quail_lightning.storage.figure_files import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,11 +44,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
     """
     for name, figure in figures.items():
         for ending in ("png", "svg"):
-            partial = folder / f".{name}.partial"
-            # without a date the same figures give the same file
-            metadata = {"Date": None} if ending == "svg" else None
-            figure.savefig(partial, format=ending, dpi=DOTS_PER_INCH, metadata=metadata)
-            partial.replace(folder / f"{name}.{ending}")
+            write_figure(figure, folder / f"{name}.{ending}", DOTS_PER_INCH)
 
 
 def _histograms(found: Comparison, questions: Questions) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,10 +9,7 @@ import torch
 from torch import Tensor
 
 from quail_lightning.attacks import Texts
-from quail_lightning.configuration.bounded_yaml import read_yaml
-from quail_lightning.configuration.files import find_config
-from quail_lightning.evaluation.attackers import described_attacks
-from quail_lightning.evaluation.checkpoints import checkpoint_digests
+from quail_lightning.evaluation.checkpoints import checkpoint_digests, described_precision
 from quail_lightning.evaluation.finished import FinishedMetrics
 from quail_lightning.evaluation.precision import Precision
 from quail_lightning.run.processes import current_processes
@@ -58,14 +54,12 @@ def baseline_stores(
         "dtype": str(dtype),
         "arithmetic": arithmetic,
     }
-    stores = {}
-    for each in precisions:
-        about = shared | {
-            "precision": each.name,
-            "quantizer": read_yaml(find_config(f"quantizer/{each.config}.yaml")),
-            "attacks": described_attacks([each], texts),
-        }
-        if each.quantizer.needs_calibration and calibration is not None:
-            about["calibration"] = hashlib.sha256(calibration.numpy().tobytes()).hexdigest()
-        stores[each.name] = FinishedMetrics(folder, about)
-    return stores
+
+    def tokens() -> Tensor:
+        assert calibration is not None, "cut where a quantizer needs them"
+        return calibration
+
+    return {
+        each.name: FinishedMetrics(folder, shared | described_precision(each, texts, tokens))
+        for each in precisions
+    }

@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from quail_lightning.command_line.own_options import divided
 from quail_lightning.commands.examined_machine import devices, extras, formats, kernels, room, versions
 from quail_lightning.commands.findings import Finding, as_json, table_of
 from quail_lightning.errors import InputError
@@ -36,7 +37,7 @@ def run_doctor(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return
-    given, own = _without_run(arguments)
+    own, given = divided(arguments, ("--json",), ("--measure",))
     options = parser.parse_args(own)
     if options.json is not None:
         check_writable(Path(options.json).absolute().parent, "--json")
@@ -64,20 +65,6 @@ def run_doctor(arguments: Sequence[str]) -> None:
         print(f"{len(blocking)} of these block{'s' if len(blocking) == 1 else ''}.")
         raise SystemExit(CANNOT)
     print("Nothing blocks." if given else "Nothing blocks; --config FILE examines a run as well.")
-
-
-def _without_run(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options that are fit's, and those of this verb."""
-    given, own = list[str](), list[str]()
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == "--json":
-            own += [argument, *([following] if (following := next(rest, None)) is not None else [])]
-        elif argument == "--measure" or argument.startswith("--json="):
-            own.append(argument)
-        else:
-            given.append(argument)
-    return given, own
 
 
 def _examined(arguments: list[str], measure: bool) -> list[Finding]:

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
-from quail_lightning.command_line.lightning_cli import QuailCLI, run_lightning_cli
+from quail_lightning.command_line.lightning_cli import QuailCLI, refusals, run_lightning_cli
 from quail_lightning.command_line.run_names import FOLDER_KEEPERS, given_loggers
 from quail_lightning.commands.findings import Finding
 from quail_lightning.commands.measured_step import measured_step
@@ -95,7 +95,7 @@ class _ExaminedCLI(QuailCLI):
                 self._dry_run.cleanup()
 
     def _found(self, folder: Path) -> Iterator[Finding]:
-        problems = list(_refused(self.checks(folder)))
+        problems = [_blocking(problem) for problem in refusals(self.checks(folder))]
         yield from problems
         evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
         recipe = self._get(self.config_init, "prepare")
@@ -128,7 +128,8 @@ class _ExaminedCLI(QuailCLI):
         own = [each for each in callbacks if not isinstance(each, (SaveConfigCallback, ProgressBar))]
         setups: list[Callable[[], None]] = [_setup_of(each, trainer, module) for each in own]
         with step("asking every part of the run"):
-            problems = list(_refused([*setups, lambda: module.setup("fit")]))
+            found = refusals([*setups, lambda: module.setup("fit")])
+            problems = [_blocking(problem) for problem in found]
         yield from problems
         if not problems:
             yield Finding(SECTION, "as fit reads it", "nothing blocks")
@@ -219,14 +220,6 @@ class _ExaminedCLI(QuailCLI):
 
 def _setup_of(callback: Callback, trainer: Trainer, module: Any) -> Callable[[], None]:
     return lambda: callback.setup(trainer, module, "fit")
-
-
-def _refused(checks: list[Callable[[], None]]) -> Iterator[Finding]:
-    for check in checks:
-        try:
-            check()
-        except InputError as problem:
-            yield _blocking(problem)
 
 
 def _gib(amount: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,26 @@ class TrainerParser(SuggestingParser, LightningArgumentParser):
 
 
 class QuailCLI(LightningCLI):
-    """LightningCLI with the sections ``checkpoint``, ``evaluation``, ``best``, ``export`` and ``prepare``."""
+    """LightningCLI with the sections ``checkpoint``, ``evaluation``, ``best``, ``export`` and ``prepare``.
+
+    Args:
+        arguments: the verb and its options.
+        records: keep the config and a record with the run.
+    """
+
+    def __init__(self, arguments: Sequence[str], records: bool = True) -> None:
+        # LightningCLI warns when it is handed arguments while sys.argv holds some
+        sys.argv = [sys.argv[0], *arguments]
+        super().__init__(
+            UnlearningModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            seed_everything_default=DEFAULT_SEED,
+            auto_configure_optimizers=False,
+            parser_class=TrainerParser,
+            save_config_callback=SaveConfigAndRecord if records else None,
+            save_config_kwargs={"save_to_log_dir": False},  # ours writes it, without secrets
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -236,7 +255,7 @@ class QuailCLI(LightningCLI):
         # as an argument of fit() the callbacks would learn of it only after their setup
         self.trainer.ckpt_path, section.ckpt_path = section.ckpt_path, None
         evaluation: QuantizedEvaluation = self._get(self.config_init, "evaluation")
-        _all_at_once(self.checks(self._folder))
+        _raise_together(list(refusals(self.checks(self._folder))))
         open_trackers(self.trainer)
         if self.trainer.ckpt_path is not None:
             keep_table(self.trainer, self._folder)
@@ -316,34 +335,21 @@ def run_lightning_cli(arguments: Sequence[str], kind: type[QuailCLI] = QuailCLI)
         arguments: the verb and its options.
         kind: what is made of them.
     """
-    # LightningCLI warns when it is handed arguments while sys.argv holds some
-    sys.argv = [sys.argv[0], *arguments]
     with released_afterwards():
-        kind(
-            UnlearningModule,
-            LightningDataModule,
-            subclass_mode_data=True,
-            seed_everything_default=DEFAULT_SEED,
-            auto_configure_optimizers=False,
-            parser_class=TrainerParser,
-            save_config_callback=SaveConfigAndRecord,
-            save_config_kwargs={"save_to_log_dir": False},  # ours writes it, without secrets
-        )
+        kind(arguments)
 
 
 def _data_seed(seed: Any) -> int:
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else DEFAULT_SEED
 
 
-def _all_at_once(checks: Sequence[Callable[[], None]]) -> None:
-    """Run every check; what they all found goes into one error."""
-    problems: list[InputError] = []
+def refusals(checks: Iterable[Callable[[], None]]) -> Iterator[InputError]:
+    """Run every check; what each of them refuses."""
     for check in checks:
         try:
             check()
         except InputError as problem:
-            problems.append(problem)
-    _raise_together(problems)
+            yield problem
 
 
 def _raise_together(problems: Sequence[InputError]) -> None:

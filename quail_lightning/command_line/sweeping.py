@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.pytorch import LightningDataModule
-
 from quail_lightning.analysis.figures import save_figures
 from quail_lightning.command_line.argument_parser import SuggestingParser
-from quail_lightning.command_line.lightning_cli import DEFAULT_SEED, QuailCLI, TrainerParser
+from quail_lightning.command_line.lightning_cli import QuailCLI
+from quail_lightning.command_line.own_options import divided
 from quail_lightning.commands.leftovers import say_what_is_left
 from quail_lightning.configuration.files import find_config
 from quail_lightning.errors import InputError, RunError
@@ -30,7 +28,6 @@ from quail_lightning.sweep.study import check_optuna, default_storage, open_stor
 from quail_lightning.sweep.table import LiveTable, write_csv
 from quail_lightning.sweep.trial import SweepPlan
 from quail_lightning.sweep.worker import Worker
-from quail_lightning.unlearning import UnlearningModule
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -46,17 +43,7 @@ class FitOptions(QuailCLI):
     """The options of `quail fit`, parsed and made objects of as it does, without a run."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        # LightningCLI reads the verb there, and warns when it is handed arguments besides
-        sys.argv = [sys.argv[0], "fit", *arguments]
-        super().__init__(
-            UnlearningModule,
-            LightningDataModule,
-            subclass_mode_data=True,
-            seed_everything_default=DEFAULT_SEED,
-            auto_configure_optimizers=False,
-            parser_class=TrainerParser,
-            save_config_callback=None,
-        )
+        super().__init__(["fit", *arguments], records=False)
 
     def _set_seed(self) -> None:
         """Nothing is drawn."""
@@ -117,7 +104,7 @@ class Asked:
 
 def run_sweep(arguments: Sequence[str]) -> None:
     """Carry the verb out."""
-    own, fit = _divided(arguments)
+    own, fit = divided(arguments, OWN, ("-h", "--help"))
     asked = _asked(own)
     check_optuna()
     if asked.trials < 1:
@@ -155,23 +142,6 @@ def _opened(plan: SweepPlan, study: str, storage: str, options: FitOptions) -> S
     except InputError:
         remove_started(made)
         raise
-
-
-def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The verb's own arguments, and those of `quail fit`."""
-    own: list[str] = []
-    fit: list[str] = []
-    taken = False
-    for argument in arguments:
-        if taken:
-            own.append(argument)
-            taken = False
-        elif argument.partition("=")[0] in (*OWN, "-h", "--help"):
-            own.append(argument)
-            taken = argument in OWN
-        else:
-            fit.append(argument)
-    return own, fit
 
 
 def _asked(own: Sequence[str]) -> Asked:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogg
 from quail_lightning.command_line.run_names import FOLDER_KEEPERS, Options, given_loggers, run_loggers
 from quail_lightning.errors import InputError
 from quail_lightning.run.out_of_memory import first_line
-from quail_lightning.run.record import RECORD
+from quail_lightning.run.record import read_starts
 
 EXTRA = "pip install 'quail-lightning[loggers]'"
 METRICS = "metrics.csv"  # CSVLogger's, which begins it anew whenever it is opened
@@ -149,10 +148,10 @@ def keep_table(trainer: Trainer, run: Path) -> None:
 
 def _known_identities(run: Path) -> Mapping[str, str]:
     try:
-        starts = json.loads((run / RECORD).read_bytes())["starts"]
-        return next((start["trackers"] for start in reversed(starts) if start.get("trackers")), {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        told = [start.get("trackers") for start in read_starts(run)]
+    except InputError:
         return {}  # damaged, which add_start says
+    return next((found for found in reversed(told) if found and isinstance(found, dict)), {})
 
 
 def _trackers(trainer: Any) -> Iterator[tuple[type[Any], Options]]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from quail_lightning.errors import InputError
 from quail_lightning.storage.durable import check_new_file, replace_text
+from quail_lightning.storage.figure_files import write_figure
 
+DOTS_PER_INCH = 150
 ENDINGS = {"csv": (".csv",), "latex": (".tex",), "figure": (".png", ".svg")}
 
 
@@ -46,7 +48,6 @@ def run(arguments: Any) -> None:
     from quail_lightning.report.latex import as_latex
     from quail_lightning.report.same_corpus import check_same_corpus, notes_on
     from quail_lightning.report.side_by_side import as_csv, print_side_by_side
-    from quail_lightning.report.written_figure import figure_file
 
     runs = read_runs(arguments.runs)
     check_same_corpus(runs)
@@ -58,6 +59,6 @@ def run(arguments: Any) -> None:
     for name, text in texts.items():
         replace_text(files[name], text)
     if figure is not None:
-        figure_file(figure, files["figure"])
+        write_figure(figure, files["figure"], DOTS_PER_INCH)
     for name, path in files.items():
         print(f"{name}: {path}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -180,22 +180,14 @@ class CheckpointEvaluation:
         return arithmetic_name(precision.dtype, self.device)
 
     def _about(self, model: str, digests: Mapping[str, str], precision: Precision, texts: Texts) -> dict[str, Any]:
-        further: dict[str, Any] = {}
-        if precision.attacks:
-            further["attacks"] = described_chain(precision.attacks, texts)
-        if precision.quantizer.needs_calibration:
-            # a file's text may change, its name need not
-            shown = self._calibration_tokens(model).numpy().tobytes()
-            sha256 = hashlib.sha256(shown).hexdigest()
-            further["calibration"] = asdict(self.calibration) | {"sha256": sha256}
-        stored = precision.config == AS_STORED  # what its config says is among the digests
-        return {
+        described = described_precision(precision, texts, partial(self._calibration_tokens, model))
+        if "calibration" in described:
+            described["calibration"] |= asdict(self.calibration)
+        return described | {
             "model": dict(digests),
-            "precision": precision.config,
             "arithmetic": self.arithmetic(precision),
-            "quantizer": None if stored else read_yaml(find_config(f"quantizer/{precision.config}.yaml")),
             "benchmark": self.benchmark,
-        } | further
+        }
 
 
 def checkpoint_digests(model: str) -> dict[str, str]:
@@ -207,3 +199,24 @@ def checkpoint_digests(model: str) -> dict[str, str]:
             if path.suffix in DECIDING and path.is_file() and path.name != "provenance.json":
                 digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return digests
+
+
+def described_precision(precision: Precision, texts: Texts, calibration: Callable[[], Tensor]) -> dict[str, Any]:
+    """What of a precision decides the figures at it, fit for JSON: quantizer, attacks, calibration.
+
+    Args:
+        precision: at which a model is evaluated.
+        texts: that attacks train on.
+        calibration: gives the [windows, time] tokens, and is asked for them only where the quantizer sees some.
+    """
+    stored = precision.config == AS_STORED  # what its config says is among the checkpoint's digests
+    found: dict[str, Any] = {
+        "precision": precision.config,
+        "quantizer": None if stored else read_yaml(find_config(f"quantizer/{precision.config}.yaml")),
+    }
+    if precision.attacks:
+        found["attacks"] = described_chain(precision.attacks, texts)
+    if precision.quantizer.needs_calibration:
+        # a file's text may change, its name need not
+        found["calibration"] = {"sha256": hashlib.sha256(calibration().numpy().tobytes()).hexdigest()}
+    return found

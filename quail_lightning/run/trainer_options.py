@@ -84,9 +84,8 @@ def explained_refusals(given: Mapping[str, Any], prefix: str = "trainer.") -> It
         raise refusal(error, given, prefix) from error
 
 
-ABSENT = re.compile(
-    r"Requirement '[^']*' not met"
-)  # Lightning's words; of several loggers jsonargparse quotes them
+ABSENT = re.compile(r"Requirement '[^']*' not met")
+"""Lightning's words for a missing package, which jsonargparse quotes where there are several loggers."""
 
 
 def is_refusal(error: BaseException) -> bool:

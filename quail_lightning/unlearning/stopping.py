@@ -76,7 +76,7 @@ class Goals:
     @property
     def is_over(self) -> bool:
         """Whether it was enough when all were last looked at: the epoch goes on with the retain set alone."""
-        return self.is_enough and bool((self.order < 0).all())
+        return bool((self.order < 0).all()) and self.is_enough
 
     def look(self, nlls: Tensor) -> None:
         """Note every window's NLL now: [n] nats a token."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from small_quickstart import SMALL_QUICKSTART
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from quail_lightning.cli import main
@@ -24,17 +25,7 @@ from quail_lightning.models.arithmetic import arithmetic_name, training_precisio
 from quail_lightning.models.checkpoint import read_provenance, weights_digest
 from quail_lightning.run.results import read_results
 
-SMALL = [
-    "--prepare.tiny={vocab_size: 300, width: 64, layers: 1, heads: 2, positions: 700}",
-    "--prepare.optimization.epochs=1",
-    "--data.newsroom={forget_articles: 6, retain_articles: 6, holdout_articles: 2, rounds: 1}",
-    "--data.max_len=128",
-    "--evaluation.precisions=[nf4]",
-    "--evaluation.suite={batch_size: 8, verbmem_new_tokens: 8, knowmem_new_tokens: 4, max_prompts: 2}",
-    "--evaluation.max_windows=2",
-    "--trainer.max_epochs=2",
-    "--trainer.accelerator=cpu",
-]
+SMALL = [*SMALL_QUICKSTART, "--trainer.max_epochs=2"]
 
 
 def run(*arguments):

@@ -10,16 +10,14 @@ from quail_lightning.storage.durable import partial_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 150
 
-
-def figure_file(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path, dots_per_inch: int) -> None:
     """Write a figure as PNG or SVG, by the name's ending, whole or not at all."""
     ending = path.suffix.lower().removeprefix(".")
     metadata = {"Date": None} if ending == "svg" else None  # the same figure gives the same file
     partial = partial_name(path)
     try:
-        figure.savefig(partial, format=ending, dpi=DOTS_PER_INCH, metadata=metadata)
+        figure.savefig(partial, format=ending, dpi=dots_per_inch, metadata=metadata)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
