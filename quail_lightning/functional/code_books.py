@@ -55,7 +55,7 @@ class ScaledCode:
             weight: as many values as were fitted, of any shape; those beyond the scale take the outermost
                 level. In a block whose scale is 0 every sign has one bucket.
         """
-        first, boundary = _search_table(self.name)
+        first, boundary = (table.to(weight.device) for table in _search_table(self.name))
         blocks = _blocks(weight.float())
         # as bitsandbytes does it: a product with the reciprocal, not a quotient
         scaled = (blocks * (1.0 / self.scale.clamp(min=1e-38)).unsqueeze(-1)).clamp_(-1.0, 1.0).flatten()
@@ -73,7 +73,7 @@ class ScaledCode:
         return self._scaled(bounds.diff(), index)
 
     def _scaled(self, table: Tensor, index: Tensor) -> Tensor:
-        found = table.index_select(0, index.flatten())
+        found = table.to(index.device).index_select(0, index.flatten())
         return (_blocks(found) * self.scale.unsqueeze(-1)).flatten()[: index.numel()].reshape(index.shape)
 
 

@@ -64,7 +64,7 @@ class ScaledFloat:
         return self._scaled(_widths(self.bits), index)
 
     def _scaled(self, table: Tensor, index: Tensor) -> Tensor:
-        found = table.index_select(0, index.flatten())
+        found = table.to(index.device).index_select(0, index.flatten())
         return (self._blocks(found) * self.scale.unsqueeze(-1)).reshape(index.shape)
 
     def _blocks(self, values: Tensor) -> Tensor:

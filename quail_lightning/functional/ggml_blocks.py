@@ -84,6 +84,11 @@ class BlockLevels:
     reciprocal: Tensor
     start: Tensor
 
+    def to(self, device: torch.device) -> BlockLevels:
+        """The same levels on a device."""
+        tensors = (self.step, self.shift, self.reciprocal, self.start)
+        return BlockLevels(self.kind, *(tensor.to(device) for tensor in tensors))
+
     def index(self, weight: Tensor) -> Tensor:
         """The bucket of every weight: int32, shaped like ``weight``.
 

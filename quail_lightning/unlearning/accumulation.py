@@ -29,6 +29,8 @@ Found = tuple[dict[str, Tensor], list[Pass]]
 def accumulate(module: UnlearningModule, sides: Sides, weights: Weights, visit: Visit | None) -> Found:
     """Add the gradients of the weighted losses; with SAM the forget side's is taken at the perturbed weights.
 
+    With ``module.perturbation`` all are taken at the weights that it draws for this step.
+
     Args:
         module: whose weights hold the gradients.
         sides: of the step, the forget side first.
@@ -36,12 +38,18 @@ def accumulate(module: UnlearningModule, sides: Sides, weights: Weights, visit: 
         visit: which forget windows contribute; None: all.
 
     Returns:
-        What this process adds to each loss of the step, at the weights as they are, and its passes.
+        What this process adds to each loss of the step, at the weights as they are (with ``perturbation`` at those
+        drawn), and its passes.
     """
     is_open = None if visit is None else visit.open
+    assert module.model is not None
+    if module.perturbation is not None:
+        with module.perturbation.applied(module.model, module.global_step) as module.rounded_to:
+            found = add_gradients(module, sides, weights, is_open)
+        module.rounded_to = None
+        return found
     if module.sam is None or sides[0][0] != "forget":
         return add_gradients(module, sides, weights, is_open)
-    assert module.model is not None
     losses, made = add_gradients(module, sides[:1], weights, is_open)
     with perturbed(module.sam, module.parameters(), module.gradient_masks, is_sharded(module.model)):
         add_gradients(module, sides[:1], weights, None if visit is None else visit.was_open)

@@ -78,6 +78,8 @@ def check_parts(module: UnlearningModule, retain: Tensor, layers: int) -> None:
     check_layers(module.adapter, module.target)
     check_saliency(module.saliency, module.target)
     check_measured_step(module.hinge, module.target)
+    if module.perturbation is not None:
+        module.perturbation.check(empty_model(load_config(module.target), torch.float32))
 
 
 def check_numbers(

@@ -27,6 +27,7 @@ from quail_lightning.unlearning.memory_plan import (
     whole_evaluation_fits,
 )
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, weight_dtype
+from quail_lightning.unlearning.perturbation import Perturbation
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
 from quail_lightning.unlearning.sharpness import Sam
@@ -43,6 +44,7 @@ class MemoryOptions:
     adapter: Adapter | None
     saliency: Saliency | None
     sam: Sam | None
+    perturbation: Perturbation | None
     sophia: Sophia | None
     weight_precision: WeightPrecision
     adam_states: AdamStates
@@ -175,7 +177,7 @@ def run_of(options: MemoryOptions, trainer: Trainer, reads_logits: bool, evaluat
         reference_head=reads_logits,
         whole_gradient=options.defer_gradient_sync,
         loss_chunk=options.loss_chunk,
-        kept_weights=options.sam is not None,
+        kept_weights=options.sam is not None or options.perturbation is not None,
         takes_16_bits=options.takes_16_bits,
         takes_offloading=options.sophia is None,
         evaluation_memory=evaluation,

@@ -103,7 +103,7 @@ class Run:
         reference_head: a frozen copy of the head is held.
         whole_gradient: FSDP2 brings gradients together after a step's last pass alone.
         loss_chunk: as in the module.
-        kept_weights: SAM keeps the trained weights while it perturbs them.
+        kept_weights: SAM or a perturbation keeps the trained weights while they are moved.
         takes_16_bits: 16-bit weights and 8-bit states are allowed beside the other options.
         takes_offloading: likewise, moments in main memory.
         evaluation_memory: of the evaluation after an epoch.
@@ -161,7 +161,7 @@ def memory_plan(sizes: Sizes, run: Run) -> dict[str, float]:
     step = {
         "gradients": sizes.trained * own / shares + (run.whole_gradient and run.sharded) * 4 * sizes.trained,
         "DDP buckets": sizes.trained * own * (run.processes > 1 and not run.sharded),
-        "weights before SAM": sizes.trained * own / shares * run.kept_weights,
+        "weights before perturbation": sizes.trained * own / shares * run.kept_weights,
         # FSDP2: a layer and the next one gathered, one layer's gradient, embedding and head whole with theirs.
         # A base in 4 bits: a matrix at a time is unpacked.
         # One device: autocast keeps a bfloat16 copy of all it has cast until the forward pass ends

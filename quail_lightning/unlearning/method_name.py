@@ -16,7 +16,7 @@ SPECIAL = {"refusals": "rt", "generic_labels": "whp", "task_vector": "task_vecto
 ADDED = {"saliency": "sure", "dual": "dual", "sam": "sam", "sophia": "sophia", "adapter": "lora"}
 """Option that is added to any method → what its name ends with."""
 
-EXTRAS = (*SPECIAL, "adversary", "alternates", *ADDED)
+EXTRAS = (*SPECIAL, "adversary", "alternates", "perturbation", *ADDED)
 
 
 def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge", extras: Mapping[str, Any]) -> str:
@@ -38,7 +38,8 @@ def method_name(forget: type, retain: type, hinge: type, *, form: str = "hinge",
     if hinged := _short(hinge):
         hinged += "" if form == "hinge" else f"_{form}"
         name = hinged if name == "ga_gdr" else f"{name}_{hinged}"
-    return "_".join([name, *(short for option, short in ADDED.items() if extras.get(option) is not None)])
+    added = [short for option, short in ADDED.items() if extras.get(option) is not None]
+    return "_".join([name, *added, *filter(None, [_short(type(extras.get("perturbation")))])])
 
 
 def _short(term: type) -> str:

@@ -12,11 +12,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
 
 import quail_lightning.unlearning.adapter_checks as adapter_checks
 import quail_lightning.unlearning.checks as checks
-import quail_lightning.unlearning.sharding as sharding
 from quail_lightning.data.batch import ForgetRetainBatch, TokenBatch
 from quail_lightning.data.forget_retain import Schedule
 from quail_lightning.data.protocol import data_of
@@ -27,11 +25,9 @@ from quail_lightning.models.casting import Cast, Rounding
 from quail_lightning.models.checkpoint import load_config
 from quail_lightning.models.sharded import inside, is_sharded
 from quail_lightning.objectives import Term, Weights, term_weights
-from quail_lightning.objectives.weighting import StepWeights, Weighting, step_weights
+from quail_lightning.objectives.weighting import Weighting
 from quail_lightning.reference import CachedStates, FrozenOutputs, Reference, Side, Sizes
 from quail_lightning.run.folder import run_folder
-from quail_lightning.run.processes import sum_over_processes
-from quail_lightning.unlearning.accumulation import accumulate
 from quail_lightning.unlearning.adapter import Adapter, refuse_other_states, trained_alone
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.alternates import check_alternates
@@ -40,15 +36,17 @@ from quail_lightning.unlearning.dual import Dual, Multiplier, check_dual
 from quail_lightning.unlearning.export import Export, chosen_cast
 from quail_lightning.unlearning.fitting import MemoryOptions, check_device_memory, evaluates_shards
 from quail_lightning.unlearning.generic_labels import GenericLabels
-from quail_lightning.unlearning.guards import check_gradient, check_losses, explained_memory
+from quail_lightning.unlearning.guards import explained_memory
 from quail_lightning.unlearning.learning_rate import LearningRate, chosen_rate
 from quail_lightning.unlearning.losses import SHOWN, Floor, term_losses
+from quail_lightning.unlearning.optimizer_step import take_step
 from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, adamw, check_installed, weight_dtype
+from quail_lightning.unlearning.perturbation import Perturbation, check_perturbation
 from quail_lightning.unlearning.preparation import prepare, requests
 from quail_lightning.unlearning.provenance import sources
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, write_saliency
 from quail_lightning.unlearning.sharpness import Sam, check_sam
-from quail_lightning.unlearning.sophia import Sophia, SophiaG, check_sophia, estimate_curvature
+from quail_lightning.unlearning.sophia import Sophia, SophiaG, check_sophia
 from quail_lightning.unlearning.stopping import Goals, Stop, look_where_due
 from quail_lightning.unlearning.task_vector import TaskVector
 from quail_lightning.unlearning.trainable import Trainable, train_only
@@ -88,6 +86,8 @@ class UnlearningModule(LightningModule):
         adam_states: ``full`` or ``8bit`` moments, or ``offloaded`` ones in main memory.
         sophia: second-order steps in the place of AdamW's; None for AdamW.
         sam: sharpness-aware minimization in the forget steps; None for none.
+        perturbation: gradients are taken at weights rounded to a format (``RandomFormats``) or made noisy
+            (``WeightNoise``); None: at the weights themselves.
         dual: bounds the retain loss: its weight moves from α as the bound is broken or kept; None: it stays α.
         trainable: ``all`` weights; only the ``quantized`` ones (linear layers of the body); or patterns of names.
         adapter: train a LoRA adapter, the weights themselves frozen; not with ``trainable`` or ``saliency``.
@@ -128,6 +128,7 @@ class UnlearningModule(LightningModule):
         adam_states: AdamStates = "full",
         sophia: Sophia | None = None,
         sam: Sam | None = None,
+        perturbation: Perturbation | None = None,
         dual: Dual | None = None,
         trainable: Trainable = "all",
         adapter: Adapter | None = None,
@@ -153,6 +154,7 @@ class UnlearningModule(LightningModule):
         check_sophia(sophia, weight_precision, adam_states)
         check_sam(sam, weight_precision)
         check_dual(dual, retain, weighting)
+        check_perturbation(perturbation, sam, adapter, reference)
         self.target, self.start = target, start
         self.forget, self.retain, self.hinge = forget, retain, hinge
         self.weighting, self.alpha, self.gamma, self.schedule = weighting, alpha, gamma, schedule
@@ -161,7 +163,7 @@ class UnlearningModule(LightningModule):
         self.defer_gradient_sync, self.gradient_checkpointing = defer_gradient_sync, gradient_checkpointing
         self.weight_precision: WeightPrecision = weight_precision
         self.adam_states: AdamStates = adam_states
-        self.sophia, self.sam, self.dual = sophia, sam, dual
+        self.sophia, self.sam, self.perturbation, self.dual = sophia, sam, perturbation, dual
         self.trainable, self.saliency = trainable, saliency
         self.adapter, self.strict_loading = adapter, adapter is None  # a checkpoint holds the adapter alone
         self.adversary, self.generic_labels, self.task_vector = adversary, generic_labels, task_vector
@@ -169,6 +171,8 @@ class UnlearningModule(LightningModule):
         self.export_dtype: torch.dtype = getattr(torch, export_dtype)
         self.export_rounding = export_rounding
         self.reference: Reference = CachedStates() if reference is None else reference
+        self.rounded_references: dict[str, Reference] = {}  # format → of the equally rounded target
+        self.rounded_to: str | None = None  # the format of the step's perturbed weights
         self.model: PreTrainedModel | None = None
         self.tokenizer: Any = None
         self.saliency_map: SaliencyMap | None = None
@@ -266,11 +270,11 @@ class UnlearningModule(LightningModule):
         assert self.model is not None
         with explained_memory(self.memory_options, self.model.config, batch, self.trainer):
             if self.schedule == "joint":
-                losses = self._optimizer_step(sides, "grad_norm")
+                losses = take_step(self, sides, "grad_norm")
             else:
                 losses = {}
                 for side in sides:
-                    losses |= self._optimizer_step([side], f"grad_norm_{side[0]}")
+                    losses |= take_step(self, [side], f"grad_norm_{side[0]}")
         weights = self.current_weights._asdict()
         losses["total"] = sum(weights[name] * value for name, value in losses.items() if name in weights)
         losses["lr"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
@@ -283,40 +287,6 @@ class UnlearningModule(LightningModule):
         self.log_dict({f"train/{name}": value for name, value in losses.items()})
         self.log_dict({SHOWN[name]: losses[name] for name in SHOWN if name in losses}, prog_bar=True, logger=False)
 
-    def _optimizer_step(self, sides: list[tuple[Side, TokenBatch]], norm_name: str) -> dict[str, Any]:
-        """Accumulate the gradients of all sides, then step once; the unweighted losses and the norm."""
-        assert self.model is not None
-        optimizer: Any = self.optimizers()
-        estimate_curvature(self, sides, optimizer)
-        weights = self._step_weights([side for side, _ in sides])
-        windows = next((batch.window for side, batch in sides if side == "forget"), None)
-        visit = None if self.goals is None or windows is None else self.goals.visit(windows)
-        with sharding.unsynchronized(self.trainer):
-            losses, made = accumulate(self, sides, weights.losses, visit)
-        trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        sharding.sum_gradients(trained, is_sharded(self.model))
-        sum_over_processes([*losses.values(), *([] if visit is None else [visit.nll])])
-        open_share = 1.0 if visit is None else visit.end()
-        check_losses([losses[name] for name in self.weights._fields if name in losses], made, self.trainer)
-        sharding.multiply_gradients(self.gradient_masks)
-        norm = sharding.gradient_norm(trained)
-        if self.clip_norm is not None:  # of the windows that contribute, which then have their part of a step
-            clip_grads_with_norm_(trained, self.clip_norm * (open_share if len(sides) == 1 else 1.0), norm)
-        check_gradient(norm, norm_name, self.trainer)
-        if open_share == 0 and len(sides) == 1:  # momentum alone would drive them on
-            optimizer.zero_grad()
-            return losses | {norm_name: norm}
-        if weights.gradient != 1:
-            sharding.multiply_gradients(dict.fromkeys(trained, weights.gradient))
-        optimizer.step()
-        optimizer.zero_grad()  # the evaluation at the epoch's end needs the memory
-        return losses | {norm_name: norm}
-
-    def _step_weights(self, sides: list[Side]) -> StepWeights:
-        if len(sides) > 1 or self.retain is None or self.schedule == "joint":
-            return StepWeights(self.current_weights, 1.0)
-        return step_weights(self.current_weights, sides[0])
-
     @property
     def current_weights(self) -> Weights:
         """Of the terms, with the dual variable where there is one."""
@@ -328,7 +298,8 @@ class UnlearningModule(LightningModule):
         """Of terms on a batch of a set, each a mean over it."""
         assert self.model is not None
         reads = any(term.needs.frozen for term in terms.values())
-        frozen = self.reference.outputs(side, batch.rows()) if reads else FrozenOutputs()
+        reference = self.reference if self.rounded_to is None else self.rounded_references[self.rounded_to]
+        frozen = reference.outputs(side, batch.rows()) if reads else FrozenOutputs()
         computed, shifts = (self.arithmetic.forward, self.arithmetic.head_dtype), None
         if side == "forget" and self.adversary is not None:
             shifts = self.adversary.attack(self.model, batch, *computed, self.loss_chunk)
@@ -361,8 +332,8 @@ class UnlearningModule(LightningModule):
         self._look_where_due(bool(self.trainer.is_last_batch))  # before the epoch's checkpoint and evaluation
 
     def _look_where_due(self, ends_epoch: bool) -> None:
-        if self.goals is not None and self.model is not None:
-            look_where_due(self.goals, self.arithmetic, self.model, data_of(self.trainer), ends_epoch)
+        if self.goals is not None:
+            look_where_due(self, ends_epoch)
 
     def validation_step(self, batch: ForgetRetainBatch, batch_idx: int) -> None:
         self._log_nll("val", batch)

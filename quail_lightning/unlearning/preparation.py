@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -76,7 +77,15 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
             "products": str(dtype),
         }
         again, computed = partial(arithmetic.load, module.target), Arithmetic(forward, dtype, micro, device)
+        formats = () if module.perturbation is None else module.perturbation.formats
+        module.rounded_references = {name: copy.deepcopy(module.reference) for name in formats}
         prepare_reference(module.reference, asked, model, target, again, identity, computed)
+        frozen = target() if formats else model
+        for name, reference in module.rounded_references.items():
+            assert module.perturbation is not None
+            whose = identity | {"rounded to": name}
+            with module.perturbation.rounded(frozen, name):
+                prepare_reference(reference, asked, model, lambda: frozen, again, whose, computed)
     if module.generic_labels is not None:
         together = module.windows_a_pass(data.batch_size * world_size())  # every process trains the same copy
         module.generic_targets = module.generic_labels.labels(target(), forget, forward, dtype, together)

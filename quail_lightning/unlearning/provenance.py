@@ -10,6 +10,7 @@ from quail_lightning.data.protocol import TextData
 from quail_lightning.data.text_digests import TEXTS, text_digests
 from quail_lightning.models.checkpoint import weights_digest
 from quail_lightning.objectives import Term
+from quail_lightning.unlearning.perturbation import Perturbation
 
 if TYPE_CHECKING:
     from quail_lightning.unlearning.module import UnlearningModule
@@ -43,6 +44,7 @@ def description(module: UnlearningModule) -> dict[str, Any]:
         "made_by": "quail fit",
         "terms": {name: described_term(term) for name, term in terms.items() if term is not None},
         "weights": module.weights._asdict(),
+        "perturbation": None if module.perturbation is None else described_term(module.perturbation),
         "dual_value": None if module.multiplier is None else module.multiplier.value,
         "optimizer": "AdamW" if module.sophia is None else "Sophia-G",
         **{name: getattr(module, name) for name in plain.split()},
@@ -55,9 +57,10 @@ def description(module: UnlearningModule) -> dict[str, Any]:
     }
 
 
-def described_term(term: Term) -> dict[str, Any]:
-    """A term's class and arguments, for the provenance."""
-    return {"class": type(term).__qualname__} | vars(term)
+def described_term(term: Term | Perturbation) -> dict[str, Any]:
+    """A term's or perturbation's class and arguments, for the provenance."""
+    arguments = {name: value for name, value in vars(term).items() if not name.startswith("_")}
+    return {"class": type(term).__qualname__} | arguments
 
 
 def package_versions() -> dict[str, str]:

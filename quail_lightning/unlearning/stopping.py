@@ -12,12 +12,11 @@ from torch import Tensor
 
 from quail_lightning.data.batch import true_answers
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
-from quail_lightning.data.protocol import UnlearningData
+from quail_lightning.data.protocol import UnlearningData, data_of
 from quail_lightning.data.windows import token_windows
-from quail_lightning.unlearning.arithmetic import StepArithmetic
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from quail_lightning.unlearning.module import UnlearningModule
 
 Stop = Literal["retrained"] | float
 
@@ -152,23 +151,32 @@ class Visit:
         return self.goals.nll[windows.cpu()].to(windows.device)
 
 
-def look_where_due(
-    goals: Goals, arithmetic: StepArithmetic, model: PreTrainedModel, data: UnlearningData, ends_epoch: bool
-) -> None:
+def look_where_due(module: UnlearningModule, ends_epoch: bool) -> None:
     """Look at every window where it may be enough, and when an epoch ends; all processes must call.
 
     Args:
-        goals: of the windows.
-        arithmetic: of the steps.
-        model: that is trained.
-        data: set up.
+        module: that is trained towards its goals.
         ends_epoch: whether no step of the epoch is left.
     """
+    goals = module.goals
+    assert goals is not None
     if ends_epoch or goals.may_be_enough:
-        goals.look(arithmetic.nlls(model, true_answers(data.served.trained.forget)))
+        goals.look(lowest_nlls(module))
     if ends_epoch and (said := goals.end_epoch()):
         rank_zero_info(said)
-    arithmetic.trainer.should_stop |= goals.has_ended
+    module.trainer.should_stop |= goals.has_ended
+
+
+def lowest_nlls(module: UnlearningModule) -> Tensor:
+    """[n] NLL of each forget window, nats a token: the lowest of all formats where steps are rounded to some."""
+    assert module.model is not None
+    windows = true_answers(data_of(module.trainer).served.trained.forget)
+    found = [module.arithmetic.nlls(module.model, windows)]
+    if module.perturbation is not None:
+        for name in module.perturbation.formats:
+            with module.perturbation.rounded(module.model, name):
+                found.append(module.arithmetic.nlls(module.model, windows))
+    return torch.stack(found).amin(dim=0)
 
 
 @dataclass(frozen=True)

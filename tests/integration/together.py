@@ -29,6 +29,7 @@ from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.adapter import Adapter
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.dual import Dual
+from quail_lightning.unlearning.perturbation import RandomFormats, WeightNoise
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharpness import Sam
 from quail_lightning.unlearning.sophia import Sophia
@@ -80,6 +81,14 @@ SCENARIOS = {
         "micro_batch_size": 1,
         "defer_gradient_sync": True,
     },
+    "formats drawn at random": {
+        "retain": KLRetention,
+        "perturbation": RandomFormats(["none", "fp4", "uniform4-tensor"]),
+        "stop": 7.0,
+        "schedule": "joint",
+        "micro_batch_size": 1,
+    },
+    "noise": {"perturbation": WeightNoise(0.05, 0.1), "schedule": "joint"},
     "PDU with its dual variable": {"forget": MarginFlattening, "dual": Dual(1.0, 0.5), "schedule": "joint"},
     "Sophia": {
         "forget": NegativePreference,  # ascent's gradient shoots up, and rounding with it

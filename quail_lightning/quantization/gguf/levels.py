@@ -33,8 +33,8 @@ class BlockBuckets:
 
     def fit(self, weight: Tensor, inputs: int, of_tensor: Bounds, of_model: Bounds) -> BlockLevels:
         """By the scales that llama.cpp's kernel finds."""
-        rows = weight.reshape(-1, inputs)
-        return levels(rows, pack(rows, self.kind), self.kind)
+        rows = weight.reshape(-1, inputs).cpu()  # where the kernels are
+        return levels(rows, pack(rows, self.kind), self.kind).to(weight.device)
 
 
 @dataclass(frozen=True)

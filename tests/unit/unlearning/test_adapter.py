@@ -32,12 +32,13 @@ from quail_lightning.unlearning.task_vector import TaskVector
 
 
 class Watched(UnlearningModule):
-    """Notes each step's losses."""
+    """Notes each batch's losses."""
 
-    def _optimizer_step(self, *arguments):
-        found = super()._optimizer_step(*arguments)
-        self.seen = [*getattr(self, "seen", []), {key: float(value) for key, value in found.items()}]
-        return found
+    def log_dict(self, dictionary, **options):
+        super().log_dict(dictionary, **options)
+        if options.get("logger", True):
+            found = {name.removeprefix("train/"): float(value) for name, value in dictionary.items()}
+            self.seen = [*getattr(self, "seen", []), found]
 
 
 def unlearning(checkpoint, forget=None, **options):

@@ -76,8 +76,8 @@ def test_no_remedy_is_named_that_another_option_refuses():
 def test_sam_keeps_the_trained_weights_once_more_during_a_step():
     for processes, sharded in ((1, False), (4, True)):
         plain, sharp = (plan(processes, sharded, 4096, kept_weights=kept) for kept in (False, True))
-        assert sharp["weights before SAM"] == pytest.approx(6_738_415_616 * 4 / GIB / processes**sharded)
-        assert plain["weights before SAM"] == 0
+        assert sharp["weights before perturbation"] == pytest.approx(6_738_415_616 * 4 / GIB / processes**sharded)
+        assert plain["weights before perturbation"] == 0
 
 
 RANK_16 = 16 * 32 * (8 * 4096 + 3 * (4096 + 11008))  # A and B of seven matrices in each of 32 layers

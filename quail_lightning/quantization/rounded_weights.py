@@ -1,0 +1,148 @@
+"""Weights rounded to a format's levels, held in full precision: what training through the format computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from quail_lightning.errors import InputError
+from quail_lightning.models.sharded import own_rows, share, whole
+from quail_lightning.quantization.body_weights import Layout, body_weights, matrices
+from quail_lightning.quantization.named import load_quantizer
+from quail_lightning.quantization.protocol import (
+    Bounds,
+    Buckets,
+    HasBuckets,
+    MixedBuckets,
+    PreTrainedModel,
+    SharesRanges,
+)
+
+
+@dataclass(frozen=True)
+class WeightLevels:
+    """The levels of each weight of a model's body that a format quantizes.
+
+    Attributes:
+        name: of the precision.
+        buckets: parameter → its levels.
+        layouts: parameter → how it lies.
+        together: parameters that share a range; any in none of these groups has its own.
+    """
+
+    name: str
+    buckets: Mapping[str, Buckets]
+    layouts: Mapping[str, Layout]
+    together: tuple[tuple[str, ...], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, model: PreTrainedModel) -> WeightLevels:
+        """Those of a precision; see ``load_quantizer`` for its names.
+
+        Args:
+            name: of the precision.
+            model: its shapes alone are read, so that it may lie on the meta device.
+
+        Raises:
+            InputError: no such precision, one whose levels depend on more than the weights, or one that does not
+                fit the architecture.
+        """
+        quantizer = load_quantizer(name)
+        found = quantizer.buckets() if isinstance(quantizer, HasBuckets) else None
+        if found is None:
+            raise InputError(
+                "the levels of a format that is trained through must follow from the weights alone",
+                given=name,
+                allowed="nf4, fp4, nvfp4, mxfp4, fp8, GGUF's and the uniform grids, without mixed bits",
+            )
+        targets = set(quantizer.targets(model))
+        body = {each.name: each for each in body_weights(model) if each.name in targets}
+        shapes = {each: tuple(matrices(weight.parameter, weight.layout)[0].shape) for each, weight in body.items()}
+        if misfits := found.misfits(shapes):
+            raise InputError(
+                f"{name} does not fit {', '.join(misfits[:3])}",
+                remedy="Leave this precision out, or write one with another group_size",
+            )
+        buckets = found.of_each(shapes) if isinstance(found, MixedBuckets) else dict.fromkeys(shapes, found)
+        together = tuple(found.together(list(shapes))) if isinstance(found, SharesRanges) else ()
+        layouts = {each: weight.layout for each, weight in body.items()}
+        return cls(name, buckets, layouts, together)
+
+    def rounded(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+        """Each weight's name and its rounded values, float32 [...] of the whole weight, one weight at a time.
+
+        Args:
+            model: of a sharded one all processes must call.
+        """
+        of_tensor = {name: _bounds(whole(model.get_parameter(name).detach())) for name in self.buckets}
+        of_model = _joined(of_tensor.values())
+        for group in self.together:
+            of_tensor |= dict.fromkeys(group, _joined(of_tensor[name] for name in group))
+        for name, buckets in self.buckets.items():
+            weight = whole(model.get_parameter(name).detach()).float().clone()
+            parts = matrices(weight, self.layouts[name])
+            for part in parts:
+                bounds = of_tensor[name] if len(parts) == 1 else _bounds(part)
+                part.copy_(_rounded(part, buckets, bounds, of_model))
+            yield name, weight
+
+
+def replace_by_rounded(model: PreTrainedModel, levels: WeightLevels) -> None:
+    """Give a model the rounded weights, in place."""
+    with torch.no_grad():
+        for name, weight in levels.rounded(model):
+            _put(model.get_parameter(name), weight)
+
+
+@contextmanager
+def rounded_weights(model: PreTrainedModel, levels: WeightLevels) -> Iterator[None]:
+    """Inside, a model has the rounded weights; afterwards what it had, bit for bit.
+
+    What is differentiated inside is ∂L/∂Q(w), which the straight-through estimator takes for ∂L/∂w.
+
+    Args:
+        model: of a sharded one all processes must call.
+        levels: of the format.
+    """
+    with restored(model, levels.buckets):
+        replace_by_rounded(model, levels)
+        yield
+
+
+@contextmanager
+def restored(model: PreTrainedModel, names: Iterable[str]) -> Iterator[None]:
+    """Afterwards parameters have the values that they have now, bit for bit."""
+    kept = {name: share(model.get_parameter(name).detach()).clone() for name in names}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, values in kept.items():
+                share(model.get_parameter(name).detach()).copy_(values)
+
+
+def _put(parameter: nn.Parameter, values: Tensor) -> None:
+    share(parameter.detach()).copy_(values[own_rows(parameter)])
+
+
+def _rounded(matrix: Tensor, buckets: Buckets, of_tensor: Bounds, of_model: Bounds) -> Tensor:
+    """[outputs, inputs], of a matrix [outputs, inputs] in float32."""
+    inputs = matrix.shape[-1]
+    values = matrix.contiguous()
+    piece = values if buckets.unit(inputs) == inputs else values.flatten()
+    fitted = buckets.fit(piece, inputs, of_tensor, of_model)
+    return fitted.value(fitted.index(piece)).reshape(matrix.shape)
+
+
+def _bounds(weight: Tensor) -> Bounds:
+    low, high = torch.aminmax(weight)
+    return low.item(), high.item()
+
+
+def _joined(bounds: Iterable[Bounds]) -> Bounds:
+    lows, highs = zip(*bounds, strict=True)
+    return min(lows), max(highs)
