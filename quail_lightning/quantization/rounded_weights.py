@@ -99,8 +99,8 @@ def replace_by_rounded(model: PreTrainedModel, levels: WeightLevels) -> None:
 
 
 @contextmanager
-def rounded_weights(model: PreTrainedModel, levels: WeightLevels) -> Iterator[None]:
-    """Inside, a model has the rounded weights; afterwards what it had, bit for bit.
+def rounded_weights(model: PreTrainedModel, levels: WeightLevels) -> Iterator[str]:
+    """Inside, a model has the rounded weights; afterwards what it had, bit for bit. Gives the format's name.
 
     What is differentiated inside is ∂L/∂Q(w), which the straight-through estimator takes for ∂L/∂w.
 
@@ -110,7 +110,7 @@ def rounded_weights(model: PreTrainedModel, levels: WeightLevels) -> Iterator[No
     """
     with restored(model, levels.buckets):
         replace_by_rounded(model, levels)
-        yield
+        yield levels.name
 
 
 @contextmanager

@@ -56,8 +56,8 @@ class Perturbation(Protocol):
             step: number of the optimizer step, which with the run's seed decides what is drawn.
         """
 
-    def rounded(self, model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
-        """Inside, a model is rounded to one of ``formats``."""
+    def rounded(self, model: PreTrainedModel, name: str) -> AbstractContextManager[str]:
+        """Inside, a model is rounded to one of ``formats``, whose name is given."""
 
 
 class RandomFormats:
@@ -106,14 +106,12 @@ class RandomFormats:
         generator = torch.Generator().manual_seed(named_key(global_seed(), f"formats {turn}") >> 1)
         return self.drawn_from[int(torch.randperm(count, generator=generator)[place])]
 
-    @contextmanager
-    def applied(self, model: PreTrainedModel, step: int) -> Iterator[str | None]:
+    def applied(self, model: PreTrainedModel, step: int) -> AbstractContextManager[str | None]:
         """See ``Perturbation.applied``."""
         name = self.drawn(step)
-        with nullcontext() if name == UNROUNDED else self.rounded(model, name):
-            yield None if name == UNROUNDED else name
+        return nullcontext(None) if name == UNROUNDED else self.rounded(model, name)
 
-    def rounded(self, model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
+    def rounded(self, model: PreTrainedModel, name: str) -> AbstractContextManager[str]:
         """See ``Perturbation.rounded``."""
         return rounded_weights(model, self._levels[name])
 
@@ -148,9 +146,12 @@ class WeightNoise:
         """See ``Perturbation.check``."""
         matrix_names(model)
 
-    @contextmanager
-    def applied(self, model: PreTrainedModel, step: int) -> Iterator[str | None]:
+    def applied(self, model: PreTrainedModel, step: int) -> AbstractContextManager[str | None]:
         """See ``Perturbation.applied``."""
+        return self._noisy(model, step)
+
+    @contextmanager
+    def _noisy(self, model: PreTrainedModel, step: int) -> Iterator[str | None]:
         names = matrix_names(model)
         relative = self.low + (self.high - self.low) * float(torch.rand((), generator=_drawing(step, "share")))
         with restored(model, names):
@@ -162,7 +163,7 @@ class WeightNoise:
                     share(parameter.detach()).add_((noise[own_rows(parameter)] * size).to(parameter.dtype))
             yield None
 
-    def rounded(self, model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
+    def rounded(self, model: PreTrainedModel, name: str) -> AbstractContextManager[str]:
         """See ``Perturbation.rounded``: there is no format."""
         raise AssertionError(name)
 
