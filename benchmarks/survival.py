@@ -241,6 +241,10 @@ class Run:
         if self.model(cell).is_dir():
             return
         shutil.rmtree(self.out / "runs" / cell.name, ignore_errors=True)  # what an interrupted run left
+        drive(self.out / "output" / f"{cell.name}.txt", self.fitting(cell), threads=self.threads)
+
+    def fitting(self, cell: Cell) -> list[str]:
+        """The verb and options that make a cell's model."""
         methods = [part for stem in cell.method.split("+") for part in ("--config", f"method/{stem}.yaml")]
         command = ["fit"]
         for argument in self.study.fit:
@@ -262,7 +266,7 @@ class Run:
             "trainer.logger.init_args.name": "runs",
             "trainer.logger.init_args.version": cell.name,
         }
-        self._quail(cell.name, command, settings)
+        return [*command, *_options_of(settings)]
 
     def evaluate(self, cell: Cell) -> None:
         """Evaluate target, retrained model and a cell's model in every format."""
@@ -294,8 +298,11 @@ class Run:
 
     def _quail(self, name: str, command: list[str], settings: dict[str, object]) -> None:
         """One command of the program; its output goes to a file named after it."""
-        whole = [*command, *(f"--{key}={value}" for key, value in settings.items())]
-        drive(self.out / "output" / f"{name}.txt", whole, threads=self.threads)
+        drive(self.out / "output" / f"{name}.txt", [*command, *_options_of(settings)], threads=self.threads)
+
+
+def _options_of(settings: dict[str, object]) -> list[str]:
+    return [f"--{key}={value}" for key, value in settings.items()]
 
 
 def main() -> None:
