@@ -212,8 +212,8 @@ class MuseDataModule(ServedDataModule):
         return pairs, alternate_answers(self.alternates, pairs, records, self.question_part, self.seed)
 
     def records_alone(self) -> EvaluationRecords | None:
-        """The benchmark's own records, without the training text."""
-        return _published_records(self.open())
+        """The benchmark's own records, without the training text; None where they are cut from its windows."""
+        return _published_records(self.open()) if self.records_from == "published" else None
 
 
 def _published_records(corpus: Corpus) -> EvaluationRecords:

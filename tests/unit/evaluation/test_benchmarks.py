@@ -52,6 +52,14 @@ def test_own_benchmarks_are_files_where_the_user_stands(
         load_benchmark("mine").read(checkpoint, {})
 
 
+def test_records_are_cut_from_the_windows_where_that_is_asked(corpus_folder: Path, checkpoint: str) -> None:
+    given = {"corpus": str(corpus_folder), "records": "windows", "max_len": 24, "max_forget_windows": 5}
+    records, windows, _ = load_benchmark("muse-news").read(checkpoint, given)
+    assert records.verbatim is not None
+    assert len(records.verbatim) == len(windows["forget"]) == 5, "and not the benchmark's own three"
+    assert records.forget_questions is None
+
+
 def test_records_do_not_need_the_training_text(tmp_path: Path, corpus_folder: Path, checkpoint: str) -> None:
     corpus = shutil.copytree(corpus_folder, tmp_path / "corpus")
     for path in (corpus / "raw").glob("retain1.*"):
