@@ -1,6 +1,7 @@
 """Gradients at rounded and at noisy weights, against the same written out in float64; draws; what is refused."""
 
 import collections
+import contextlib
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback, seed_everything
 from plain_trainer import plain_trainer
 from small_data import small_data
 
+from quail_lightning.callbacks import TrainingCheckpoint
 from quail_lightning.errors import InputError
 from quail_lightning.models.checkpoint import load_model
 from quail_lightning.models.empty import empty_model
@@ -15,6 +17,7 @@ from quail_lightning.objectives import GradientAscent, GradientDescent, KLRetent
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.quantization.body_weights import body_weights
 from quail_lightning.reference import LiveReference
+from quail_lightning.run.training_state import last_checkpoint
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.adapter import Adapter
 from quail_lightning.unlearning.perturbation import SEEN_IN_TRAINING, RandomFormats, WeightNoise
@@ -140,6 +143,37 @@ def test_forgetting_is_looked_at_in_every_format_and_the_lowest_nll_counts(deep,
         found.append(-logs.gather(-1, windows[:, 1:, None]).squeeze(-1).mean(-1))
     assert torch.allclose(lowest_nlls(module), torch.stack(found).amin(0), atol=1e-4)
     assert not torch.allclose(found[0], found[2], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "perturbation", [RandomFormats(["none", "nf4", "fp4"]), WeightNoise()], ids=["formats", "noise"]
+)
+def test_a_run_that_dies_goes_on_with_the_draws_of_the_undisturbed_one(
+    perturbation, tmp_path, deep, corpus_folder
+):
+    def run(folder, dies_after=None, ckpt_path=None):
+        class Dies(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                if trainer.fit_loop.total_batch_idx + 1 == dies_after:
+                    raise KeyboardInterrupt
+
+        seed_everything(7, verbose=False)
+        module = UnlearningModule(
+            deep, GradientAscent(), KLRetention(), schedule="joint", learning_rate=1e-3, perturbation=perturbation
+        )
+        saves = TrainingCheckpoint(enabled=folder.name == "killed", every_n_steps=1)
+        settings = {"max_epochs": 2, "precision": "32-true", "default_root_dir": folder}
+        trainer = plain_trainer(callbacks=[saves, Dies()], **settings)
+        data = small_data(corpus_folder, deep, schedule="joint")
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return {name: value.detach().clone() for name, value in module.model.named_parameters()}
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "killed", dies_after=5)
+    resumed = run(tmp_path / "killed", ckpt_path=str(last_checkpoint(tmp_path / "killed").folder))
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
 
 
 def test_an_architecture_that_a_format_does_not_fit_is_refused_before_weights_are_loaded(deep):
