@@ -81,7 +81,7 @@ SCENARIOS = {
         "micro_batch_size": 1,
         "defer_gradient_sync": True,
     },
-    "formats drawn at random": {
+    "stop in every format drawn": {
         "retain": KLRetention,
         "perturbation": RandomFormats(["none", "fp4", "uniform4-tensor"]),
         "stop": 7.0,
