@@ -10,10 +10,12 @@ from quail_lightning.comparison import Comparison, Questions, key_for, total_del
 from quail_lightning.comparison.layer_figure import (
     COLORS,
     MARKERS,
+    add_caption,
     number_layers,
     overlap_by_layer,
     panels,
     quantized_self_by_layer,
+    start_at_zero,
 )
 from quail_lightning.storage.figure_files import write_figure
 
@@ -67,6 +69,11 @@ def _histograms(found: Comparison, questions: Questions) -> Figure:
         axis.ticklabel_format(axis="x", useOffset=False)
         axis.locator_params(axis="x", nbins=5)
     axes[0].set_ylabel("tensors")
+    add_caption(
+        figure,
+        "How many tensors have which share of their weights in the bucket that the target's weight is in. The "
+        "horizontal axes span what was found, each its own, not 0 to 100 %.",
+    )
     return figure
 
 
@@ -91,11 +98,18 @@ def _delivered(found: Comparison, questions: Questions) -> Figure:
             )
         expected = [total.expected_signal_to_noise for total in totals]
         axes[2].plot(list(layers), expected, color=color, linestyle=":", linewidth=1.2)
-    axes[0].axhline(100, color="0.7", linewidth=0.8)
+    axes[0].axhline(100, color="0.5", linewidth=0.8)
     for axis, title in zip(axes, ("along the update, %", "cosine", "row's signal/noise"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("layer")
         number_layers(axis)
-    axes[2].plot([], [], color="0.4", linestyle=":", label="expected")
+    axes[2].plot([], [], color="0.4", linestyle=":", label="expected signal/noise")
+    axes[2].plot([], [], color="0.5", linewidth=0.8, label="100 %: all arrives")
+    start_at_zero(axes)
+    add_caption(
+        figure,
+        "Left: how much of the update arrives in its own direction; far below 100 % it is lost. Middle and right: "
+        "how much rounding noise comes with it; a low cosine beside 100 % means a noisy delivery, not a lost one.",
+    )
     figure.legend(loc="outside right center", fontsize=8)
     return figure

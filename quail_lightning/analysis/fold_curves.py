@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from quail_lightning.comparison.layer_figure import COLORS, MARKERS, number_layers, panels
+from quail_lightning.comparison.layer_figure import (
+    COLORS,
+    MARKERS,
+    add_caption,
+    number_layers,
+    panels,
+    start_at_zero,
+)
 from quail_lightning.evaluation.metrics import label_of, labels
 from quail_lightning.run.results import Estimate, ResultRow
 
@@ -35,6 +42,7 @@ def draw_folds(rows: Sequence[ResultRow], folds: Sequence[str]) -> Figure:
         and any(isinstance(evaluated[fold, p].get(name), Estimate) for fold in folds for p in precisions)
     ]
     figure, axes = panels(max(1, len(names)), "over the folds; 0: target")
+    compared = False
     for axis, name in zip(axes, names, strict=False):
         for precision, color, marker in zip(precisions, COLORS * 9, MARKERS * 9, strict=False):
             found = [evaluated.get((model, precision), {}).get(name) for model in ("target", *folds)]
@@ -58,8 +66,18 @@ def draw_folds(rows: Sequence[ResultRow], folds: Sequence[str]) -> Figure:
         retrained = next((row.metrics.get(name) for row in rows if row.model == "retrained"), None)
         if isinstance(retrained, Estimate):
             axis.axhline(retrained.value, color="0.5", linestyle=":", linewidth=1)
+            compared = True
         axis.set_title(label_of(name).heading.replace("→ ", "to "), fontsize=10)
         axis.set_xlabel("fold")
         number_layers(axis)
+    if compared:
+        first = next(row.precision for row in rows if row.model == "retrained")
+        axes[0].plot([], [], color="0.5", linestyle=":", linewidth=1, label=f"retrained, {first}")
+    start_at_zero(axes)
+    add_caption(
+        figure,
+        "Each fold is forgotten after those before it; bars are 95 % intervals, a gap is an undefined figure. "
+        "The arrow says which way is wanted: lines of what is kept should stay flat.",
+    )
     figure.legend(loc="outside right center", fontsize=8)
     return figure

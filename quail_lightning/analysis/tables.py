@@ -13,6 +13,8 @@ from quail_lightning.comparison import (
     Questions,
     Scope,
     SharedStep,
+    kept_by_gradient,
+    kept_by_weights,
     key_for,
     total_delivery,
     total_overlap,
@@ -23,19 +25,28 @@ WEIGHTS: dict[Scope, str] = {"quantized": "quantized linear weights", "all": "al
 STEPS: dict[SharedStep, str] = {"global": "global", "tensor": "tensor-wise"}
 
 
-def print_comparison(found: Comparison, questions: Questions) -> None:
+def print_comparison(found: Comparison, questions: Questions, rise: float | None = None) -> None:
     """Print weight change, bucket overlap and, where it was measured, the delivered shift."""
     console = output_console()
-    for table in comparison_tables(found, questions, console.width):
+    for table in comparison_tables(found, questions, console.width, rise):
         console.print(table)
 
 
-def comparison_tables(found: Comparison, questions: Questions, width: int = REDIRECTED) -> list[Table]:
-    """Weight change, bucket overlap (QUAIL Table I) and delivered shift, within ``width`` columns."""
+def comparison_tables(
+    found: Comparison, questions: Questions, width: int = REDIRECTED, rise: float | None = None
+) -> list[Table]:
+    """Weight change, bucket overlap (QUAIL Table I) and delivered shift.
+
+    Args:
+        found: the comparison.
+        questions: that it answers.
+        width: of the output, columns of text.
+        rise: of the forget NLL, nats a token, where its gradient was compared along.
+    """
     made = [_change(found), _overlap(found, questions)]
     return [
         table
-        for figures in [*made, *([_delivery(found, questions)] if questions.formats else [])]
+        for figures in [*made, *([_delivery(found, questions, rise)] if questions.formats else [])]
         for table in figures.tables(width)
     ]
 
@@ -105,8 +116,9 @@ def _overlap(found: Comparison, questions: Questions) -> _Figures:
     return figures
 
 
-def _delivery(found: Comparison, questions: Questions) -> _Figures:
-    headings = ["overlap", "expected", "own grids", "along δ", "‖D‖/‖δ‖", "cosine", "signal/noise", "expected"]
+def _delivery(found: Comparison, questions: Questions, rise: float | None) -> _Figures:
+    headings = ["predicted to arrive", *([] if rise is None else ["predicted by text"])]
+    headings += ["overlap", "expected", "own grids", "along δ", "‖D‖/‖δ‖", "cosine", "signal/noise", "expected"]
     figures = _Figures(
         "what each format delivers of the update, %, quantized linear weights", ["format"], headings
     )
@@ -114,13 +126,21 @@ def _delivery(found: Comparison, questions: Questions) -> _Figures:
         total = total_delivery(found.within("quantized"), used.name)
         buckets = total.buckets
         ratios = (total.norm_ratio, total.cosine, total.signal_to_noise, total.expected_signal_to_noise)
-        shown = [*map(_percent, (buckets.overlap, buckets.expected, buckets.own_grids, total.along))]
+        predicted = [kept_by_weights(total), *([] if rise is None else [kept_by_gradient(total, rise)])]
+        shown = ["–" if share is None else f"{100 * share:.0f}" for share in predicted]
+        shown += map(_percent, (buckets.overlap, buckets.expected, buckets.own_grids, total.along))
         shown += ["–" if ratio is None else f"{ratio:.3g}" for ratio in ratios]
         figures.rows.append(([used.name], shown))
     figures.caption = (
         "D = Q(w′) − Q(w), δ = w′ − w · along δ: ⟨D, δ⟩/‖δ‖², 100 %: all of the update arrives in its direction · "
-        "signal/noise: of a row's output, for an input aligned with the row's update"
+        "signal/noise: of a row's output, for an input aligned with the row's update · "
+        "predicted to arrive: along δ, no less than 0 and no more than 100"
     )
+    if rise is not None:
+        figures.caption += (
+            " · predicted by text: 1 − max(0, ⟨g, w′ − Q(w′)⟩) / rise, g the gradient of the forget NLL at w′, "
+            f"whose rise is {rise:.3g} nats a token"
+        )
     return figures
 
 

@@ -14,6 +14,9 @@ from quail_lightning.comparison import (
     Questions,
     Scope,
     TensorComparison,
+    delivered_slope,
+    kept_by_gradient,
+    kept_by_weights,
     total_change,
     total_delivery,
     total_overlap,
@@ -23,12 +26,13 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999)
 SCOPES: tuple[Scope, ...] = ("quantized", "all")
 
 
-def as_json(found: Comparison, questions: Questions) -> dict[str, Any]:
+def as_json(found: Comparison, questions: Questions, rise: float | None = None) -> dict[str, Any]:
     """Model, layers and tensors: shares are fractions, Δ and δ in units of the weights.
 
     Args:
         found: the comparison.
         questions: that it answers.
+        rise: of the forget NLL, nats a token, where its gradient was compared along; None: there was no text.
     """
     table = [
         _grid(key, scope) | _overlap(total_overlap(found.within(scope), key))
@@ -44,7 +48,7 @@ def as_json(found: Comparison, questions: Questions) -> dict[str, Any]:
     return {
         "weight_change": {scope: _change(found.changes[scope]) for scope in SCOPES},
         "overlap": table,
-        "delivered": _deliveries(found.within("quantized"), questions),
+        "delivered": _deliveries(found.within("quantized"), questions, rise),
         "layers": layers,
         "tensors": tensors,
     }
@@ -92,17 +96,34 @@ def _overlap(overlap: Overlap) -> dict[str, Any]:
     }
 
 
-def _deliveries(tensors: Iterable[TensorComparison], questions: Questions) -> list[dict[str, Any]]:
+def _deliveries(
+    tensors: Iterable[TensorComparison], questions: Questions, rise: float | None = None
+) -> list[dict[str, Any]]:
+    """The rise is the whole model's: a layer's share of it is not known."""
     tensors = list(tensors)
-    return [{"format": used.name} | _delivery(total_delivery(tensors, used.name)) for used in questions.formats]
+    totals = {used.name: total_delivery(tensors, used.name) for used in questions.formats}
+    return [{"format": name} | _delivery(total) | _along_slope(total, rise) for name, total in totals.items()]
+
+
+def _along_slope(delivery: Delivery, rise: float | None) -> dict[str, Any]:
+    if rise is None:
+        return {}
+    return {
+        "predicted_to_arrive_by_text": kept_by_gradient(delivery, rise),
+        "delivered_slope": delivered_slope(delivery),
+        "slope_rounded_off": delivery.slope_rounded_off,
+    }
 
 
 def _delivery(delivery: Delivery) -> dict[str, Any]:
     return {
+        "predicted_to_arrive": kept_by_weights(delivery),
         "overlap": delivery.buckets.overlap,
         "expected_overlap": delivery.buckets.expected,
         "overlap_on_own_grids": delivery.buckets.own_grids,
         "along_the_update": delivery.along,
+        "left_by_rounding": delivery.left_by_rounding,
+        "seen": delivery.seen,
         "norm_ratio": delivery.norm_ratio,
         "cosine": delivery.cosine,
         "signal_to_noise": delivery.signal_to_noise,

@@ -17,7 +17,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from quail_lightning.callbacks import ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
+from quail_lightning.callbacks import (
+    ExportModel,
+    KeepBest,
+    QuantizedEvaluation,
+    TrainingCheckpoint,
+    UndeliveredUpdate,
+)
 from quail_lightning.callbacks.progress import progress_bars
 from quail_lightning.command_line.argument_parser import SuggestingParser
 from quail_lightning.command_line.named_checkpoints import NamedCheckpoints
@@ -204,7 +210,7 @@ class QuailCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         # private: only here are all callbacks known
-        return super()._instantiate_trainer(config, progress_bars(config) + callbacks)
+        return super()._instantiate_trainer(config, [*progress_bars(config), *callbacks, UndeliveredUpdate()])
 
     def before_fit(self) -> None:
         self._before_run()

@@ -59,7 +59,14 @@ class Format:
             fitted |= dict.fromkeys(group, joined(of_tensors[name] for name in group))
         return fitted
 
-    def deliver(self, reference: Tensor, model: Tensor, on_reference: Fitted, on_model: Fitted) -> Delivery:
+    def deliver(
+        self,
+        reference: Tensor,
+        model: Tensor,
+        on_reference: Fitted,
+        on_model: Fitted,
+        gradient: Tensor | None = None,
+    ) -> Delivery:
         """Compare a piece of two weights.
 
         Args:
@@ -67,24 +74,35 @@ class Format:
             model: w′, likewise.
             on_reference: the format fitted to w.
             on_model: the format fitted to w′.
+            gradient: g of the forget NLL, shaped like the weights, nats a token and unit of weight; None leaves
+                the sums that need it at 0.
         """
-        index, own = on_reference.index(reference), on_model.index(model)
+        index, own, after = on_reference.index(reference), on_model.index(model), on_reference.index(model)
+        nothing = on_reference.index(torch.zeros_like(reference))
         moved = model - reference
         size, width = moved.abs(), on_reference.width(index)
         within = torch.minimum(size, width)
         # a block without range: any move leaves its bucket
         crossing = torch.where(width > 0, within / width, size.sign()).sum().item()
-        arrived = on_model.value(own) - on_reference.value(index)
+        quantized = on_model.value(own)
+        arrived, lost = quantized - on_reference.value(index), model - quantized
+        unseen = torch.where((index == nothing) & (after == nothing), moved, 0.0)
+        slopes = [0.0] * 3 if gradient is None else [_exact_dot(gradient, by) for by in (moved, arrived, lost)]
         return Delivery(
             Overlap(
                 moved.numel(),
-                same=int((index == on_reference.index(model)).sum()),
+                same=int((index == after).sum()),
                 own=int((index == own).sum()),
                 crossing=crossing,
             ),
             product=_dot(moved, arrived),
             delivered=_dot(arrived, arrived),
             intended=_dot(moved, moved),
+            unseen=_dot(unseen, unseen),
+            rounded_off=_dot(moved, lost),
+            slope=slopes[0],
+            slope_delivered=slopes[1],
+            slope_rounded_off=slopes[2],
             noise=_dot(within, width),
             sum_abs=size.sum().item(),
         )
@@ -128,17 +146,27 @@ def formats(quantizers: Mapping[str, Quantizer]) -> list[Format | Mixture]:
     Raises:
         InputError: naming those whose levels depend on more than the weight, or that have none.
     """
-    found = {
-        name: quantizer.buckets() if isinstance(quantizer, HasBuckets) else None
-        for name, quantizer in quantizers.items()
-    }
-    if unusable := [name for name, buckets in found.items() if buckets is None]:
+    found = usable_formats(quantizers)
+    if unusable := [name for name in quantizers if name not in {used.name for used in found}]:
         raise InputError(
             "the buckets of a format must follow from the weights alone",
             given=", ".join(unusable),
             allowed="nf4, fp4, nvfp4, mxfp4, fp8, bf16, GGUF's and the uniform grids, without mixed bits",
             remedy="How other formats keep the forgetting is what `quail test` measures",
         )
+    return found
+
+
+def usable_formats(quantizers: Mapping[str, Quantizer]) -> list[Format | Mixture]:
+    """Those of the quantizers whose levels follow from the weights alone, as formats.
+
+    Args:
+        quantizers: by name of the precision.
+    """
+    found = {
+        name: quantizer.buckets() if isinstance(quantizer, HasBuckets) else None
+        for name, quantizer in quantizers.items()
+    }
     return [
         Mixture(name, buckets) if isinstance(buckets, MixedBuckets) else Format(name, buckets)
         for name, buckets in found.items()
@@ -162,3 +190,8 @@ def _refuse(name: str, misfits: Sequence[str]) -> None:
 
 def _dot(first: Tensor, second: Tensor) -> float:
     return torch.dot(first.flatten(), second.flatten()).item()
+
+
+def _exact_dot(first: Tensor, second: Tensor) -> float:
+    """In float64: products of a gradient with rounding errors have either sign and nearly cancel."""
+    return torch.dot(first.flatten().double(), second.flatten().double()).item()

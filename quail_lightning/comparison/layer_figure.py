@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from quail_lightning.comparison.result import Comparison, GridKey, Overlap, key_for, total_overlap
@@ -19,12 +20,20 @@ MARKERS = "os^Dv*x"
 
 def overlap_by_layer(found: Comparison, questions: Questions) -> Figure:
     """Overlap of the two models' quantized weights, and dotted what is expected of it (QUAIL Fig. 1)."""
-    return _by_layer(found, questions, "bucket overlap by layer", _overlap, _expected)
+    caption = (
+        "Near 100 %: few weights change bucket, each by a whole step. Dotted: what is expected if weights lie "
+        "anywhere in their buckets; a line above it says that the weights which moved lie further from the edges."
+    )
+    return _by_layer(found, questions, "bucket overlap by layer", caption, _overlap, _expected)
 
 
 def quantized_self_by_layer(found: Comparison, questions: Questions) -> Figure:
     """Overlap of the model with its own quantized self (QUAIL Fig. 2)."""
-    return _by_layer(found, questions, "model against its quantized self", _with_itself, None)
+    caption = (
+        "Share of the unlearned model's weights whose bucket is still theirs once it is quantized and saved; "
+        "below 100 % its quantized self has another grid, or the saved dtype moved levels across an edge."
+    )
+    return _by_layer(found, questions, "model against its quantized self", caption, _with_itself, None)
 
 
 def panels(count: int, title: str, height: float = 3.3) -> tuple[Figure, list[Axes]]:
@@ -48,6 +57,38 @@ def panels(count: int, title: str, height: float = 3.3) -> tuple[Figure, list[Ax
     return figure, axes
 
 
+def add_caption(figure: Figure, caption: str) -> None:
+    """A sentence or two of how to read it, below the panels.
+
+    Args:
+        figure: with its panels.
+        caption: one paragraph.
+    """
+    figure.supxlabel(fill(caption, round(15 * figure.get_figwidth())), fontsize=8, color="0.25")
+
+
+def start_at_zero(axes: Iterable[Axes]) -> None:
+    """Let the vertical axes start at 0; where that would flatten the curves they say that they do not.
+
+    Args:
+        axes: with their curves.
+    """
+    for axis in axes:
+        low, high = axis.get_ylim()
+        if 0 < low < high / 2:
+            axis.set_ylim(bottom=0)
+        elif low > 0:
+            axis.text(
+                0.02,
+                0.02,
+                f"from {low:.4g}, not 0",
+                transform=axis.transAxes,
+                fontsize=7,
+                color="0.4",
+                va="bottom",
+            )
+
+
 def number_layers(axis: Axes) -> None:
     """Layers are whole numbers, and shares are written out."""
     from matplotlib.ticker import MaxNLocator
@@ -64,6 +105,7 @@ def _by_layer(
     found: Comparison,
     questions: Questions,
     title: str,
+    caption: str,
     measure: Callable[[Overlap], float],
     beside: Callable[[Overlap], float] | None,
 ) -> Figure:
@@ -96,6 +138,8 @@ def _by_layer(
     axes[0].set_ylabel("weights in the same bucket, %")
     if beside is not None:
         axes[-1].plot([], [], color="0.4", linestyle=":", label="expected")
+    start_at_zero(axes)
+    add_caption(figure, caption)
     figure.legend(loc="outside right center", fontsize=8)
     return figure
 

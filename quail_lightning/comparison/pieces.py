@@ -22,10 +22,11 @@ class PieceReader:
     Args:
         reference: w.
         model: w′.
+        gradient: of the forget NLL, of every tensor that formats are asked about; None where they are not asked.
     """
 
-    def __init__(self, reference: WeightSource, model: WeightSource) -> None:
-        self._sources = (reference, model)
+    def __init__(self, reference: WeightSource, model: WeightSource, gradient: WeightSource | None = None) -> None:
+        self._sources, self._gradient = (reference, model), gradient
         self._room = 0
 
     def compare(self, grids: TensorGrids, start: int, stop: int) -> TensorComparison:
@@ -53,7 +54,9 @@ class PieceReader:
                 self._count(grids, first, second, None, found)
                 self._count_itself(grids, second, None, found)
             if grids.formats:
-                self._deliver(grids, first.float(), second.float(), found.deliveries)
+                end = min(begin + grids.piece, stop)
+                slope = None if self._gradient is None else self._gradient.read(grids.name, begin, end).float()
+                self._deliver(grids, first.float(), second.float(), slope, found.deliveries)
         if grids.has_few_pairs:
             self._count_pairs(grids, found)
         self._expect(grids, found)
@@ -106,7 +109,12 @@ class PieceReader:
                 found.overlaps[lane.key(bits)].itself += int(times_kept.sum())
 
     def _deliver(
-        self, grids: TensorGrids, reference: Tensor, model: Tensor, deliveries: dict[str, Delivery]
+        self,
+        grids: TensorGrids,
+        reference: Tensor,
+        model: Tensor,
+        gradient: Tensor | None,
+        deliveries: dict[str, Delivery],
     ) -> None:
         for used, of_format in zip(grids.formats, grids.of_formats, strict=True):
             by_row = used.buckets.unit(grids.inputs) == grids.inputs
@@ -115,7 +123,7 @@ class PieceReader:
                 used.buckets.fit(weight, grids.inputs, of_tensor, of_model)
                 for weight, of_tensor, of_model in zip(pair, of_format, grids.of_model, strict=True)
             ]
-            deliveries[used.name] += used.deliver(pair[0], pair[1], fitted[0], fitted[1])
+            deliveries[used.name] += used.deliver(pair[0], pair[1], fitted[0], fitted[1], gradient)
 
     def _expect(self, grids: TensorGrids, found: TensorComparison) -> None:
         """Σ min(1, |δ|/Δ) from the histogram.

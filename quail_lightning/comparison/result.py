@@ -149,6 +149,11 @@ class Delivery:
         buckets: the overlap of the format's indices, Δ being each weight's own bucket's width; without ``itself``
             and ``step_sum``.
         product, delivered, intended: Σ δ·D, Σ D², Σ δ².
+        unseen: Σ δ² over weights that lie in the bucket of 0 before and after the update, both on the target's
+            levels.
+        rounded_off: Σ δ·(w′ − Q(w′)).
+        slope: Σ g·δ, g the gradient of the forget NLL; 0, like the next two, where none was given.
+        slope_delivered, slope_rounded_off: Σ g·D and Σ g·(w′ − Q(w′)).
         noise: Σ Δ·min(|δ|, Δ), the expected Σ (D − δ)² for |δ| far below Δ.
         sum_abs: Σ |δ|.
         snr_squares: Σ over weights of the squared signal-to-noise ratio of their tensor.
@@ -159,6 +164,11 @@ class Delivery:
     product: float = 0.0
     delivered: float = 0.0
     intended: float = 0.0
+    unseen: float = 0.0
+    rounded_off: float = 0.0
+    slope: float = 0.0
+    slope_delivered: float = 0.0
+    slope_rounded_off: float = 0.0
     noise: float = 0.0
     sum_abs: float = 0.0
     snr_squares: float = 0.0
@@ -196,6 +206,22 @@ class Delivery:
     def along(self) -> float | None:
         """⟨D, δ⟩ / ‖δ‖²: share of the update that arrives in its own direction; None where nothing moved."""
         return self.product / self.intended if self.intended > 0 else None
+
+    @property
+    def seen(self) -> float | None:
+        """1 − Σδ²/‖δ‖² over weights that stay in the bucket of 0, where D is 0; None where nothing moved.
+
+        Squares, as of ``along``, to whose ⟨D, δ⟩ those weights add nothing while the levels stay as they are.
+        """
+        return 1 - self.unseen / self.intended if self.intended > 0 else None
+
+    @property
+    def left_by_rounding(self) -> float | None:
+        """1 − ⟨w′ − Q(w′), δ⟩/‖δ‖²: what rounding the unlearned model leaves of its update; None likewise.
+
+        Unlike ``along`` it does not ask what rounding does to the target.
+        """
+        return 1 - self.rounded_off / self.intended if self.intended > 0 else None
 
     @property
     def signal_to_noise(self) -> float | None:

@@ -79,6 +79,7 @@ def compare(
     questions: Questions,
     advance: Callable[[int], object] = lambda _: None,
     threads: int | None = None,
+    gradient: WeightSource | None = None,
 ) -> Comparison:
     """Weight change, bucket overlap and delivered shift of every parameter.
 
@@ -92,6 +93,8 @@ def compare(
         questions: what to count.
         advance: told how many values have been read; four times the number of parameters altogether.
         threads: that work at once; as many as there are cores, at most four, if not given.
+        gradient: g of the forget NLL by the quantized weights, under their names (``inference.forget_gradient``),
+            for what formats deliver along it; None leaves that out.
 
     Raises:
         InputError: NaN or infinity in a tensor, or a format that does not fit one.
@@ -103,7 +106,8 @@ def compare(
     with _one_thread_an_operation():
         found = ranges(reference, model, names, workers, advance)
         plans = _plans(names, parameters, found, reference, model, questions)
-        return _gathered(_results(plans, reference, model, workers, advance))
+        readers = deque(PieceReader(reference, model, gradient) for _ in range(workers))
+        return _gathered(_results(plans, readers, advance))
 
 
 def _gathered(results: Iterator[TensorComparison]) -> Comparison:
@@ -178,14 +182,9 @@ def _lanes(keys: Sequence[GridKey]) -> Iterator[tuple[tuple[GridKind, SharedStep
 
 
 def _results(
-    plans: Iterator[TensorGrids],
-    reference: WeightSource,
-    model: WeightSource,
-    workers: int,
-    advance: Callable[[int], object],
+    plans: Iterator[TensorGrids], readers: deque[PieceReader], advance: Callable[[int], object]
 ) -> Iterator[TensorComparison]:
-    """One tensor after another, while the threads are some tasks ahead."""
-    readers = deque(PieceReader(reference, model) for _ in range(workers))
+    """One tensor after another, while the threads, one a reader, are some tasks ahead."""
 
     def run(plan: TensorGrids, start: int, stop: int) -> TensorComparison:
         reader = readers.popleft()  # there are as many as threads, and a deque may be shared
@@ -196,7 +195,7 @@ def _results(
 
     waiting: deque[tuple[TensorGrids, bool, Future[TensorComparison]]] = deque()
     total: TensorComparison | None = None
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(len(readers)) as pool:
         try:
             for plan, start, stop in _tasks(plans):
                 waiting.append((plan, stop == plan.size, pool.submit(run, plan, start, stop)))

@@ -32,6 +32,28 @@ class WeightSource(Protocol):
         """Values ``start`` … ``stop`` in memory order, on the CPU; maybe in ``buffer``."""
 
 
+class Tensors:
+    """Tensors in memory, such as a gradient.
+
+    Args:
+        tensors: by name, of a floating dtype.
+        name: what error messages call them.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], name: str) -> None:
+        self.name = name
+        self._flat = {key: tensor.detach().reshape(-1) for key, tensor in tensors.items()}
+        self.shapes: Mapping[str, tuple[int, ...]] = {key: tuple(each.shape) for key, each in tensors.items()}
+
+    def dtype(self, name: str) -> torch.dtype:
+        """See ``WeightSource.dtype``."""
+        return self._flat[name].dtype
+
+    def read(self, name: str, start: int, stop: int, buffer: bytearray | None = None) -> Tensor:
+        """See ``WeightSource.read``."""
+        return self._flat[name][start:stop].cpu()
+
+
 class ModelWeights:
     """The parameters of a model in memory, which are read and not copied if they lie on the CPU.
 
@@ -41,22 +63,9 @@ class ModelWeights:
     """
 
     def __init__(self, model: PreTrainedModel, name: str = "the model in memory") -> None:
-        self.name = name
-        self._flat = {
-            name: parameter.detach().reshape(-1)
-            for name, parameter in model.named_parameters(remove_duplicate=False)
-        }
-        self.shapes: Mapping[str, tuple[int, ...]] = {
-            name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)
-        }
-
-    def dtype(self, name: str) -> torch.dtype:
-        """See ``WeightSource.dtype``."""
-        return self._flat[name].dtype
-
-    def read(self, name: str, start: int, stop: int, buffer: bytearray | None = None) -> Tensor:
-        """See ``WeightSource.read``."""
-        return self._flat[name][start:stop].cpu()
+        held = Tensors(dict(model.named_parameters(remove_duplicate=False)), name)
+        self.name, self.shapes = held.name, held.shapes
+        self.dtype, self.read = held.dtype, held.read
 
 
 class CastWeights:

@@ -52,3 +52,25 @@ def test_intervals_that_leave_their_figure_out_are_drawn():
     rows = [row(FOLDS[0], "bf16", knowmem_retain=Estimate(5.0, 3, 6.0, 7.0))]
     (axis,) = draw_folds(rows, FOLDS[:1]).axes
     assert axis.containers[0].lines[0].get_ydata()[0] == pytest.approx(5.0)
+
+
+def test_every_line_has_a_legend_entry_and_the_figure_a_caption():
+    figure = draw_folds(ROWS, FOLDS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["retrained, bf16", "bf16", "nf4"]
+    assert "95 % intervals" in figure.get_supxlabel()
+
+
+def test_without_a_retrained_model_the_legend_names_none():
+    figure = draw_folds([each for each in ROWS if each.model != "retrained"], FOLDS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["bf16", "nf4"]
+
+
+def test_an_axis_that_does_not_start_at_0_says_so():
+    high = [row(FOLDS[0], "bf16", knowmem_retain=90.0), row("target", "bf16", knowmem_retain=91.0)]
+    (axis,) = draw_folds(high, FOLDS[:1]).axes
+    assert axis.get_ylim()[0] > 0
+    assert any("not 0" in text.get_text() for text in axis.texts)
+    low = [row(FOLDS[0], "bf16", knowmem_retain=30.0), row("target", "bf16", knowmem_retain=91.0)]
+    (axis,) = draw_folds(low, FOLDS[:1]).axes
+    assert axis.get_ylim()[0] == 0
+    assert not axis.texts

@@ -6,6 +6,7 @@ import xml.etree.ElementTree
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
@@ -14,9 +15,13 @@ from quail_lightning.analysis.tables import print_comparison
 from quail_lightning.cli import main
 from quail_lightning.commands.analyze import name_of
 from quail_lightning.comparison import Questions, Role, compare, compared_parameters, roles_from_config
+from quail_lightning.data.tokenizer import load_tokenizer
+from quail_lightning.evaluation.benchmarks import load_benchmark
+from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.checkpoint import load_config, load_model, save_model
 from quail_lightning.models.tiny import tiny_llama
 from quail_lightning.models.weight_files import WeightFiles
+from quail_lightning.quantization import BitsAndBytes
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +127,6 @@ def test_bits_out_of_range_are_refused(tmp_path, capsys, checkpoint):
 
 def test_another_architecture_is_refused_by_tensor(tmp_path, capsys, checkpoint, unlearned):
     other = tiny_llama(vocab_size=300, width=64, layers=2, heads=2, positions=256, seed=1)
-    from quail_lightning.data.tokenizer import load_tokenizer
-
     save_model(other, load_tokenizer(checkpoint), tmp_path / "other", {})
     out = tmp_path / "out"
     error = refused(capsys, "--reference", checkpoint, "--model", str(tmp_path / "other"), "--out", str(out))
@@ -182,3 +185,69 @@ def test_the_tables_fit_the_terminal_and_cut_no_figure_off(checkpoint, unlearned
             widest.print(table)
         for figure in re.findall(r"[\d.]+e[-+]\d\d|\d+\.\d{3}\+?", capture.get()):
             assert figure in text
+
+
+@pytest.fixture(scope="module")
+def with_text(tmp_path_factory, checkpoint, unlearned):
+    """What `analyze` says of a forget text of one's own."""
+    folder = tmp_path_factory.mktemp("with-text")
+    text = folder / "my.txt"
+    text.write_text("\n\n".join(f"The mayor of town {number} likes old bridges." for number in range(40)))
+    load_tokenizer(checkpoint).save_pretrained(unlearned)
+    command = ["analyze", "--reference", checkpoint, "--model", unlearned, "--out", str(folder / "out")]
+    main([*command, "--bits", "4", "--formats", "nf4", "--benchmark", "own", "--data.forget", str(text)])
+    return json.loads((folder / "out/analysis.json").read_text()), text
+
+
+def test_a_forget_text_predicts_by_the_slope_of_its_nll(with_text, checkpoint, unlearned):
+    content, text = with_text
+    before, after = (load_model(name, torch.float32) for name in (checkpoint, unlearned))
+    windows = load_benchmark("own").read(unlearned, {"forget": str(text)}).windows["forget"]
+    nlls = [float(window_nlls(model, windows, 1).mean()) for model in (before, after)]
+    assert content["forget_text"] == {
+        "windows": len(windows),
+        "nll_reference": pytest.approx(nlls[0]),
+        "nll_model": pytest.approx(nlls[1], rel=1e-5),
+    }
+    after.requires_grad_()
+    losses = [after(input_ids=window[None], labels=window[None]).loss for window in windows]
+    torch.stack(losses).mean().backward()
+    quantized = BitsAndBytes("nf4").quantize(load_model(unlearned, torch.float32))
+    fall = 0.0
+    for name, layer in quantized.named_modules():
+        if hasattr(getattr(layer, "weight", None), "quant_state"):
+            weight = after.get_submodule(name).weight
+            rounded = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            fall += float((weight.grad.double() * (weight.detach() - rounded).double()).sum())
+    (delivered,) = content["delivered"]
+    assert delivered["slope_rounded_off"] == pytest.approx(fall, rel=1e-3)
+    rise = nlls[1] - nlls[0]
+    expected = None if rise <= 0 else pytest.approx(1 - max(0, fall) / rise, rel=1e-3)
+    assert delivered["predicted_to_arrive_by_text"] == expected
+    assert rise > 0, "the test needs an update that raises the NLL"
+
+
+def test_both_predictions_have_a_column(tmp_path, capsys, with_text, checkpoint, unlearned):
+    command = ["analyze", "--reference", checkpoint, "--model", unlearned, "--out", str(tmp_path / "out")]
+    main([*command, "--bits", "4", "--formats", "nf4", "--benchmark", "own", "--data.forget", str(with_text[1])])
+    assert "by text" in " ".join(capsys.readouterr().out.split())
+    main([*command[:-1], str(tmp_path / "without"), "--bits", "4", "--formats", "nf4"])
+    shown = capsys.readouterr().out
+    assert "predicted" in shown
+    assert "text" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.forget", "my.txt"], "are of a benchmark"),
+        (["--benchmark", "own", "--data.forget", "my.txt", "--formats"], "Name --formats"),
+        (["--benchmark", "own", "--data.forget", "nowhere.txt"], "nowhere.txt"),
+        (["--benchmark", "nonesuch"], "no such benchmark"),
+    ],
+)
+def test_a_text_that_cannot_be_asked_is_refused(tmp_path, capsys, checkpoint, options, said):
+    out = tmp_path / "out"
+    error = refused(capsys, "--reference", checkpoint, "--model", checkpoint, "--out", str(out), *options)
+    assert said in error
+    assert not out.exists()
