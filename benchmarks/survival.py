@@ -134,7 +134,7 @@ SMALL = Study(
     fitted={
         **FEW,
         "model.stop": 3.0,
-        "trainer.max_epochs": 24,
+        "trainer.max_epochs": 60,
         "trainer.limit_val_batches": 0,
         "model.gamma": 0.1,
     },
