@@ -60,12 +60,6 @@ def ranges(
     return result
 
 
-def joined(bounds: Iterable[Bounds]) -> Bounds:
-    """The range of several tensors together."""
-    lows, highs = zip(*bounds, strict=True)
-    return min(lows), max(highs)
-
-
 def _pieces(shape: tuple[int, ...]) -> list[tuple[int, int]]:
     size = math.prod(shape)
     long = 64 * PIECE  # a task a piece would be all overhead

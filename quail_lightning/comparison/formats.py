@@ -9,18 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quail_lightning.comparison.bounds import joined
 from quail_lightning.comparison.result import Delivery, Overlap
 from quail_lightning.errors import InputError
 from quail_lightning.quantization import Quantizer
-from quail_lightning.quantization.protocol import (
-    Bounds,
-    Buckets,
-    Fitted,
-    HasBuckets,
-    MixedBuckets,
-    SharesRanges,
-)
+from quail_lightning.quantization.fitted_ranges import FROM_WEIGHTS_ALONE, fitted_ranges, levels_of, refuse_misfits
+from quail_lightning.quantization.protocol import Bounds, Buckets, Fitted, MixedBuckets
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Format:
         Raises:
             InputError: naming weights that do not fit.
         """
-        _refuse(self.name, self.buckets.misfits(shapes))
+        refuse_misfits(self.name, self.buckets, shapes)
 
     def of_each(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Format]:
         """The format of every weight: itself."""
@@ -53,11 +46,7 @@ class Format:
         Args:
             of_tensors: the own range of every quantized weight of a model.
         """
-        fitted = dict(of_tensors)
-        groups = self.buckets.together(of_tensors) if isinstance(self.buckets, SharesRanges) else []
-        for group in groups:
-            fitted |= dict.fromkeys(group, joined(of_tensors[name] for name in group))
-        return fitted
+        return fitted_ranges(self.buckets, of_tensors)
 
     def deliver(
         self,
@@ -122,7 +111,7 @@ class Mixture:
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """See ``Format``."""
-        _refuse(self.name, self.buckets.misfits(shapes))
+        refuse_misfits(self.name, self.buckets, shapes)
 
     def of_each(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Format]:
         """The format of every weight.
@@ -151,7 +140,7 @@ def formats(quantizers: Mapping[str, Quantizer]) -> list[Format | Mixture]:
         raise InputError(
             "the buckets of a format must follow from the weights alone",
             given=", ".join(unusable),
-            allowed="nf4, fp4, nvfp4, mxfp4, fp8, bf16, GGUF's and the uniform grids, without mixed bits",
+            allowed=FROM_WEIGHTS_ALONE,
             remedy="How other formats keep the forgetting is what `quail test` measures",
         )
     return found
@@ -163,10 +152,7 @@ def usable_formats(quantizers: Mapping[str, Quantizer]) -> list[Format | Mixture
     Args:
         quantizers: by name of the precision.
     """
-    found = {
-        name: quantizer.buckets() if isinstance(quantizer, HasBuckets) else None
-        for name, quantizer in quantizers.items()
-    }
+    found = {name: levels_of(quantizer) for name, quantizer in quantizers.items()}
     return [
         Mixture(name, buckets) if isinstance(buckets, MixedBuckets) else Format(name, buckets)
         for name, buckets in found.items()
@@ -178,14 +164,6 @@ def piece_length(wanted: int, size: int, inputs: int, used: Sequence[Format]) ->
     """How many values of a tensor are looked at together: whole rows and blocks, about as many as wanted."""
     unit = math.lcm(*(used_format.buckets.unit(inputs) for used_format in used))
     return min(size, max(1, wanted // unit) * unit)
-
-
-def _refuse(name: str, misfits: Sequence[str]) -> None:
-    if misfits:
-        raise InputError(
-            f"{name} does not fit {', '.join(misfits[:3])}",
-            remedy="Leave this precision out, or write one with another group_size",
-        )
 
 
 def _dot(first: Tensor, second: Tensor) -> float:

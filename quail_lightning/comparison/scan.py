@@ -13,7 +13,7 @@ from typing import get_args
 
 import torch
 
-from quail_lightning.comparison.bounds import Ranges, joined, ranges
+from quail_lightning.comparison.bounds import Ranges, ranges
 from quail_lightning.comparison.formats import Format, Mixture
 from quail_lightning.comparison.parameters import Role
 from quail_lightning.comparison.pieces import PieceReader
@@ -29,6 +29,7 @@ from quail_lightning.comparison.source import WeightSource
 from quail_lightning.comparison.tensor_grids import Lane, TensorGrids
 from quail_lightning.errors import InputError, check_choice
 from quail_lightning.functional.affine_grid import GridKind
+from quail_lightning.quantization.fitted_ranges import joined
 from quail_lightning.quantization.protocol import Bounds
 
 TASK = 2**24  # values of one task: what a task costs by itself is then small, and threads still share tensors

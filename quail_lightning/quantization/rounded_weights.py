@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from quail_lightning.errors import InputError
 from quail_lightning.models.sharded import own_rows, share, whole
 from quail_lightning.quantization.body_weights import Layout, body_weights, matrices
-from quail_lightning.quantization.named import load_quantizer
-from quail_lightning.quantization.protocol import (
-    Bounds,
-    Buckets,
-    HasBuckets,
-    MixedBuckets,
-    PreTrainedModel,
-    SharesRanges,
+from quail_lightning.quantization.fitted_ranges import (
+    FROM_WEIGHTS_ALONE,
+    fitted_ranges,
+    joined,
+    levels_of,
+    refuse_misfits,
 )
+from quail_lightning.quantization.named import load_quantizer
+from quail_lightning.quantization.protocol import Bounds, Buckets, MixedBuckets, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class WeightLevels:
 
     Attributes:
         name: of the precision.
+        levels: of all weights.
         buckets: parameter → its levels.
         layouts: parameter → how it lies.
-        together: parameters that share a range; any in none of these groups has its own.
     """
 
     name: str
+    levels: Buckets | MixedBuckets
     buckets: Mapping[str, Buckets]
     layouts: Mapping[str, Layout]
-    together: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(cls, name: str, model: PreTrainedModel) -> WeightLevels:
@@ -52,25 +52,19 @@ class WeightLevels:
                 fit the architecture.
         """
         quantizer = load_quantizer(name)
-        found = quantizer.buckets() if isinstance(quantizer, HasBuckets) else None
+        found = levels_of(quantizer)
         if found is None:
             raise InputError(
                 "the levels of a format that is trained through must follow from the weights alone",
                 given=name,
-                allowed="nf4, fp4, nvfp4, mxfp4, fp8, GGUF's and the uniform grids, without mixed bits",
+                allowed=FROM_WEIGHTS_ALONE,
             )
         targets = set(quantizer.targets(model))
         body = {each.name: each for each in body_weights(model) if each.name in targets}
         shapes = {each: tuple(matrices(weight.parameter, weight.layout)[0].shape) for each, weight in body.items()}
-        if misfits := found.misfits(shapes):
-            raise InputError(
-                f"{name} does not fit {', '.join(misfits[:3])}",
-                remedy="Leave this precision out, or write one with another group_size",
-            )
-        buckets = found.of_each(shapes) if isinstance(found, MixedBuckets) else dict.fromkeys(shapes, found)
-        together = tuple(found.together(list(shapes))) if isinstance(found, SharesRanges) else ()
-        layouts = {each: weight.layout for each, weight in body.items()}
-        return cls(name, buckets, layouts, together)
+        refuse_misfits(name, found, shapes)
+        of_each = found.of_each(shapes) if isinstance(found, MixedBuckets) else dict.fromkeys(shapes, found)
+        return cls(name, found, of_each, {each: weight.layout for each, weight in body.items()})
 
     def rounded(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         """Each weight's name and its rounded values, float32 [...] of the whole weight, one weight at a time.
@@ -79,9 +73,8 @@ class WeightLevels:
             model: of a sharded one all processes must call.
         """
         of_tensor = {name: _bounds(whole(model.get_parameter(name).detach())) for name in self.buckets}
-        of_model = _joined(of_tensor.values())
-        for group in self.together:
-            of_tensor |= dict.fromkeys(group, _joined(of_tensor[name] for name in group))
+        of_model = joined(of_tensor.values())
+        of_tensor = fitted_ranges(self.levels, of_tensor)
         for name, buckets in self.buckets.items():
             weight = whole(model.get_parameter(name).detach()).float().clone()
             parts = matrices(weight, self.layouts[name])
@@ -141,8 +134,3 @@ def _rounded(matrix: Tensor, buckets: Buckets, of_tensor: Bounds, of_model: Boun
 def _bounds(weight: Tensor) -> Bounds:
     low, high = torch.aminmax(weight)
     return low.item(), high.item()
-
-
-def _joined(bounds: Iterable[Bounds]) -> Bounds:
-    lows, highs = zip(*bounds, strict=True)
-    return min(lows), max(highs)
