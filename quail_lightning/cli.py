@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(_overview())
         return
+    if given == ["--version"]:
+        print(_version())
+        return
     try:
         with code_allowed(FLAG in given):
             options = [argument for argument in given if argument != FLAG]
@@ -146,10 +149,20 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "quail VERB --help lists every option; --print_config prints the whole config after all overrides.",
+            "quail VERB --help lists every option; --print_config prints the whole config after all overrides;",
+            "quail --version prints the version.",
             "A config names classes of installed packages and runs no other code, unless --allow-code is given.",
         ]
     )
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"quail-lightning {version('quail-lightning')}"
+    except PackageNotFoundError:
+        return "quail-lightning, a checkout that is not installed"
 
 
 def _run_verb(verb: str, command: Any, arguments: list[str]) -> None:

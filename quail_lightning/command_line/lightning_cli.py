@@ -86,7 +86,8 @@ class SaveConfigAndRecord(SaveConfigCallback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         with suppress(OSError):  # the disk may be full: other callbacks are yet to save what can be saved
-            self._end("interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+            # SystemExit: by SIGTERM
+            self._end("interrupted" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "failed")
 
     def _end(self, outcome: Outcome) -> None:
         if self._recorded:
@@ -151,6 +152,13 @@ class QuailCLI(LightningCLI):
             default=None,
             help="make model.target and evaluation.retrained by this recipe where they are missing",
         )
+        parser.add_argument(
+            "--run_folder",
+            type=str | None,
+            default=None,
+            help="folder of the run, whatever its loggers are; default: logs/<config>/<method>-<when>, or what "
+            "trainer.logger names",
+        )
         parser.link_arguments("model.target", "data.init_args.tokenizer")
         parser.link_arguments("evaluation.retrained", "best.retrained")
         parser.link_arguments("evaluation.retrained", "model.retrained")
@@ -165,7 +173,7 @@ class QuailCLI(LightningCLI):
         if is_code_allowed():
             sys.argv.append(FLAG)  # the command line of the processes that Lightning starts
         section = self.config[self.subcommand]
-        name_after_config(section.trainer, section.get("config") or [])
+        name_after_config(section.trainer, section.get("config") or [], section.run_folder)
         _raise_together([*check_options(section.trainer), *check_trackers(section.trainer)])
         self._checkpoints = NamedCheckpoints(section)
         self._dry_run = TemporaryDirectory(prefix="quail-dry-run-") if section.trainer.fast_dev_run else None

@@ -45,7 +45,7 @@ def run_loggers(trainer: Any) -> list[Options]:
     return [options for kind, options in given_loggers(trainer) if issubclass(kind, FOLDER_KEEPERS)]
 
 
-def name_after_config(trainer: Any, configs: Sequence[Any]) -> None:
+def name_after_config(trainer: Any, configs: Sequence[Any], folder: str | None = None) -> None:
     """Let the first config's name be the name of a logger that has none; Lightning's default logger gets one, too.
 
     A logger that keeps no folder of the run's own (W&B, MLflow) has TensorBoard's before it, which does: results,
@@ -54,7 +54,10 @@ def name_after_config(trainer: Any, configs: Sequence[Any]) -> None:
     Args:
         trainer: the Trainer's options, changed in place.
         configs: the config files, in order.
+        folder: of the run, in place of what the loggers say; an option of theirs would not reach all of a list.
     """
+    if trainer.logger is False and folder is not None:
+        trainer.default_root_dir = folder
     if trainer.logger is not False:
         named = [] if trainer.logger in (None, True) else trainer.logger
         given = named if isinstance(named, list) else [named]
@@ -68,6 +71,10 @@ def name_after_config(trainer: Any, configs: Sequence[Any]) -> None:
     for options in run_loggers(trainer):
         if options.get("name") == UNNAMED:
             options["name"] = name
+        if folder is not None:
+            own = Path(folder)
+            options["save_dir"], options["name"] = str(own.parent.parent), own.parent.name
+            options["version"] = own.name
 
 
 @contextmanager

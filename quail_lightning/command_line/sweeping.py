@@ -7,8 +7,9 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from quail_lightning.analysis.figures import save_figures
 from quail_lightning.command_line.argument_parser import SuggestingParser
@@ -21,8 +22,10 @@ from quail_lightning.reference.cached import FOLDER as CACHES
 from quail_lightning.run.folder import missing_folders, remove_started
 from quail_lightning.run.masking import masked_yaml
 from quail_lightning.storage.durable import check_writable, replace_text
+from quail_lightning.storage.privacy import private_folder
 from quail_lightning.storage.vouched import digest
 from quail_lightning.sweep.front import draw_front, winner
+from quail_lightning.sweep.launcher import Jobs, check_ended, check_submitit, follow, read_jobs, submit
 from quail_lightning.sweep.space import Value, check_apart_from, option, read_space
 from quail_lightning.sweep.study import check_optuna, default_storage, open_storage, open_study, origin, slots
 from quail_lightning.sweep.table import LiveTable, write_csv
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-OWN = ("--space", "--trials", "--storage", "--study", "--out")
+OWN = ("--space", "--trials", "--storage", "--study", "--out", "--launcher", "--workers", "--jobs")
+JOBS = "jobs"  # folder of what the cluster's jobs wrote
+Launcher = Literal["submitit"]
 MOSTLY = 0.5  # of the target's gap: whoever leaves more has not forgotten
 OF_THE_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "logger", "enable_progress_bar")
 """Options of the Trainer in which two workers of a sweep may differ."""
@@ -93,6 +98,9 @@ class Asked:
         storage: URL; None for a SQLite file in ``out``.
         study: name of the study; None for one made of the names of config and space.
         out: folder of the sweep; None for one below ``logs``.
+        launcher: of workers elsewhere; None: this process is one.
+        workers: jobs that the launcher submits.
+        jobs: file of what each of them gets.
     """
 
     space: str
@@ -100,6 +108,9 @@ class Asked:
     storage: str | None
     study: str | None
     out: str | None
+    launcher: Launcher | None
+    workers: int
+    jobs: str
 
 
 def run_sweep(arguments: Sequence[str]) -> None:
@@ -109,6 +120,7 @@ def run_sweep(arguments: Sequence[str]) -> None:
     check_optuna()
     if asked.trials < 1:
         raise InputError("--trials must be at least 1", given=asked.trials)
+    jobs = _jobs(asked)
     path = find_config(asked.space)
     space = read_space(path)
     check_apart_from(space, fit)
@@ -120,12 +132,39 @@ def run_sweep(arguments: Sequence[str]) -> None:
         trials = points
     plan = SweepPlan(tuple(fit), space, trials, out)
     options = _checked(plan, path)
-    opened = _opened(plan, study, asked.storage or default_storage(out), options)
+    storage = asked.storage or default_storage(out)
+    opened = _opened(plan, study, storage, options)
     print(f"study {study} in {out}: {trials} trials, {space.sampler}", flush=True)
+    worker = {"--space": asked.space, "--trials": str(asked.trials), "--storage": storage}
+    command = ["sweep", *fit, *chain(*worker.items()), "--study", study, "--out", str(out)]
     with LiveTable(opened, space, trials, study) as table:
-        Worker(opened, plan, table).work()
+        if jobs is None:
+            Worker(opened, plan, table).work()
+        else:
+            submitted = submit(command, jobs, asked.workers, private_folder(out / JOBS, out / JOBS))
+            for job in submitted:
+                table.say(f"job {job.job_id}: {job.paths.stdout}")
+            follow(submitted, table.look)
     table.finish()
+    if jobs is not None:
+        ended = sum(trial.state.is_finished() for trial in slots(opened.get_trials()))
+        check_ended(submitted, trials - ended)
     _conclude(plan, slots(opened.get_trials()), options)
+
+
+def _jobs(asked: Asked) -> Jobs | None:
+    """What each worker's job gets; None where this process is the worker.
+
+    Raises:
+        InputError: the launcher cannot be used here, or its file cannot be read.
+    """
+    if asked.launcher is None:
+        return None
+    if asked.workers < 1:
+        raise InputError("--workers must be at least 1", given=asked.workers)
+    jobs = read_jobs(find_config(asked.jobs))
+    check_submitit(jobs)
+    return jobs
 
 
 def _opened(plan: SweepPlan, study: str, storage: str, options: FitOptions) -> Study:
@@ -148,7 +187,7 @@ def _asked(own: Sequence[str]) -> Asked:
     parser = SuggestingParser(
         prog="quail sweep",
         usage="quail sweep --config C --space S --trials N [--storage URL] [--study NAME] [--out DIR] "
-        "[--section.key value ...]",
+        "[--launcher submitit --workers N [--jobs FILE]] [--section.key value ...]",
         description="Search the options of `quail fit`: one run a trial, chosen by validation figures. --config "
         "and every other option are `quail fit`'s, for all trials (quail fit --help).",
     )
@@ -158,6 +197,16 @@ def _asked(own: Sequence[str]) -> Asked:
     parser.add_argument("--storage", type=str | None, default=None, help="URL; default: DIR/study.db")
     parser.add_argument("--study", type=str | None, default=None, help="its name; default: CONFIG-SPACE")
     parser.add_argument("--out", type=str | None, default=None, help="folder; default: logs/sweeps/STUDY")
+    parser.add_argument(
+        "--launcher",
+        type=Launcher | None,
+        default=None,
+        help="submit workers as jobs of SLURM and show their trials; default: this process is a worker",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="jobs that the launcher submits")
+    parser.add_argument(
+        "--jobs", type=str, default="launcher/slurm.yaml", help="file of what each job gets: submitit's parameters"
+    )
     return Asked(**vars(parser.parse_args(list(own))))
 
 

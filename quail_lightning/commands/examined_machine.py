@@ -23,6 +23,7 @@ OWN = "quail-lightning"
 SHOWN = (OWN, "torch", "lightning", "transformers", "bitsandbytes", "llmcompressor")
 EXTRAS = {
     "autoawq": ("awq",),
+    "cluster": ("submitit",),
     "docs": ("mkdocstrings",),
     "eval": ("lm_eval",),
     "gguf": ("gguf", "xllamacpp"),

@@ -76,16 +76,13 @@ class FoldPlan:
     def arguments(self, fold: int) -> list[str]:
         """Of `quail`, for one fold."""
         configs = [part for name in self.fit for part in ("--config", name)]
-        logger = "--trainer.logger.init_args"
-        place = [f"{logger}.save_dir={self.out.parent}", f"{logger}.name={self.out.name}"]
         chained = self.start_from == "previous" and fold > 1
         return [
             "fit",
             *configs,
             *(f"--{option}" for option in self.options),
             f"--data.forget=[{self.forget[fold - 1]}]",
-            *place,
-            f"{logger}.version=fold_{fold}",
+            f"--run_folder={self.folder(fold)}",
             *([f"--model.start={self.model(fold - 1)}"] if chained else []),
         ]
 

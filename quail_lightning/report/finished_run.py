@@ -56,6 +56,19 @@ class FinishedRun:
         """Name of the precision that the others are compared with."""
         return next((name for name in self.precisions if name in UNQUANTIZED.values()), self.precisions[0])
 
+    @property
+    def target(self) -> str:
+        """Folder or name of the target; empty where the run did not note it."""
+        model = self.config.get("model")
+        return str(
+            self.provenance.get("target") or (model.get("target") if isinstance(model, dict) else None) or ""
+        )
+
+    @property
+    def model_folder(self) -> Path:
+        """Where its model was saved, if it was."""
+        return _model_folder(self.folder, self.config)
+
     def row(self, model: str, precision: str) -> ResultRow | None:
         """The last row of a model at a precision; None where it was not evaluated."""
         found = (row for row in self.results.last if (row.model, row.precision) == (model, precision))
@@ -151,10 +164,14 @@ def _config(path: Path) -> tuple[Mapping[str, Any], str]:
     return found, text
 
 
-def _provenance(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _model_folder(folder: Path, config: Mapping[str, Any]) -> Path:
     export = config.get("export")
     name = export.get("folder") if isinstance(export, dict) else None
-    path = folder / str(name or "model") / "provenance.json"
+    return folder / str(name or "model")
+
+
+def _provenance(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    path = _model_folder(folder, config) / "provenance.json"
     if not path.exists():
         return {}
     found = read_json(path)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREYS = {"target": ("0.1", "P"), "retrained": ("0.45", "X")}
+HOLLOW: dict[str, Any] = {"markerfacecolor": "none", "zorder": 4}  # of baselines: a point below them is seen
 WHOLE = "× 100"  # unit of a score that goes from 0 to 100
 
 
@@ -75,12 +76,13 @@ def _points(axis: Axes, row: ResultRow, across: str, upward: str, color: str, ma
     if not (isinstance(x, Estimate) and isinstance(y, Estimate)):
         return None
     return axis.errorbar(
-        [x.value], [y.value], xerr=_bars(x), yerr=_bars(y),
+        [x.value], [y.value], xerr=interval_bars(x), yerr=interval_bars(y),
         color=color, marker=marker, markersize=6, linestyle="none", elinewidth=1, capsize=2.5,
+        **(HOLLOW if row.model in GREYS else {}),
     )  # fmt: skip
 
 
-def _bars(measure: Estimate) -> list[list[float]]:
+def interval_bars(measure: Estimate) -> list[list[float]]:
     """[2, 1] below and above; a percentile interval need not hold its figure."""
     return [[max(0.0, measure.value - measure.low)], [max(0.0, measure.high - measure.value)]]
 

@@ -16,6 +16,8 @@ HEADINGS = (
     r"M3 PrivLeak $\to 0$",
     r"M4 KnowMem $\uparrow$",
 )
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" + "\n"
+"""Scales a table down to the column's width; a narrower one is left as it is."""
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -27,6 +29,8 @@ _SPECIAL = {
 
 def as_latex(runs: Sequence[FinishedRun]) -> str:
     """A table for ``booktabs``: for each method a row at each precision, values with their 95 % intervals.
+
+    It is no wider than its column.
 
     Target and retrained model come first. A measure without a value is a dash, one that was not run is blank; one
     that carries a caution has a star, and the caption says what it means.
@@ -52,11 +56,11 @@ def as_latex(runs: Sequence[FinishedRun]) -> str:
         [[found[n] for rows in by_model.values() for _, found in rows] for n in range(len(MEASURES))]
     )
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}[t]",
         r"\centering",
         rf"\caption{{{_caption(list(cautions))}}}",
-        r"\begin{tabular}{ll" + "r" * len(MEASURES) + "}",
+        FITTED + r"\begin{tabular}{ll" + "r" * len(MEASURES) + "}",
         r"\toprule",
         _line(["Method", "Precision", *HEADINGS]),
         _line(["", "", *numbers]),
@@ -66,7 +70,7 @@ def as_latex(runs: Sequence[FinishedRun]) -> str:
         for number, (precision, found) in enumerate(rows):
             title = "" if number else escaped(titles[model])
             lines.append(_line([title, escaped(precision), *map(_cell, found)]))
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 

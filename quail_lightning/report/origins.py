@@ -40,7 +40,7 @@ def origins_of(run: FinishedRun) -> list[Fact]:
         Fact("Command", shlex.join(map(str, start.get("command") or [])), True),
         Fact("Seed", _said(start.get("seed"))),
         Fact("Epochs of unlearning", _said(run.provenance.get("finished_epochs"))),
-        Fact("Target", _said(run.provenance.get("target") or model.get("target")), True),
+        Fact("Target", run.target, True),
         Fact("Started from", _said(model.get("start")), True),
         *_digests("Target's weights, SHA-256", run.provenance.get("target_sha256")),
         Fact("Retrained model", _said(run.settings.get("retrained")), True),

@@ -22,6 +22,7 @@ from quail_lightning.report.finished_run import FinishedRun
 from quail_lightning.report.forgetting_utility import caption, draw_forgetting_utility
 from quail_lightning.report.inline_svg import inline_svg
 from quail_lightning.report.kept_responses import Kind, side_by_side
+from quail_lightning.report.layer_delivery import LayerDelivery, delivered_by_layer
 from quail_lightning.report.limits import limits_of
 from quail_lightning.report.metric_choice import axes, key_measures
 from quail_lightning.report.origins import Fact, all_packages, origins_of
@@ -31,6 +32,12 @@ from quail_lightning.report.training_curves import draw_curves, read_curves
 from quail_lightning.report.words import MEANINGS, QUESTIONS, Finding, finding
 
 TEMPLATE = "page.html"
+LAYERS = "of the update, by layer and format; the same figures stand in the table"
+READ = {
+    "arrives, %": "The share of the update that arrives in its own direction. The axis need not start at 0.",
+    "cosine": "How alike in direction the update and what arrives of it are.",
+}
+NOT_ASKED = "Left out, as asked."
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,9 @@ class RunSection:
         verdicts: precision → answers in the order of ``QUESTIONS``, and the program's own line.
         figures: a table a precision.
         back: what came back; None where no format was tested.
+        delivered: what arrives of the update by layer; None where it could not be measured.
+        delivered_charts: the same, drawn.
+        delivered_notes: what was left out of it, or why there is none.
         published: None where there is none.
         source: of the published figures, and how the published code departs from its paper.
         curves: of the training.
@@ -74,6 +84,9 @@ class RunSection:
     verdicts: Sequence[tuple[str, Sequence[str], str]]
     figures: Sequence[Grid]
     back: Grid | None
+    delivered: Grid | None
+    delivered_charts: Sequence[Chart]
+    delivered_notes: Sequence[str]
     published: Grid | None
     source: Sequence[str]
     curves: Sequence[Chart]
@@ -85,12 +98,13 @@ class RunSection:
     limits: Sequence[str]
 
 
-def as_html(runs: Sequence[FinishedRun], with_responses: bool = False) -> str:
+def as_html(runs: Sequence[FinishedRun], with_responses: bool = False, with_layers: bool = True) -> str:
     """The page.
 
     Args:
         runs: of one corpus.
         with_responses: put prompts, true texts and answers into it, which are private text, folded away.
+        with_layers: compare each run's model with its target, where both are on this machine.
 
     Raises:
         InputError: responses are wanted of a run that keeps none.
@@ -105,7 +119,10 @@ def as_html(runs: Sequence[FinishedRun], with_responses: bool = False) -> str:
         lstrip_blocks=True,
     )
     named = names_of(runs)
-    sections = [_section(number, name, run, with_responses) for number, (name, run) in enumerate(named.items(), 1)]
+    sections = [
+        _section(number, name, run, with_responses, with_layers)
+        for number, (name, run) in enumerate(named.items(), 1)
+    ]
     compared = []
     if len(runs) > 1:
         for precision in precisions_of(runs):
@@ -128,7 +145,7 @@ def as_html(runs: Sequence[FinishedRun], with_responses: bool = False) -> str:
     return environment.get_template(TEMPLATE).render(context)
 
 
-def _section(number: int, name: str, run: FinishedRun, with_responses: bool) -> RunSection:
+def _section(number: int, name: str, run: FinishedRun, with_responses: bool, with_layers: bool) -> RunSection:
     published = run.results.published
     verdicts = [
         (precision, [found.get(question, "unknown") for question in QUESTIONS], found.get("text", ""))
@@ -141,6 +158,7 @@ def _section(number: int, name: str, run: FinishedRun, with_responses: bool) -> 
         )
         for count, (title, figure) in enumerate(draw_curves(read_curves(run.folder)).items(), 1)
     ]
+    arrived = delivered_by_layer(run) if with_layers else LayerDelivery(None, {}, [NOT_ASKED])
     return RunSection(
         anchor=f"run-{number}",
         name=name,
@@ -148,6 +166,12 @@ def _section(number: int, name: str, run: FinishedRun, with_responses: bool) -> 
         verdicts=verdicts,
         figures=[figures_at(run, precision) for precision in run.precisions],
         back=came_back(run),
+        delivered=arrived.grid,
+        delivered_charts=[
+            Chart(inline_svg(figure, f"r{number}d{count}", f"Line chart: {title}, {LAYERS}"), READ[title])
+            for count, (title, figure) in enumerate(arrived.figures.items(), 1)
+        ],
+        delivered_notes=arrived.notes,
         published=None if published is None else beside_published(published),
         source=[] if published is None else [f"Published: {published['source']}.", *published.get("notes", [])],
         curves=curves,

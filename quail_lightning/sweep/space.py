@@ -20,7 +20,15 @@ from quail_lightning.errors import InputError
 Value = bool | int | float | str | None
 SAMPLERS = ("grid", "random", "tpe")
 MOST_POINTS = 10_000  # of a grid
-OWN = ("best.enabled", "evaluation.baselines", "trainer.logger", "trainer.fast_dev_run", "ckpt_path", "config")
+OWN = (
+    "best.enabled",
+    "evaluation.baselines",
+    "trainer.logger",
+    "trainer.fast_dev_run",
+    "ckpt_path",
+    "config",
+    "run_folder",
+)
 """Options of each trial that the sweep itself sets, or that leave no figures to choose by."""
 _KEY = re.compile(r"\w+(\.\w+)*")
 _ALLOWED = "values: [1, 5, 20], or low: 1.0e-6 and high: 1.0e-4, with log: true or integer: true"

@@ -57,9 +57,7 @@ class SweepPlan:
 
     def arguments(self, number: int, values: Mapping[str, Value]) -> list[str]:
         """Of `quail`, for one trial."""
-        logger = "--trainer.logger.init_args"
-        place = [f"{logger}.save_dir={self.out.parent}", f"{logger}.name={self.out.name}"]
-        place += [f"{logger}.version={self.folder(number).name}", f"--evaluation.baselines={self.out / BASELINES}"]
+        place = [f"--run_folder={self.folder(number)}", f"--evaluation.baselines={self.out / BASELINES}"]
         return ["fit", *self.options(values), *place]
 
 

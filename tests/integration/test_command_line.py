@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -257,7 +258,7 @@ def test_all_shipped_configs_are_covered_by_a_test():
     fit |= {"twitter.yaml", "quickstart_twitter.yaml", "rwku.yaml", "own.yaml", "own_questions.yaml"}
     fit |= {"smollm2.yaml", "smollm2_quickstart.yaml", "tofu.yaml", "quickstart_tofu.yaml", "wmdp.yaml"}
     folders = ("method/", "adapter/", "finetune/", "quantizer/", "trainer/", "benchmark/", "folds/", "paper/")
-    folders += ("attack/", "robustness/", "logger/", "sweep/")
+    folders += ("attack/", "robustness/", "logger/", "sweep/", "launcher/")
     assert {name for name in shipped_names() if not name.startswith(folders)} == fit
 
 
@@ -266,6 +267,12 @@ def test_module_and_console_script_answer_help():
         shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
         assert "finetune" in shown.stdout
         assert "validate" in shown.stdout
+
+
+def test_the_version_is_said_at_once() -> None:
+    code = "import sys\nfrom quail_lightning.cli import main\nmain(['--version'])\nprint('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["quail-lightning", version("quail-lightning"), "False"]
 
 
 def test_help_loads_nothing_heavy_beyond_what_lightning_loads():

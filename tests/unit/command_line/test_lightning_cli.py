@@ -10,6 +10,7 @@ import yaml
 
 from quail_lightning.command_line.lightning_cli import SaveConfigAndRecord, TrainerParser
 from quail_lightning.errors import InputError
+from quail_lightning.run.record import add_start, read_starts
 from quail_lightning.storage.locks import released_afterwards
 
 
@@ -77,3 +78,15 @@ def test_another_runs_config_is_never_overwritten(tmp_path):
     save(tmp_path, [])
     with pytest.raises(InputError, match=r"config\.yaml is another run's"):
         save(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(SystemExit(143), "interrupted"), (KeyboardInterrupt(), "interrupted"), (ValueError(), "failed")],
+)
+def test_a_run_that_was_told_to_end_is_noted_as_interrupted_and_not_as_failed(tmp_path, error, outcome) -> None:
+    record = SaveConfigAndRecord.__new__(SaveConfigAndRecord)
+    record._folder, record._recorded = tmp_path, True
+    add_start(tmp_path, {"verb": "fit"})
+    record.on_exception(None, None, error)
+    assert read_starts(tmp_path)[-1]["outcome"] == outcome

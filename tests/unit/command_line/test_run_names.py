@@ -85,6 +85,18 @@ def test_several_loggers_share_the_runs_name():
     assert named(options(logger(CSV, version=3), logger()))[0] == [3, 3]
 
 
+def test_the_runs_folder_that_is_given_reaches_every_logger():
+    """``--trainer.logger.init_args.version`` would reach the last one of a list alone."""
+    trainer = options(logger(version="own"), logger(CSV, save_dir="tables"))
+    name_after_config(trainer, ["news.yaml"], "folds/sust/fold_2")
+    assert [each.init_args.version for each in trainer.logger] == ["fold_2", "fold_2"]
+    assert {(each.init_args.save_dir, each.init_args.name) for each in trainer.logger} == {("folds", "sust")}
+    without = options()
+    without.logger = False
+    name_after_config(without, ["news.yaml"], "folds/sust/fold_2")
+    assert without.default_root_dir == "folds/sust/fold_2"
+
+
 def test_other_loggers_and_none_are_left_alone():
     trainer = options(logger("lightning.pytorch.loggers.WandbLogger"))
     trainer.logger.class_path = "quail_lightning.run.processes.Processes"  # neither keeps runs in folders

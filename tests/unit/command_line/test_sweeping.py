@@ -3,12 +3,14 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from sweep_validation import write_validation
 
 from quail_lightning.cli import main
+from quail_lightning.command_line import sweeping
 from quail_lightning.sweep import worker
 
 pytest.importorskip("optuna")
@@ -59,6 +61,9 @@ ALPHA = {"model.alpha": {"values": [1.0, 5.0]}}
         (ALPHA, ["--storage", "sqlite:///space.yaml"], "the storage cannot be read"),
         (ALPHA, ["--evaluation.retrained=null"], "the best model is the one that forgot enough"),
         (ALPHA, ["--out", "space.yaml"], "--out names a file"),
+        (ALPHA, ["--launcher", "ray"], "launcher"),
+        (ALPHA, ["--launcher=submitit", "--workers", "0"], "--workers must be at least 1; got 0"),
+        (ALPHA, ["--launcher=submitit", "--jobs", "nosuch.yaml"], "no config file 'nosuch.yaml'"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(capsys, options, given, said):
@@ -116,3 +121,40 @@ def test_the_winners_config_is_whole_and_its_values_are_the_winners(monkeypatch,
     with pytest.raises(SystemExit) as ended:
         main(["fit", "--config", "s/winner.yaml", "--print_config"])
     assert ended.value.code in (None, 0)
+
+
+def test_a_launcher_submits_workers_of_the_same_study_and_waits(monkeypatch, capsys):
+    class Job:
+        job_id, state = "7", "COMPLETED"
+        paths = SimpleNamespace(stdout="7.out", stderr="7.err")
+
+        def done(self):
+            return True
+
+        def exception(self):
+            return None
+
+    submitted = []
+
+    def submit(command, jobs, workers, folder):
+        submitted.append((command, jobs.executor, workers, folder))
+        return [Job()] * workers
+
+    monkeypatch.setattr(sweeping, "submit", submit)
+    monkeypatch.setattr(sweeping, "check_submitit", lambda jobs: None)
+    launcher = ["--launcher", "submitit", "--workers", "3", "--jobs", "launcher/local.yaml"]
+    with pytest.raises(SystemExit) as ended:
+        main([*BASE, *space(ALPHA), "--model.gamma=2", *launcher, "--out=s"])
+    assert ended.value.code == 1
+    [(command, executor, workers, folder)] = submitted
+    assert (executor, workers, folder) == ("local", 3, Path("s/jobs"))
+    assert folder.stat().st_mode & 0o77 == 0, "the command may hold a password"
+    said = capsys.readouterr()
+    assert "job 7: 7.out" in said.out
+    assert "2 trials are left, and every job has ended: 7 (COMPLETED), 7 (COMPLETED)" in said.err
+    worked = []
+    monkeypatch.setattr(worker.Worker, "work", lambda self: worked.append(self.plan.fit))
+    with pytest.raises(SystemExit):  # it is a worker of that study: no trial is finished, and none was refused
+        main(command)
+    assert [fit[-1] for fit in worked] == ["--model.gamma=2"]
+    assert "no trial was finished" in capsys.readouterr().err

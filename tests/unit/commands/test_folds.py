@@ -25,8 +25,7 @@ def fits():
     def fit(arguments):
         calls.append(arguments)
         given = dict(part.removeprefix("--").split("=", 1) for part in arguments if "=" in part)
-        logger = "trainer.logger.init_args"
-        folder = Path(given[f"{logger}.save_dir"]) / given[f"{logger}.name"] / given[f"{logger}.version"]
+        folder = Path(given["run_folder"])
         value = Estimate(float(len(calls)), 1, 0.0, 0.0)
         rows = [ResultRow("target", "bf16", {"verbmem_forget": value})]
         rows += [ResultRow("unlearned", "bf16", {"verbmem_forget": value}, epoch) for epoch in (1, 2)]
@@ -203,7 +202,7 @@ def test_an_interrupted_fold_goes_on_from_its_checkpoint_and_other_arguments_sta
     with pytest.raises(InputError, match="fold 1 ended"):
         run_folds(plan(tmp_path, options=("model.alpha=3",)), go_on)
     last, kept = seen[2]
-    assert last.startswith("--trainer.logger")
+    assert last.startswith("--run_folder")
     assert not kept, "other arguments do not go on from it"
 
 

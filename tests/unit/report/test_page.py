@@ -83,6 +83,7 @@ def test_the_verdict_stands_first_and_the_sections_follow_in_order(run: Finished
     assert page.said("h3") == [
         "Verdict for each format",
         "Came back in each format",
+        "What arrives of the update",
         "Figures",
         "Beside published figures",
         "Training",

@@ -85,11 +85,12 @@ def test_latex_is_the_papers_layout_worked_by_hand(tmp_path: Path) -> None:
     (run,) = [read_run(fabricate(tmp_path / "run_1", evaluated=found, method="ga_gdr"))]
     assert as_latex([run]) == "\n".join(
         [
-            r"% needs \usepackage{booktabs}",
+            r"% needs \usepackage{booktabs,graphicx}",
             r"\begin{table}[t]",
             r"\centering",
             r"\caption{Scores $\times 100$ with 95\,\% bootstrap intervals in brackets; --: undefined. "
             r"\textsuperscript{*}: 48 texts \& few.}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             r"\begin{tabular}{llrrrr}",
             r"\toprule",
             r"Method & Precision & M1 VerbMem $\downarrow$ & M2 KnowMem $\downarrow$ & M3 PrivLeak $\to 0$ "
@@ -102,7 +103,7 @@ def test_latex_is_the_papers_layout_worked_by_hand(tmp_path: Path) -> None:
             r"& $-15.2$\textsuperscript{*} {\scriptsize [$-50.0$, 41.5]} &  \\",
             r" & nf4 & 0.0 {\scriptsize [$-1.0$, 1.0]} &  &  &  \\",
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
             "",
         ]

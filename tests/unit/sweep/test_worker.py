@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from sweep_validation import write_validation
@@ -42,8 +43,9 @@ class Fits:
     def __call__(self, arguments, log, watch):
         given = dict(part.removeprefix("--").split("=", 1) for part in arguments if "=" in part)
         self.calls.append(given)
-        alpha, version = given["model.alpha"], given["trainer.logger.init_args.version"]
-        write_validation(self.plan.out / version, (FORGET[alpha], RETAIN[alpha]))
+        alpha, folder = given["model.alpha"], Path(given["run_folder"])
+        assert folder.parent == self.plan.out
+        write_validation(folder, (FORGET[alpha], RETAIN[alpha]))
         watch()
 
 
@@ -159,7 +161,7 @@ def test_a_dead_workers_trial_is_taken_up_with_its_values(plan):
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert trials[0].params == {"model.alpha": alpha}
     assert sorted(call["model.alpha"] for call in fits.calls) == ["1.0", "20.0", "5.0"]
-    again = [c for c in fits.calls if c["trainer.logger.init_args.version"] == "trial-0000"]
+    again = [c for c in fits.calls if c["run_folder"].endswith("/trial-0000")]
     assert [call["model.alpha"] for call in again] == [str(alpha)]
 
 
