@@ -60,6 +60,7 @@ class Cell:
         export: how float32 masters become the saved model: ``nearest``, ``stochastic``, ``float32``; empty: the
             program's default.
         optimizer: ``adamw``, or ``sign``: AdamW without momentum, whose steps are ± the learning rate.
+        alpha: weight of the retain term; empty: the config's.
     """
 
     method: str
@@ -68,10 +69,12 @@ class Cell:
     seed: int = 42
     export: str = ""
     optimizer: str = "adamw"
+    alpha: str = ""
 
     @property
     def name(self) -> str:
         more = [self.export and f"export_{self.export}", self.optimizer if self.optimizer != "adamw" else ""]
+        more.append(self.alpha and f"alpha_{self.alpha}")
         return "-".join([self.method, self.weights, self.rate, str(self.seed), *filter(None, more)])
 
     @property
@@ -86,6 +89,8 @@ class Cell:
             found["model.export_dtype"] = "float32"
         elif self.export:
             found["model.export_rounding"] = self.export
+        if self.alpha:
+            found["model.alpha"] = self.alpha
         if self.optimizer == "sign":
             found["model.betas"] = "[0.0, 0.0]"
         return found
@@ -310,7 +315,7 @@ def main() -> None:
     run = _prepared(options)
     cells = [*run.study.cells, *(run.study.later if options.cells == "all" else ())]
     cells += [replace(cell, seed=seed) for seed in options.seeds for cell in cells if seed != cell.seed]
-    cells += [_cell(*parts.split(",")) for parts in options.add]
+    cells += [_cell(given) for given in options.add]
     chosen = [cell for cell in cells if any(fnmatch(cell.name, pattern) for pattern in options.only)]
     run.teach()
     for cell in chosen:
@@ -381,10 +386,11 @@ def _prepared(options: argparse.Namespace) -> Run:
     return Run(STUDIES[name], name, out, corpus, options.base, precisions, options.threads)
 
 
-def _cell(
-    method: str, weights: str, rate: str, seed: str = "42", export: str = "", optimizer: str = "adamw"
-) -> Cell:
-    return Cell(method, weights, rate, int(seed), export, optimizer)
+def _cell(given: str) -> Cell:
+    """``method=robust,weights=float32,alpha=5``: the fields of a cell that are not its usual ones."""
+    named = dict(part.split("=", 1) for part in given.split(","))
+    seed = int(named.pop("seed", "42"))
+    return Cell(seed=seed, **named)
 
 
 def _table(run: Run, cells: Sequence[Cell]) -> Iterator[str]:
@@ -473,7 +479,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of cells: 'ga_gdr-*', '*-43'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="and these, of every cell")
     parser.add_argument(
-        "--add", nargs="+", default=[], help="further cells: METHOD,WEIGHTS,RATE[,SEED[,EXPORT[,OPTIMIZER]]]"
+        "--add", nargs="+", default=[], help="further cells: method=ga_gdr,weights=bf16-nearest,rate=1e-4"
     )
     parser.add_argument("--precisions", nargs="+", help="formats and attacks, in place of the study's; bf16 first")
     parser.add_argument("--threads", type=int, help="of each command; default: all cores")
