@@ -132,6 +132,8 @@ def run_sweep(arguments: Sequence[str]) -> None:
         trials = points
     plan = SweepPlan(tuple(fit), space, trials, out)
     options = _checked(plan, path)
+    if jobs is not None:
+        check_submitit(jobs)
     storage = asked.storage or default_storage(out)
     opened = _opened(plan, study, storage, options)
     print(f"study {study} in {out}: {trials} trials, {space.sampler}", flush=True)
@@ -156,15 +158,13 @@ def _jobs(asked: Asked) -> Jobs | None:
     """What each worker's job gets; None where this process is the worker.
 
     Raises:
-        InputError: the launcher cannot be used here, or its file cannot be read.
+        InputError: no worker, or a file that cannot be read.
     """
     if asked.launcher is None:
         return None
     if asked.workers < 1:
         raise InputError("--workers must be at least 1", given=asked.workers)
-    jobs = read_jobs(find_config(asked.jobs))
-    check_submitit(jobs)
-    return jobs
+    return read_jobs(find_config(asked.jobs))
 
 
 def _opened(plan: SweepPlan, study: str, storage: str, options: FitOptions) -> Study:
