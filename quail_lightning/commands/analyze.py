@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
@@ -15,7 +15,6 @@ from quail_lightning.analysis.figures import draw_comparison, save_figures
 from quail_lightning.analysis.tables import comparison_tables, print_comparison
 from quail_lightning.analysis.weight_shift import as_json
 from quail_lightning.commands.device import named_device
-from quail_lightning.commands.forget_slope import ForgetSlope, forget_slope, forget_windows
 from quail_lightning.comparison import (
     Comparison,
     Questions,
@@ -27,13 +26,16 @@ from quail_lightning.comparison import (
 from quail_lightning.comparison import formats as formats_of
 from quail_lightning.conversion.located import located
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.benchmarks import Benchmark
 from quail_lightning.functional.affine_grid import GridKind
 from quail_lightning.models.checkpoint import check_whole, load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
 from quail_lightning.storage.durable import check_writable, write_json
 from quail_lightning.terminal import Bar
+
+if TYPE_CHECKING:
+    from quail_lightning.commands.forget_slope import ForgetSlope
+    from quail_lightning.evaluation.benchmarks import Benchmark
 
 NUMBERS = "analysis.json"
 FORMATS = ("nf4", "fp4", "uniform4-group64")
@@ -119,7 +121,11 @@ def analyze(
         raise InputError("a forget text predicts what formats deliver, and there is none", remedy="Name --formats")
     for name in (reference, model):
         check_whole(name, torch.bfloat16 if benchmark is None else torch.float32)
-    windows = None if benchmark is None else forget_windows(benchmark, model, given)
+    windows = None
+    if benchmark is not None:
+        import quail_lightning.commands.forget_slope as of_text  # here: it imports lightning
+
+        windows = of_text.forget_windows(benchmark, model, given)
     with WeightFiles(reference) as before, WeightFiles(model) as after:
         roles = roles_from_config(load_config(str(before.folder)))
         parameters = compared_parameters(roles, before.shapes, after.shapes)
@@ -127,7 +133,7 @@ def analyze(
         if windows is not None:
             quantized = {name: before.shapes[name] for name, role in parameters.items() if role.quantized}
             with Bar() as bar:
-                forget = forget_slope(reference, model, windows, quantized, where, bar.show)
+                forget = of_text.forget_slope(reference, model, windows, quantized, where, bar.show)
         values = 4 * sum(math.prod(before.shapes[name]) for name in parameters)
         slope = None if forget is None else forget.gradient
         with Bar(total=values, desc="comparing", unit="weight", unit_scale=True) as bar:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from quail_lightning.comparison import Tensors
 from quail_lightning.errors import InputError
-from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
 from quail_lightning.inference.encoding import positions
 from quail_lightning.inference.likelihood import window_nlls, window_problem
 from quail_lightning.inference.nll_gradient import nll_gradient
@@ -20,6 +19,8 @@ from quail_lightning.models.memory import check_main_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from quail_lightning.evaluation.benchmarks import Benchmark
 
 Show = Callable[[str, int, int], None]
 """What is done, how much of it, and of how much."""
@@ -60,6 +61,8 @@ def forget_windows(benchmark: str | Benchmark, model: str, given: Mapping[str, A
     Raises:
         InputError: no such benchmark, its text is not at hand, or the model has no positions for its windows.
     """
+    from quail_lightning.evaluation.benchmarks import load_benchmark  # here: it imports lightning
+
     asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     windows = asked.read(model, given).windows.get("forget")
     if windows is None:
