@@ -49,15 +49,18 @@ class UndeliveredUpdate(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called where nothing failed, after the model was saved."""
-        if stage != "fit" or not trainer.is_global_zero:
+        if stage != "fit":
+            return
+        folder = run_folder(trainer)  # asked by all processes
+        if not trainer.is_global_zero:
             return
         try:
-            _warn(trainer, pl_module)
+            _warn(trainer, pl_module, folder)
         except Exception as problem:  # what it would say is no condition of the run, whose results are all written
             rank_zero_info(f"What formats deliver of the update cannot be told: {problem}")
 
 
-def _warn(trainer: Trainer, module: Any) -> None:
+def _warn(trainer: Trainer, module: Any, folder: Path) -> None:
     callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     exports = [each for each in callbacks if isinstance(each, ExportModel) and each.enabled and each.merge]
     quantizers = {
@@ -70,7 +73,7 @@ def _warn(trainer: Trainer, module: Any) -> None:
     formats = usable_formats(quantizers)
     if not exports or not formats:
         return
-    model = run_folder(trainer) / exports[0].folder
+    model = folder / exports[0].folder
     questions = Questions((4,), ("tensor",), formats=formats)
     found = _compared(module, model, questions)
     if found is None:
