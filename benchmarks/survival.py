@@ -329,7 +329,7 @@ def main() -> None:
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if finished and options.figure is not None:
-        _draw(run, finished, options.figure)
+        _draw(finished, found["cells"], options.figure)
 
 
 def summary(run: Run, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -429,12 +429,17 @@ def _value(row: ResultRow, name: str) -> float:
     return measure.value
 
 
-def _draw(run: Run, cells: Sequence[Cell], path: Path) -> None:
-    """Forgetting × utility, a panel a format: M1, and the share of the equally quantized target's utility."""
+def _draw(cells: Sequence[Cell], found: Sequence[dict[str, Any]], path: Path) -> None:
+    """Forgetting × utility, a panel a format: M1, and the share of the equally quantized target's utility.
+
+    Args:
+        cells: that were evaluated.
+        found: ``summary``'s entry of each.
+        path: of the figure.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
-    found = summary(run, cells)["cells"]
     precisions = list(found[0]["precisions"])
     columns = min(4, len(precisions))
     lines = -(-len(precisions) // columns)

@@ -94,7 +94,7 @@ def compare(
         questions: what to count.
         advance: told how many values have been read; four times the number of parameters altogether.
         threads: that work at once; as many as there are cores, at most four, if not given.
-        gradient: g of the forget NLL by the quantized weights, under their names (``inference.forget_gradient``),
+        gradient: g of the forget NLL by the quantized weights, under their names (``inference.nll_gradient``),
             for what formats deliver along it; None leaves that out.
 
     Raises:

@@ -87,7 +87,7 @@ def _formats(run: FinishedRun, target: Path, model: Path) -> tuple[dict[str, Qua
 
     from quail_lightning.evaluation.precision import named_precision
     from quail_lightning.models.checkpoint import load_config
-    from quail_lightning.quantization.protocol import HasBuckets
+    from quail_lightning.quantization.fitted_ranges import levels_of
 
     is_wide = torch.float32 in (load_config(str(target)).dtype, load_config(str(model)).dtype)
     chosen: dict[str, Quantizer] = {}
@@ -103,7 +103,7 @@ def _formats(run: FinishedRun, target: Path, model: Path) -> tuple[dict[str, Qua
         quantizer = precision.quantizer
         if precision.attacks:
             attacked.append(name)
-        elif isinstance(quantizer, HasBuckets) and quantizer.buckets() is not None:
+        elif levels_of(quantizer) is not None:
             chosen[name] = quantizer
         else:
             others.append(name)

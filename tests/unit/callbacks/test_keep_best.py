@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from plain_trainer import plain_trainer
 
 from quail_lightning.callbacks import KeepBest, TrainingCheckpoint
 from quail_lightning.data import MuseDataModule
@@ -39,16 +40,10 @@ def fit(folder, corpus_folder, checkpoint, epochs, ckpt_path=None, max_steps=-1,
     terms = GradientAscent(), GradientDescent()
     module = UnlearningModule(checkpoint, *terms, learning_rate=1e-4, schedule="joint")
     data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, schedule="joint")
-    trainer = Trainer(
+    trainer = plain_trainer(
         max_epochs=epochs,
         max_steps=max_steps,
-        accelerator="cpu",
         precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
         callbacks=[Spoil(), TrainingCheckpoint(True), best],
         default_root_dir=folder,
     )

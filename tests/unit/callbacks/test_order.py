@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from plain_trainer import plain_trainer
 
 from quail_lightning.callbacks import BucketOverlap, ExportModel, KeepBest, QuantizedEvaluation, TrainingCheckpoint
 from quail_lightning.data import MuseDataModule
@@ -42,15 +43,9 @@ def fit(folder, corpus_folder, checkpoint, arranged):
         ExportModel(),
         Listener(),
     ]
-    trainer = Trainer(
+    trainer = plain_trainer(
         max_epochs=2,
-        accelerator="cpu",
         precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
         callbacks=arranged(callbacks),
         default_root_dir=folder,
     )

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from plain_trainer import plain_trainer
 
 from quail_lightning.callbacks import ExportModel, QuantizedEvaluation, UndeliveredUpdate
 from quail_lightning.callbacks import undelivered_update as its_module
@@ -23,15 +23,9 @@ def fit(folder, corpus_folder, checkpoint, **options):
     torch.manual_seed(7)
     data = MuseDataModule(str(corpus_folder), tokenizer=checkpoint, max_len=24, max_forget_windows=4)
     module = UnlearningModule(checkpoint, GradientAscent(), GradientDescent(), **options)
-    trainer = Trainer(
+    trainer = plain_trainer(
         max_epochs=1,
-        accelerator="cpu",
         precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
         callbacks=[UndeliveredUpdate(), QuantizedEvaluation(NAMES, suite=SUITE, max_windows=2), ExportModel()],
         default_root_dir=folder,
     )

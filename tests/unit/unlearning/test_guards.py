@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from plain_trainer import plain_trainer
 
 from quail_lightning.data import MuseDataModule
 from quail_lightning.errors import RunError
@@ -49,15 +50,9 @@ def fit(folder, corpus_folder, checkpoint, forget, **options):
     data = MuseDataModule(
         str(corpus_folder), tokenizer=checkpoint, max_len=24, batch_size=2, max_forget_windows=4, schedule="joint"
     )
-    trainer = Trainer(
+    trainer = plain_trainer(
         max_epochs=2,
-        accelerator="cpu",
         precision="32-true",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
         callbacks=[kept],
         default_root_dir=folder,
     )
