@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the library is imported; no test asks the hub
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # read when torch is imported; cores are shared out
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 import pytest
 import torch

@@ -69,7 +69,7 @@ def run(arguments: Any) -> None:
     if figure is not None and picture is not None:
         write_figure(figure, picture, DOTS_PER_INCH)
     for name, each in names_of(runs).items():
-        print(f"{name}: {finding(each.results.verdicts, each.sixteen_bits).headline}")
+        print(f"{name}: {finding(each.results.verdicts, each.sixteen_bits).text}")
     private = "the private text itself" if arguments.responses == "folded" else "the runs' configs"
     print(f"report: {out} (readable for your account alone, since it holds {private})")
     if picture is not None:

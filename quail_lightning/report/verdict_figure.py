@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from quail_lightning.comparison.layer_figure import COLORS, panels
@@ -33,6 +34,7 @@ LEGIBLE = "0.1"
 APART = {"target": -0.16, "retrained": 0.16, "unlearned": 0.0}  # of a line's height, so that markers do not cover
 MODELS = {"target": "target: knows the text", "retrained": "retrained: never saw it", "unlearned": "unlearned"}
 WIDTHS = (1.0, 1.0, 1.35)
+TITLE_CHARACTERS = 110  # a line
 
 
 def draw_verdict(run: FinishedRun) -> Figure:
@@ -48,7 +50,9 @@ def draw_verdict(run: FinishedRun) -> Figure:
     across, upward = axes([run])
     count = len(run.precisions)
     figure, (forgetting, utility, answers) = panels(3, "", height=1.35 + 0.38 * count)
-    figure.set_size_inches(9.0, 1.5 + 0.38 * count)
+    found = finding(run.results.verdicts, run.sixteen_bits)
+    title = "\n".join(fill(sentence, TITLE_CHARACTERS) for sentence in (found.headline, *found.details))
+    figure.set_size_inches(9.0, 1.35 + 0.18 * len(title.splitlines()) + 0.38 * count)
     grid = forgetting.get_gridspec()
     assert grid is not None
     grid.set_width_ratios(WIDTHS)
@@ -59,7 +63,7 @@ def draw_verdict(run: FinishedRun) -> Figure:
     for axis in (forgetting, utility, answers):
         axis.set_ylim(count - 0.5, -0.5)
     _draw_answers(answers, run)
-    figure.suptitle(finding(run.results.verdicts, run.sixteen_bits).headline, fontsize=10).set_parse_math(False)
+    figure.suptitle(title, fontsize=10).set_parse_math(False)
     handles, labels = forgetting.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -44,6 +44,11 @@ class Finding(NamedTuple):
     headline: str
     details: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        """All sentences: where the headline stands alone, it may sound better than what was found."""
+        return " ".join([self.headline, *self.details])
+
 
 def finding(verdicts: Verdicts, sixteen_bits: str) -> Finding:
     """The verdicts of all precisions in a few sentences; the worst format decides.

@@ -84,6 +84,9 @@ def test_unlearning_forgets_and_keeps_the_utility(tables, method):
     for precision in ("bf16", "nf4"):  # float32 masters: the forgetting survives four bits
         unlearned = value(table, "unlearned", "verbmem_forget", precision)
         assert unlearned <= value(table, "retrained", "verbmem_forget", precision) + 10
-    assert value(table, "unlearned", "knowmem_forget") <= value(table, "retrained", "knowmem_forget") + 10
+    target, retrained, unlearned = (
+        value(table, model, "knowmem_forget") for model in ("target", "retrained", "unlearned")
+    )
+    assert unlearned <= retrained + 0.2 * (target - retrained)  # no training on these answers, few questions
     assert value(table, "unlearned", "knowmem_retain") >= 0.8 * value(table, "target", "knowmem_retain")
     assert value(table, "unlearned", "kept_forgetting", "nf4") > 0.8

@@ -26,7 +26,7 @@ def test_the_hinge_term_averages_equation_14_over_real_tokens(logits):
         ({"form": "exponential", "rate": 2.0}, lambda slack: np.exp(2 * slack)),
         ({"form": "exponential"}, np.exp),
     ],
-    ids=str,
+    ids=["smooth at 0.3", "smooth", "quadratic", "exponential at 2", "exponential"],
 )
 def test_each_option_reaches_its_formula(logits, options, by_entry):
     slack = 1.5 / 2 - np.abs(logits.live - logits.target)

@@ -1,5 +1,6 @@
 """One run's verdict as a picture: what stands in it is what the run says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,12 @@ def test_what_came_back_is_the_one_bad_cell(tmp_path) -> None:
     bad = [place for place, color in colors.items() if color == to_rgba(TONES["bad"])]
     assert bad == [(1, 1)]
     assert words[1, 1] == "no"
+
+
+def test_the_title_says_what_qualifies_the_headline(tmp_path) -> None:
+    too_far = replace(GONE, over_forgotten="yes")
+    figure, *_ = drawn(fabricate(tmp_path / "run", verdicts={"bf16": too_far}))
+    assert "Over-forgotten in bf16: an outsider can see" in figure._suptitle.get_text()
 
 
 def test_a_run_without_a_verdict_is_refused(tmp_path) -> None:

@@ -34,7 +34,7 @@ def test_a_good_run_is_good_in_every_format_that_was_tested() -> None:
 def test_one_bad_format_decides_and_is_named(question: str, answer: str, tone: str, said: str) -> None:
     found = finding({"bf16": GOOD, "nf4": GOOD, "fp4": GOOD | {question: answer}}, "bf16")
     assert found.tone == tone
-    assert said in " ".join([found.headline, *found.details])
+    assert said in found.text
 
 
 def test_what_was_not_said_is_not_taken_for_good() -> None:
