@@ -144,13 +144,13 @@ def run_sweep(arguments: Sequence[str]) -> None:
             Worker(opened, plan, table).work()
         else:
             submitted = submit(command, jobs, asked.workers, private_folder(out / JOBS, out / JOBS))
-            for job in submitted:
-                table.say(f"job {job.job_id}: {job.paths.stdout}")
+            table.say("\n".join(f"job {job.job_id}: {job.paths.stdout}" for job in submitted))
             follow(submitted, table.look)
     table.finish()
     if jobs is not None:
         ended = sum(trial.state.is_finished() for trial in slots(opened.get_trials()))
         check_ended(submitted, trials - ended)
+        submitted.clear()  # what submitit does with a job that is left when the interpreter ends fails there
     _conclude(plan, slots(opened.get_trials()), options)
 
 

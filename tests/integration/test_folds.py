@@ -48,7 +48,7 @@ OPTIONS = [
 def arguments(start_from):
     sort = {"previous": "sust", "target": "scal"}[start_from]
     forget = f"--forget=[{sort}/forget_1,{sort}/forget_2]"
-    fit = "--fit=[quickstart.yaml,method/ga_gdr.yaml]"
+    fit = "--fit=[quickstart.yaml,method/ga_gdr.yaml,logger/csv.yaml]"  # with two loggers
     return ["folds", fit, forget, f"--start_from={start_from}", f"--out=logs/{sort}", "--options", *OPTIONS]
 
 
@@ -101,6 +101,15 @@ def test_in_sustainability_the_second_fold_starts_from_what_the_first_left(here,
     assert same_weights(first, here / "target")
     assert same_weights(second, here / "logs/sust/fold_1/model")
     assert not same_weights(second, here / "target")
+
+
+@pytest.mark.usefixtures("started")
+def test_every_fold_keeps_what_its_loggers_wrote(here):
+    for fold in (1, 2):
+        header, *lines = (here / f"logs/sust/fold_{fold}/metrics.csv").read_text().splitlines()
+        assert "train/forget" in header.split(",")
+        assert lines
+        assert list((here / f"logs/sust/fold_{fold}").glob("events.out.tfevents.*"))
 
 
 def test_in_scalability_every_fold_starts_from_the_target(here, started):
