@@ -150,7 +150,7 @@ SMALL = Study(
     evaluated={"benchmark": "muse-news", "attacks": "reported", "batch_size": 32, **NEWS_MINI},
     precisions=(*FORMATS, *ATTACKS),
     cells=(
-        Cell("ga_gdr", "bf16-nearest", "1e-5", alpha="0.2", epochs="160"),  # news-mini's, which a grid brought back
+        Cell("ga_gdr", "bf16-nearest", "1e-5", alpha="0.2", epochs="160"),  # as news-mini: a grid undid it
         *(Cell("ga", "bf16-nearest", rate) for rate in ("1e-5", "2e-5")),
         Cell("ga_gdr"),
         Cell("ga_gdr", alpha="20"),

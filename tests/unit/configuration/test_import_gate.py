@@ -213,7 +213,7 @@ def test_what_is_not_installed_is_refused_before_it_is_imported(path, canary) ->
 
 def test_a_folder_named_like_an_installed_package_is_not_that_package(canary, tmp_path) -> None:
     (tmp_path / "wandb.py").write_text(EVIL.format(canary=str(canary)))
-    with pytest.raises((CodeRefusedError, AttributeError)):  # an installed wandb is the one that is found, without it
+    with pytest.raises((CodeRefusedError, AttributeError)):  # an installed one has none
         import_class("wandb.Evil")
     assert not canary.exists()
 
