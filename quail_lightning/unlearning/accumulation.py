@@ -44,10 +44,11 @@ def accumulate(module: UnlearningModule, sides: Sides, weights: Weights, visit: 
     is_open = None if visit is None else visit.open
     assert module.model is not None
     if module.perturbation is not None:
-        with module.perturbation.applied(module.model, module.global_step) as module.rounded_to:
-            found = add_gradients(module, sides, weights, is_open)
-        module.rounded_to = None
-        return found
+        try:
+            with module.perturbation.applied(module.model, module.global_step) as module.rounded_to:
+                return add_gradients(module, sides, weights, is_open)
+        finally:
+            module.rounded_to = None
     if module.sam is None or sides[0][0] != "forget":
         return add_gradients(module, sides, weights, is_open)
     losses, made = add_gradients(module, sides[:1], weights, is_open)
