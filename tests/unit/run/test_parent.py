@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from running import is_running
 
 PACKAGE = Path(__file__).parents[3]
 CHILD = """
@@ -29,14 +30,6 @@ from quail_lightning.run.parent import dependent_process
 with dependent_process([sys.executable, "-c", sys.argv[1], sys.argv[2]]) as process:
     process.wait()
 """
-
-
-def is_running(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from running import is_running
 
 from quail_lightning.run.parent import dependent_process
 
@@ -25,13 +26,6 @@ from quail_lightning.run.parent import dependent_process
 with dependent_process(sys.argv[1:]) as process:
     process.wait()
 """
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def ended(pids):

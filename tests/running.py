@@ -1,0 +1,14 @@
+"""Whether a process that a test has started, or that its child has, still runs."""
+
+from pathlib import Path
+
+
+def is_running(pid: int) -> bool:
+    """A process that has ended and was not waited for does not run; Linux only."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (
+        FileNotFoundError,
+        ProcessLookupError,
+    ):  # by the second it says that the process ended while it was read
+        return False
