@@ -11,22 +11,53 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The run's folder; at two precisions only, to save time."""
+def runs(tmp_path_factory):
+    """Method → its run's folder; at two precisions only, and with the same baselines, to save time."""
     folder = tmp_path_factory.mktemp("quickstart")
+    options = [
+        "--evaluation.precisions=[nf4]",
+        "--evaluation.every_n_epochs=10",
+        "--evaluation.baselines=baselines",
+    ]
+    fragments = {"quail": [], "ga_gdr": ["--config", "method/ga_gdr.yaml"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["quail"])
-        options = ["--evaluation.precisions=[nf4]", "--evaluation.every_n_epochs=10"]
-        options += ["--trainer.limit_val_batches=0", "--trainer.logger.init_args.version=run"]
-        main(["fit", "--config", "quickstart.yaml", *options])
-    return folder / "logs/quickstart/run"
+        for method, fragment in fragments.items():
+            version = f"--trainer.logger.init_args.version={method}"
+            main(
+                [
+                    "fit",
+                    "--config",
+                    "quickstart.yaml",
+                    *fragment,
+                    *options,
+                    "--trainer.limit_val_batches=0",
+                    version,
+                ]
+            )
+    return {method: folder / "logs/quickstart" / method for method in fragments}
 
 
 @pytest.fixture(scope="module")
-def table(run):
-    """(model, precision) → metrics after the last epoch."""
-    return {(row.model, row.precision): row.metrics for row in read_results(run)}
+def run(runs):
+    """The folder of the run as it is shipped."""
+    return runs["quail"]
+
+
+@pytest.fixture(scope="module")
+def tables(runs):
+    """Method → (model, precision) → metrics after the last epoch."""
+    return {
+        method: {(row.model, row.precision): row.metrics for row in read_results(folder)}
+        for method, folder in runs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def table(tables):
+    """Of the run as it is shipped."""
+    return tables["quail"]
 
 
 def value(table, model, metric, precision="bf16"):
@@ -65,7 +96,9 @@ def test_forgetting_ends_near_what_the_retrained_model_knows(table):
         assert value(table, "unlearned", "knowmem_retain", precision) >= 95
 
 
-def test_unlearning_forgets_and_keeps_the_utility(table):
+@pytest.mark.parametrize("method", ["quail", "ga_gdr"])
+def test_unlearning_forgets_and_keeps_the_utility(tables, method):
+    table = tables[method]
     for precision in ("bf16", "nf4"):  # float32 masters: the forgetting survives four bits
         unlearned = value(table, "unlearned", "verbmem_forget", precision)
         assert unlearned <= value(table, "retrained", "verbmem_forget", precision) + 10
