@@ -17,9 +17,10 @@ from quail_lightning.configuration.bounded_yaml import check_config
 from quail_lightning.configuration.files import find_config
 from quail_lightning.errors import InputError
 from quail_lightning.run.latest import settled
+from quail_lightning.run.libraries import loading_libraries
 from quail_lightning.run.parent import end_with_parent
 from quail_lightning.storage.locks import released_afterwards
-from quail_lightning.terminal import begin_command, quiet_libraries, step
+from quail_lightning.terminal import begin_command, quiet_libraries
 
 TRAINER_VERBS = {
     "fit": "unlearn, evaluate after every epoch at every precision, save the model",
@@ -109,7 +110,7 @@ def _run(given: list[str]) -> None:
 
         run_doctor(given[1:])
         return
-    with step("loading libraries"):
+    with loading_libraries():
         if not {"-h", "--help"} & set(given):
             quiet_libraries()
         verb = given[0]

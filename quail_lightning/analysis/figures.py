@@ -47,6 +47,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
     for name, figure in figures.items():
         for ending in ("png", "svg"):
             write_figure(figure, folder / f"{name}.{ending}", DOTS_PER_INCH)
+            figure.set_layout_engine("none")  # what was laid out once fits the other file too
 
 
 def _histograms(found: Comparison, questions: Questions) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from quail_lightning.functional.affine_grid import GridKind
 from quail_lightning.models.checkpoint import check_whole, load_config
 from quail_lightning.models.weight_files import WeightFiles
 from quail_lightning.quantization import load_quantizer
+from quail_lightning.run.libraries import loading_libraries
 from quail_lightning.storage.durable import check_writable, write_json
 from quail_lightning.terminal import Bar
 
@@ -194,6 +196,9 @@ def run(arguments: Any) -> None:
     check_writable(out, "--out")
     if (out / NUMBERS).exists():
         raise InputError(f"{out} already holds an analysis", remedy="Name another folder by --out, or remove it")
+    with loading_libraries():
+        import_module("transformers.modeling_layers")
+        import_module("matplotlib.figure")
     options = ["reference", "model", "bits", "granularities", "grids", "formats"]
     options += ["benchmark", "corpus", "data", "device"]
     found = analyze(**{name: getattr(arguments, name) for name in options})

@@ -15,6 +15,7 @@ import torch
 
 from quail_lightning.comparison.bounds import Ranges, ranges
 from quail_lightning.comparison.formats import Format, Mixture
+from quail_lightning.comparison.heap import keep_freed_memory
 from quail_lightning.comparison.parameters import Role
 from quail_lightning.comparison.pieces import PieceReader
 from quail_lightning.comparison.result import (
@@ -104,6 +105,7 @@ def compare(
     for used in questions.formats:
         used.check({name: reference.shapes[name] for name in names if parameters[name].quantized})
     workers = threads or min(4, len(os.sched_getaffinity(0)))
+    keep_freed_memory()
     with _one_thread_an_operation():
         found = ranges(reference, model, names, workers, advance)
         plans = _plans(names, parameters, found, reference, model, questions)

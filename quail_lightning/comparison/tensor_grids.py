@@ -20,7 +20,7 @@ from quail_lightning.functional.affine_grid import Grid, GridKind, fit_grid
 from quail_lightning.functional.bucket_codes import LANES, VALUES, bits_of, codes, every_value, packed
 from quail_lightning.quantization.protocol import Bounds
 
-PIECE = 2**17  # values; shorter ones wait longer for Python than they gain from a core's cache
+PIECE = 2**18  # values; shorter ones wait longer for Python than they gain from a core's cache
 
 
 class Lane(NamedTuple):

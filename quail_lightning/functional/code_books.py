@@ -55,13 +55,14 @@ class ScaledCode:
             weight: as many values as were fitted, of any shape; those beyond the scale take the outermost
                 level. In a block whose scale is 0 every sign has one bucket.
         """
-        first, boundary = (table.to(weight.device) for table in _search_table(self.name))
-        blocks = _blocks(weight.float())
         # as bitsandbytes does it: a product with the reciprocal, not a quotient
-        scaled = (blocks * (1.0 / self.scale.clamp(min=1e-38)).unsqueeze(-1)).clamp_(-1.0, 1.0).flatten()
-        cell = ((scaled + 1.0) * (CELLS / 2)).to(torch.int32)
-        index = first.index_select(0, cell) + (scaled > boundary.index_select(0, cell))
+        scaled = _blocks(weight.float()) * (1.0 / self.scale.clamp(min=1e-38)).unsqueeze(-1)
+        index = _bucket(self.name, scaled.clamp_(-1.0, 1.0).flatten())
         return index[: weight.numel()].reshape(weight.shape)
+
+    def zero(self) -> Tensor:
+        """[1] the bucket of the weight 0 in every block, int32."""
+        return _bucket(self.name, self.scale.new_zeros(1))
 
     def value(self, index: Tensor) -> Tensor:
         """The weight that each bucket stands for, float32, shaped like ``index``."""
@@ -74,7 +75,7 @@ class ScaledCode:
 
     def _scaled(self, table: Tensor, index: Tensor) -> Tensor:
         found = table.to(index.device).index_select(0, index.flatten())
-        return (_blocks(found) * self.scale.unsqueeze(-1)).flatten()[: index.numel()].reshape(index.shape)
+        return _blocks(found).mul_(self.scale.unsqueeze(-1)).flatten()[: index.numel()].reshape(index.shape)
 
 
 def fit_code(weight: Tensor, name: CodeName) -> ScaledCode:
@@ -93,6 +94,15 @@ def _blocks(weight: Tensor) -> Tensor:
     if short := -len(flat) % BLOCK:
         flat = torch.cat([flat, flat.new_zeros(short)])
     return flat.view(-1, BLOCK)
+
+
+def _bucket(name: CodeName, scaled: Tensor) -> Tensor:
+    """Of weights [n] divided by their scale, within −1 … 1."""
+    first, boundary = (table.to(scaled.device) for table in _search_table(name))
+    cell = (scaled + 1.0).mul_(CELLS / 2).to(torch.int32)
+    below = boundary.index_select(0, cell).sub_(scaled).view(torch.int32)
+    # 1 more beyond the boundary: the sign, shifted through all bits, is −1; to compare takes three times as long
+    return first.index_select(0, cell).sub_(below.bitwise_right_shift_(31))
 
 
 @cache

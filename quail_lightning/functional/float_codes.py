@@ -55,6 +55,10 @@ class ScaledFloat:
         number = _e2m1_number(scaled) if self.bits == 4 else _e4m3_number(scaled)
         return (number + _highest(self.bits)).to(torch.int32).reshape(weight.shape)
 
+    def zero(self) -> Tensor:
+        """[1] the bucket of the weight 0 in every block, int32."""
+        return torch.tensor([_highest(self.bits)], dtype=torch.int32, device=self.scale.device)
+
     def value(self, index: Tensor) -> Tensor:
         """The weight that each bucket stands for, float32, shaped like ``index``."""
         return self._scaled(levels(self.bits), index)
@@ -65,7 +69,7 @@ class ScaledFloat:
 
     def _scaled(self, table: Tensor, index: Tensor) -> Tensor:
         found = table.to(index.device).index_select(0, index.flatten())
-        return (self._blocks(found) * self.scale.unsqueeze(-1)).reshape(index.shape)
+        return self._blocks(found).mul_(self.scale.unsqueeze(-1)).reshape(index.shape)
 
     def _blocks(self, values: Tensor) -> Tensor:
         return values.reshape(len(self.scale), -1)

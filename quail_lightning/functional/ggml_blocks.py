@@ -97,8 +97,16 @@ class BlockLevels:
         Args:
             weight: as many values as were fitted, row by row, of any shape.
         """
+        offset = weight.float().reshape(len(self.step), -1) - self.start.unsqueeze(-1)
+        return self._bucket(offset).reshape(weight.shape)
+
+    def zero(self) -> Tensor:
+        """[n/shared] the bucket of the weight 0, int32."""
+        return self._bucket(-self.start.unsqueeze(-1)).flatten()
+
+    def _bucket(self, position: Tensor) -> Tensor:
+        """Of weights [n/shared, any number] less the start; what is given is overwritten."""
         layout = LAYOUTS[self.kind]
-        position = weight.float().reshape(len(self.step), -1) - self.start.unsqueeze(-1)
         empty = self.step == 0
         side = position[empty].sign()
         if self.kind.endswith("_K"):
@@ -111,7 +119,7 @@ class BlockLevels:
             position.mul_(self.reciprocal.unsqueeze(-1)).add_(layout.centre + 0.5).trunc_()
         position.clamp_(layout.lowest, layout.highest)
         position[empty] = layout.centre + side
-        return position.to(torch.int32).reshape(weight.shape)
+        return position.to(torch.int32)
 
     def value(self, index: Tensor) -> Tensor:
         """The weight that each bucket stands for, float32, shaped like ``index``."""

@@ -25,6 +25,10 @@ class NearestValue:
         """The bits of the nearest value: int32, shaped like ``weight``; both zeros are one."""
         return (weight.to(self.dtype) + 0.0).view(self._bits).to(torch.int32)
 
+    def zero(self) -> Tensor:
+        """[1] the bucket of the weight 0, int32."""
+        return torch.zeros(1, dtype=torch.int32)
+
     def value(self, index: Tensor) -> Tensor:
         """The weight that each bucket stands for, float32, shaped like ``index``."""
         return index.to(self._bits).view(self.dtype).float()

@@ -174,6 +174,9 @@ class Fitted(Protocol):
     def index(self, weight: Tensor) -> Tensor:
         """The bucket of every weight."""
 
+    def zero(self) -> Tensor:
+        """[blocks] the bucket of the weight 0 in each block of consecutive weights; [1] of all blocks alike."""
+
     def value(self, index: Tensor) -> Tensor:
         """The weight that each bucket stands for."""
 
