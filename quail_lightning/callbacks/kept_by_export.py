@@ -30,8 +30,8 @@ def kept_by_export(
     """``kept_by_export``: (N_copy − N_target) / (N_trained − N_target), N the NLL of the forget windows.
 
     Nothing where the trained weights have no more bits than the copy, or where the copy is not their cast but the
-    target moved the opposite way, or an adapter on other weights than the 4-bit ones below it. All processes must
-    call.
+    target moved the opposite way, an edit of theirs, or an adapter on other weights than the 4-bit ones below it.
+    All processes must call.
 
     Args:
         module: that was trained.
@@ -43,7 +43,8 @@ def kept_by_export(
     export, given = module.export, (copy.get("nll_forget"), target.get("nll_forget"))
     narrower = export.cast.dtype.itemsize < export.trained_dtype.itemsize
     other_base = export.adapter is not None and export.adapter.base == "nf4"
-    if other_base or not narrower or export.task_vector is not None or not module.trained or None in given:
+    is_cast = export.task_vector is None and export.edits is None and not other_base
+    if not is_cast or not narrower or not module.trained or None in given:
         return {}
     assert module.model is not None
     trained = bootstrap_mean(module.arithmetic.nlls(module.model, windows, batch_size).numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,14 +17,16 @@ def loading_libraries() -> Iterator[None]:
     torch and transformers make a million objects that live as long as the process. Looking for garbage among them
     takes a third of the time of importing them, and a second at the process's end.
 
-    What exists at the end is never freed by the collector: for a program's beginning, before it makes a model.
+    What exists at the end is never freed by the collector, unless nothing had to be loaded: for a program's
+    beginning, before it makes a model.
     """
     with step("loading libraries"):
-        was_enabled = gc.isenabled()
+        was_enabled, modules = gc.isenabled(), len(sys.modules)
         gc.disable()
         try:
             yield
         finally:
-            gc.freeze()
+            if len(sys.modules) > modules:
+                gc.freeze()
             if was_enabled:
                 gc.enable()

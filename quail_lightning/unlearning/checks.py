@@ -29,6 +29,7 @@ from quail_lightning.unlearning.fitting import sizes_of
 from quail_lightning.unlearning.generic_labels import GenericLabels
 from quail_lightning.unlearning.learning_rate import LearningRate
 from quail_lightning.unlearning.optimizers import AdamStates
+from quail_lightning.unlearning.ridge_edit import RidgeEdit, check_edited_layers
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharding import shards
 from quail_lightning.unlearning.sharpness import rounded_perturbation
@@ -75,6 +76,7 @@ def check_parts(module: UnlearningModule, retain: Tensor, layers: int) -> None:
     for layer in module.adversary.layers if module.adversary is not None else ():
         layer_number(layer, layers)
     check_names(module.trainable, module.target)
+    check_edited_layers(module.ridge_edit, module.trainable, module.target, retain)
     check_layers(module.adapter, module.target)
     check_saliency(module.saliency, module.target)
     check_measured_step(module.hinge, module.target)
@@ -236,7 +238,11 @@ def check_precision(precision: Any) -> None:
 
 
 def check_strategy(
-    strategy: Any, labels: GenericLabels | None = None, hinge: Term | None = None, adam_states: AdamStates = "full"
+    strategy: Any,
+    labels: GenericLabels | None = None,
+    hinge: Term | None = None,
+    adam_states: AdamStates = "full",
+    edit: RidgeEdit | None = None,
 ) -> None:
     """Refuse strategies that do not train this module right, and what needs a whole model under FSDP2.
 
@@ -272,6 +278,11 @@ def check_strategy(
             "offloaded optimizer states are for weights that lie whole on one device, and FSDP2 spreads both",
             given="model.adam_states: offloaded",
             remedy="Leave model.adam_states at full under FSDP2, or train on one device",
+        )
+    if edit is not None:
+        raise InputError(
+            "model.ridge_edit multiplies weights that lie whole on one device, and FSDP2 spreads them",
+            remedy="Train under DDP or on one device",
         )
     if labels is not None:
         raise InputError(

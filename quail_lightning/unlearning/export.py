@@ -20,6 +20,7 @@ from quail_lightning.run.processes import current_processes
 from quail_lightning.run.seeds import global_seed
 from quail_lightning.unlearning.adapter import Adapter, is_adapted
 from quail_lightning.unlearning.merging import merged_copy
+from quail_lightning.unlearning.ridge_edit import LayerEdits
 from quail_lightning.unlearning.sharding import load_for
 from quail_lightning.unlearning.task_vector import TaskVector
 
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 def exported_copy(
     model: PreTrainedModel,
     cast: Cast,
-    target: Callable[[], PreTrainedModel],
-    task_vector: TaskVector | None,
+    moved: Callable[[str, Tensor], Tensor] | None,
 ) -> PreTrainedModel:
     """A copy of a model as it is deployed: weights cast, evaluation mode.
 
@@ -41,15 +41,12 @@ def exported_copy(
     Args:
         model: unchanged.
         cast: of the copy's weights.
-        target: loads what a task vector starts from, as it was loaded to be trained.
-        task_vector: negate what was trained; None takes the weights as they are.
+        moved: a weight's name and the weight, or a rank's part of it → what is exported in its place; None takes
+            the weights as they are.
     """
     values = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    if task_vector is not None:
-        # in the dtype that was trained: what rounding took off a weight at the start is no training to be negated
-        origin = dict(target().named_parameters())
-        for name, value in values.items():
-            values[name] = task_vector.negated(whole(value), whole(origin[name].detach()).to(value.device))
+    if moved is not None:
+        values = {name: moved(name, value) for name, value in values.items()}
     if is_sharded(model):
         device = next(model.parameters()).device
         gathered = {name: cast(name, whole(value)).to(device) for name, value in values.items()}
@@ -93,6 +90,7 @@ class Export:
         sharded: the copies that are evaluated before they are quantized stay spread over them.
         adapter: that is trained, and merged here; None where the weights themselves are.
         start: checkpoint that an adapter is trained on.
+        edits: of the layers that were trained; None takes the weights as they are.
     """
 
     target: str
@@ -103,6 +101,7 @@ class Export:
     sharded: bool
     adapter: Adapter | None = None
     start: str = ""
+    edits: LayerEdits | None = None
 
     def whole_copy(self, model: PreTrainedModel) -> PreTrainedModel:
         """See ``exported_copy`` and, where an adapter is trained, ``merged_copy``. All processes must call."""
@@ -110,13 +109,13 @@ class Export:
             assert self.adapter is not None
             # once quantized or rounded, the base that was trained on is not what the adapter is merged with
             own = None if self.adapter.holds(self.start) else load_model(self.start, stored_dtype(self.start))
-            return merged_copy(model, self.cast, own, self._against_the_target())
-        return exported_copy(model, self.cast, self._origin, self.task_vector)
+            return merged_copy(model, self.cast, own, self._moved())
+        return exported_copy(model, self.cast, self._moved())
 
     def copy_to_evaluate(self, model: PreTrainedModel) -> PreTrainedModel:
         """The copy that is evaluated: whole on the device, or sharded. All processes must call."""
         if self.sharded:
-            return cast_shards(model, self.cast.dtype, self._moved())
+            return cast_shards(model, self.cast.dtype, self._moved_and_cast())
         return self._on_device(self.whole_copy(model))  # at the end of a fit the model has left the device
 
     def checkpoint_to_evaluate(self, checkpoint: str) -> PreTrainedModel:
@@ -137,7 +136,7 @@ class Export:
         """
         if not is_sharded(model):
             return self.whole_copy(model)
-        moved, first = self._moved(), current_processes().rank == 0
+        moved, first = self._moved_and_cast(), current_processes().rank == 0
         gathered: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             value = whole(moved(name, parameter.detach()))
@@ -149,17 +148,18 @@ class Export:
         nn.Module.to(model, self.trainer.strategy.root_device)
         return model
 
-    def _origin(self) -> PreTrainedModel:
-        return load_for(self.trainer, self.target, self.trained_dtype)
-
-    def _against_the_target(self) -> Callable[[str, Tensor], Tensor] | None:
-        """A weight's name and the weight → the same with its task vector negated; None where there is none."""
+    def _moved(self) -> Callable[[str, Tensor], Tensor] | None:
+        """A weight's name and the weight → what is exported in its place; None where that is the weight."""
+        if self.edits is not None:
+            return self.edits.edited
         if self.task_vector is None:
             return None
-        vector, origin = self.task_vector, dict(self._origin().named_parameters())
+        # in the dtype that was trained: what rounding took off a weight at the start is no training to be negated
+        origin = dict(load_for(self.trainer, self.target, self.trained_dtype).named_parameters())
+        vector = self.task_vector
         return lambda name, value: vector.negated(value, origin[name].detach().to(value.device))
 
-    def _moved(self) -> Callable[[str, Tensor], Tensor]:
-        """A sharded weight's name and the weight → the weight as deployed: its task vector negated, and cast."""
-        negated = self._against_the_target()
-        return self.cast if negated is None else lambda name, value: self.cast(name, negated(name, value))
+    def _moved_and_cast(self) -> Callable[[str, Tensor], Tensor]:
+        """A sharded weight's name and the weight → the weight as deployed."""
+        moved = self._moved()
+        return self.cast if moved is None else lambda name, value: self.cast(name, moved(name, value))

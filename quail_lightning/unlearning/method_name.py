@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 SPECIAL = {"refusals": "rt", "generic_labels": "whp", "task_vector": "task_vector"}
 """Option that makes another method of the same terms → that method."""
 
-ADDED = {"saliency": "sure", "dual": "dual", "sam": "sam", "sophia": "sophia", "adapter": "lora"}
+ADDED = {
+    "saliency": "sure",
+    "dual": "dual",
+    "sam": "sam",
+    "sophia": "sophia",
+    "adapter": "lora",
+    "ridge_edit": "ridge",
+}
 """Option that is added to any method → what its name ends with."""
 
 EXTRAS = (*SPECIAL, "adversary", "alternates", "perturbation", *ADDED)

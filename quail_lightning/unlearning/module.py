@@ -44,6 +44,7 @@ from quail_lightning.unlearning.optimizers import AdamStates, WeightPrecision, a
 from quail_lightning.unlearning.perturbation import Perturbation, check_perturbation
 from quail_lightning.unlearning.preparation import prepare, requests
 from quail_lightning.unlearning.provenance import sources
+from quail_lightning.unlearning.ridge_edit import LayerEdits, RidgeEdit, check_ridge_edit
 from quail_lightning.unlearning.saliency import Saliency, SaliencyMap, write_saliency
 from quail_lightning.unlearning.sharpness import Sam, check_sam
 from quail_lightning.unlearning.sophia import Sophia, SophiaG, check_sophia
@@ -95,6 +96,7 @@ class UnlearningModule(LightningModule):
         adversary: perturbs hidden states in the forget steps (latent adversarial training); None for none.
         generic_labels: learn generic labels in place of the forget windows' own tokens (Who's Harry Potter).
         task_vector: evaluate and save the target moved against what was trained.
+        ridge_edit: evaluate and save of the trained change of a few layers what the forget set sees.
         stop: forgetting ends a window at a time, where its NLL has reached this many nats a token, or with
             ``retrained`` most of the way to that of ``retrained`` (else of holdout text, see ``yardstick``);
             training ends after an epoch in which hardly anything was left to do. None trains on.
@@ -136,6 +138,7 @@ class UnlearningModule(LightningModule):
         adversary: LatentAdversary | None = None,
         generic_labels: GenericLabels | None = None,
         task_vector: TaskVector | None = None,
+        ridge_edit: RidgeEdit | None = None,
         stop: Stop | None = None,
         retrained: str | None = None,
         reference: Reference | None = None,
@@ -155,6 +158,8 @@ class UnlearningModule(LightningModule):
         check_sam(sam, weight_precision)
         check_dual(dual, retain, weighting)
         check_perturbation(perturbation, sam, adapter, reference)
+        elsewhere = {"adapter": adapter, "saliency": saliency, "task_vector": task_vector}
+        check_ridge_edit(ridge_edit, trainable, elsewhere)
         self.target, self.start = target, start
         self.forget, self.retain, self.hinge = forget, retain, hinge
         self.weighting, self.alpha, self.gamma, self.schedule = weighting, alpha, gamma, schedule
@@ -166,7 +171,8 @@ class UnlearningModule(LightningModule):
         self.sophia, self.sam, self.perturbation, self.dual = sophia, sam, perturbation, dual
         self.trainable, self.saliency = trainable, saliency
         self.adapter, self.strict_loading = adapter, adapter is None  # a checkpoint holds the adapter alone
-        self.adversary, self.generic_labels, self.task_vector = adversary, generic_labels, task_vector
+        self.adversary, self.generic_labels = adversary, generic_labels
+        self.task_vector, self.ridge_edit = task_vector, ridge_edit
         self.stop, self.retrained = stop, retrained
         self.export_dtype: torch.dtype = getattr(torch, export_dtype)
         self.export_rounding = export_rounding
@@ -181,13 +187,14 @@ class UnlearningModule(LightningModule):
         self.gradient_masks: dict[Tensor, Tensor] = {}  # of salient heads
         self.generic_targets: Tensor | None = None  # generic labels of the forget windows
         self.goals: Goals | None = None  # of the forget windows
+        self.layer_edits: LayerEdits | None = None
         self.multiplier = None if dual is None else Multiplier(alpha)
         self.trained = False  # by this module; a task vector is negated once
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Refuse arithmetic and strategies that this module does not do right; see ``checks``."""
         checks.check_precision(trainer.precision)
-        checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge, self.adam_states)
+        checks.check_strategy(trainer.strategy, self.generic_labels, self.hinge, self.adam_states, self.ridge_edit)
         adapter_checks.check_run(self.adapter, trainer, self.generic_labels, self.hinge)
 
     def setup(self, stage: str) -> None:
@@ -362,7 +369,8 @@ class UnlearningModule(LightningModule):
         sharded = evaluates_shards(self.memory_options, self.trainer)
         trained = weight_dtype(self.weight_precision)
         start = self.start or self.target
-        return Export(self.target, trained, self.export_cast, vector, self.trainer, sharded, self.adapter, start)
+        given = (self.trainer, sharded, self.adapter, start, self.layer_edits)
+        return Export(self.target, trained, self.export_cast, vector, *given)
 
     @cached_property
     def export_cast(self) -> Cast:

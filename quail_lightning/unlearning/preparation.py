@@ -25,6 +25,7 @@ from quail_lightning.unlearning.dual import Multiplier
 from quail_lightning.unlearning.losses import request
 from quail_lightning.unlearning.measured_margin import measure_steps
 from quail_lightning.unlearning.provenance import description
+from quail_lightning.unlearning.ridge_edit import LayerEdits, layer_edits
 from quail_lightning.unlearning.saliency import SaliencyMap, saliency_table
 from quail_lightning.unlearning.sharding import prepare_reference
 from quail_lightning.unlearning.stopping import ENOUGH, Goals, goals_between, yardstick
@@ -94,6 +95,8 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
         module.measured_steps = measure_steps(module.hinge, *given)
     if module.stop is not None:
         module.goals = _goals(module, target())
+    if module.ridge_edit is not None:
+        module.layer_edits = layer_edits(module, model, forget, data.served.trained.retain)
     if module.saliency is not None:
 
         def loss(batch: TokenBatch) -> Tensor:
@@ -128,13 +131,14 @@ def _goals(module: UnlearningModule, target: PreTrainedModel) -> Goals:
 
 
 def preparation(module: UnlearningModule) -> dict[str, Any]:
-    """Saliency map, generic labels, goals, dual variable, measured steps, as tensors, dictionaries and numbers."""
+    """Saliency map, generic labels, goals, dual variable, edits and measured steps, by name."""
     found, goals = module.saliency_map, module.goals
     return {
         "saliency": None if found is None else {"scores": found.scores, "threshold": found.threshold},
         "labels": module.generic_targets,
         "goals": None if goals is None else vars(goals),
         "dual": None if module.multiplier is None else asdict(module.multiplier),
+        "layer_edits": None if module.layer_edits is None else vars(module.layer_edits),
         "measured_steps": module.measured_steps,
         "hinge": _measured(module),
     }
@@ -159,6 +163,8 @@ def restore_preparation(module: UnlearningModule, kept: Mapping[str, Any]) -> No
         module.goals = Goals(**kept["goals"])
     if kept["dual"] is not None:
         module.multiplier = Multiplier(**kept["dual"])
+    if kept["layer_edits"] is not None:
+        module.layer_edits = LayerEdits(**kept["layer_edits"])
     module.measured_steps = dict(kept["measured_steps"])
     for name, value in kept["hinge"].items():
         setattr(module.hinge, name, value)

@@ -37,8 +37,8 @@ def description(module: UnlearningModule) -> dict[str, Any]:
     terms = {"forget": module.forget, "retain": module.retain, "hinge": module.hinge}
     plain = (
         "target start schedule learning_rate weight_decay betas clip_norm weight_precision adam_states "
-        "sophia sam dual trainable adapter saliency adversary generic_labels task_vector stop retrained "
-        "measured_steps"
+        "sophia sam dual trainable adapter saliency adversary generic_labels task_vector ridge_edit stop "
+        "retrained measured_steps"
     )
     return {
         "made_by": "quail fit",

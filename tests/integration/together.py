@@ -30,6 +30,7 @@ from quail_lightning.unlearning.adapter import Adapter
 from quail_lightning.unlearning.adversary import LatentAdversary
 from quail_lightning.unlearning.dual import Dual
 from quail_lightning.unlearning.perturbation import RandomFormats, WeightNoise
+from quail_lightning.unlearning.ridge_edit import RidgeEdit
 from quail_lightning.unlearning.saliency import Saliency
 from quail_lightning.unlearning.sharpness import Sam
 from quail_lightning.unlearning.sophia import Sophia
@@ -89,6 +90,7 @@ SCENARIOS = {
         "micro_batch_size": 1,
     },
     "noise": {"perturbation": WeightNoise(0.05, 0.1), "schedule": "joint"},
+    "a ridge edit": {"trainable": ["*.mlp.down_proj.weight"], "ridge_edit": RidgeEdit(), "schedule": "joint"},
     "PDU with its dual variable": {"forget": MarginFlattening, "dual": Dual(1.0, 0.5), "schedule": "joint"},
     "Sophia": {
         "forget": NegativePreference,  # ascent's gradient shoots up, and rounding with it
@@ -106,8 +108,8 @@ SCENARIOS = {
     "bf16-mixed": {"hinge": lambda: LogitHinge(2.0), "micro_batch_size": 2, "precision": "bf16-mixed"},
     "bf16-stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit", "precision": "bf16-mixed"},
 }
-# to save time; an adapter is refused under FSDP2
-LEFT_OUT = {"ddp": ("epoch", "RMU", "bf16-stochastic"), "fsdp": ("bf16-mixed", "an adapter")}
+# to save time; an adapter and a ridge edit are refused under FSDP2
+LEFT_OUT = {"ddp": ("epoch", "RMU", "bf16-stochastic"), "fsdp": ("bf16-mixed", "an adapter", "a ridge edit")}
 
 
 def scenarios(kind):

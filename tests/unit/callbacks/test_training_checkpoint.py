@@ -22,6 +22,7 @@ from quail_lightning.reference import LiveReference
 from quail_lightning.run.training_state import SafetensorsIO, last_checkpoint, write_manifest
 from quail_lightning.unlearning import UnlearningModule
 from quail_lightning.unlearning.adapter import Adapter
+from quail_lightning.unlearning.ridge_edit import RidgeEdit
 from quail_lightning.unlearning.saliency import Saliency
 
 
@@ -109,6 +110,7 @@ METHODS = {
     "stochastic": {"weight_precision": "bf16-stochastic", "adam_states": "8bit"},
     "offloaded": {"adam_states": "offloaded"},
     "saliency": {"saliency": Saliency(percentile=50)},
+    "edited": {"trainable": ["*.mlp.down_proj.weight"], "ridge_edit": RidgeEdit()},
     "stop": {"stop": 7.5},  # some windows are there before the run is cut short
     "measured": {"hinge": LogitHinge(step=MeasuredStep(precision="uniform4-tensor"))},
     "adapter": {"adapter": Adapter(rank=4, base="float32", dropout=0.2), "hinge": LogitHinge()},

@@ -37,6 +37,7 @@ def test_hinge_and_saliency_are_added_to_any_method():
     terms = (NegativePreference, GradientDescent, LogitHinge)
     assert method_name(*terms, extras={"saliency": object()}) == "npo_gdr_quail_sure"
     assert method_name(*terms, extras={"adapter": object()}) == "npo_gdr_quail_lora"
+    assert method_name(*terms, extras={"ridge_edit": object()}) == "npo_gdr_quail_ridge"
 
 
 @pytest.mark.parametrize(
