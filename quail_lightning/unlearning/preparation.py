@@ -96,7 +96,7 @@ def prepare(module: UnlearningModule, model: PreTrainedModel) -> None:
     if module.stop is not None:
         module.goals = _goals(module, target())
     if module.ridge_edit is not None:
-        module.layer_edits = layer_edits(module, model, forget, data.served.trained.retain)
+        module.layer_edits = layer_edits(module, model, forget, data.served.trained.retain, micro)
     if module.saliency is not None:
 
         def loss(batch: TokenBatch) -> Tensor:

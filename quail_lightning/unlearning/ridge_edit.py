@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from quail_lightning.unlearning.module import UnlearningModule
 
-PASS = 8  # windows whose activations are held at once
-
 
 @dataclass(frozen=True)
 class RidgeEdit:
@@ -137,24 +135,27 @@ def check_edited_layers(edit: RidgeEdit | None, trainable: Any, checkpoint: str,
         )
 
 
-def layer_edits(module: UnlearningModule, model: PreTrainedModel, forget: Tensor, retain: Tensor) -> LayerEdits:
-    """Measure the layers' inputs before the first step; every process measures the same.
+def layer_edits(
+    module: UnlearningModule, model: PreTrainedModel, forget: Tensor, retain: Tensor, batch_size: int
+) -> LayerEdits:
+    """Measure the layers' inputs before the first step; every rank measures the same.
 
     Args:
         module: that will train the model, with a ``ridge_edit``.
         model: on its device.
         forget: [n, time] windows, or [n, 2, time] with alternate answers, which are left out.
         retain: [n, time] windows.
+        batch_size: windows a pass.
     """
     edit = module.ridge_edit
     assert edit is not None
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    forward, device = module.arithmetic.forward, module.arithmetic.device
+    how = (module.arithmetic.forward, module.arithmetic.device, batch_size)
     with step("measuring the inputs of the layers to be edited"):
-        of_forget = second_moments(model, list(weights), forget, forward, device)
-        of_retain = second_moments(model, list(weights), retain, forward, device) if edit.retain_weight else {}
+        of_forget = second_moments(model, list(weights), forget, *how)
+        of_retain = second_moments(model, list(weights), retain, *how) if edit.retain_weight else {}
         projections = {
-            name: ridge_projection(moment, of_retain.get(name), edit.retain_weight, edit.ridge).float().cpu()
+            name: ridge_projection(moment, of_retain.get(name), edit.retain_weight, edit.ridge).float()
             for name, moment in of_forget.items()
         }
     return LayerEdits({name: value.detach().to("cpu", copy=True) for name, value in weights.items()}, projections)
@@ -162,7 +163,12 @@ def layer_edits(module: UnlearningModule, model: PreTrainedModel, forget: Tensor
 
 @torch.no_grad()
 def second_moments(
-    model: PreTrainedModel, names: Sequence[str], windows: Tensor, forward: Forward, device: torch.device
+    model: PreTrainedModel,
+    names: Sequence[str],
+    windows: Tensor,
+    forward: Forward,
+    device: torch.device,
+    batch_size: int,
 ) -> dict[str, Tensor]:
     """The mean of k kᵀ over the inputs k of linear layers, at the positions whose next token is learned.
 
@@ -172,20 +178,21 @@ def second_moments(
         windows: [n, time] masked as in ``functional.masking``.
         forward: the body's pass.
         device: where the model lies.
+        batch_size: windows a pass.
 
     Returns:
-        weight's name → [inputs, inputs] float64.
+        weight's name → [inputs, inputs] float64, in main memory: the device holds one of them at a time.
     """
     summed: dict[str, Tensor] = {}
     windows = true_answers(windows)
     total = 0
-    for part in windows.split(PASS):
+    for part in windows.split(batch_size):
         ids, learned = token_numbers(part).to(device), counted(labels_of(part)[:, 1:]).to(device)
         with _inputs_of(model, names) as caught:
             forward(model, ids)
         for name, inputs in caught.items():
-            seen = inputs[:, :-1][learned].double()
-            summed[name] = seen.T @ seen + summed.get(name, 0.0)
+            seen = inputs[:, :-1][learned].float()
+            summed[name] = (seen.T @ seen).cpu().double() + summed.get(name, 0.0)
         total += int(learned.sum())
     return {name: moment / max(1, total) for name, moment in summed.items()}
 
