@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed blocks of up to 32 MB, and 256 MB of each heap's end; of other libraries, nothing.
 
     Pieces of two models make and free a hundred tensors of a megabyte. The system would get each of them back and
-    hand it out again page by page, filled with zeros: a third of a comparison's time.
+    hand it out again page by page, filled with zeros: a quarter of a comparison's time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
