@@ -45,7 +45,7 @@ class RidgeEdit:
         InputError: a number outside its range.
     """
 
-    retain_weight: float = 1.0
+    retain_weight: float = 0.1
     ridge: float = 0.01
 
     def __post_init__(self) -> None:
