@@ -369,8 +369,8 @@ class UnlearningModule(LightningModule):
         sharded = evaluates_shards(self.memory_options, self.trainer)
         trained = weight_dtype(self.weight_precision)
         start = self.start or self.target
-        given = (self.trainer, sharded, self.adapter, start, self.layer_edits)
-        return Export(self.target, trained, self.export_cast, vector, *given)
+        known = (self.target, trained, self.export_cast, vector, self.trainer, sharded)
+        return Export(*known, adapter=self.adapter, start=start, edits=self.layer_edits)
 
     @cached_property
     def export_cast(self) -> Cast:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -183,35 +184,23 @@ def second_moments(
     Returns:
         weight's name → [inputs, inputs] float64, in main memory: the device holds one of them at a time.
     """
+    caught: dict[str, Tensor] = {}
     summed: dict[str, Tensor] = {}
     windows = true_answers(windows)
     total = 0
-    for part in windows.split(batch_size):
-        ids, learned = token_numbers(part).to(device), counted(labels_of(part)[:, 1:]).to(device)
-        with _inputs_of(model, names) as caught:
-            forward(model, ids)
-        for name, inputs in caught.items():
-            seen = inputs[:, :-1][learned].float()
-            summed[name] = (seen.T @ seen).cpu().double() + summed.get(name, 0.0)
-        total += int(learned.sum())
+    with ExitStack() as hooks:
+        for name in names:
+            layer = model.get_submodule(name.removesuffix(".weight"))
+            hooks.enter_context(layer.register_forward_pre_hook(partial(_keep_input, caught, name)))
+        for part in windows.split(batch_size):
+            learned = counted(labels_of(part)[:, 1:]).to(device)
+            forward(model, token_numbers(part).to(device))
+            for name, inputs in caught.items():
+                seen = inputs[:, :-1][learned].float()
+                summed[name] = (seen.T @ seen).cpu().double() + summed.get(name, 0.0)
+            total += int(learned.sum())
     return {name: moment / max(1, total) for name, moment in summed.items()}
 
 
-@contextmanager
-def _inputs_of(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    caught: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-            caught[name] = given[0].detach()
-
-        return hook
-
-    handles = [
-        model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(keep(name)) for name in names
-    ]
-    try:
-        yield caught
-    finally:
-        for handle in handles:
-            handle.remove()
+def _keep_input(caught: dict[str, Tensor], name: str, layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+    caught[name] = given[0]
