@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from quail_lightning.commands.analyze import Analysis, analyze
     from quail_lightning.commands.convert import convert
     from quail_lightning.commands.evaluate import Evaluation, evaluate
+    from quail_lightning.commands.harden import HardenedModel, harden
     from quail_lightning.commands.quantize import quantize
     from quail_lightning.data import MuseDataModule, OwnTextDataModule
     from quail_lightning.data.calibration import CalibrationRequest
@@ -42,6 +43,8 @@ _HOMES = {
     "convert": "commands.convert",
     "Evaluation": "commands.evaluate",
     "evaluate": "commands.evaluate",
+    "HardenedModel": "commands.harden",
+    "harden": "commands.harden",
     "quantize": "commands.quantize",
     "CalibrationRequest": "data.calibration",
     "VllmOptions": "evaluation.serving",
@@ -72,6 +75,7 @@ __all__ = [
     "Evaluation",
     "GradientAscent",
     "GradientDescent",
+    "HardenedModel",
     "InvertedHinge",
     "KLRetention",
     "LayerHinge",
@@ -90,6 +94,7 @@ __all__ = [
     "analyze",
     "convert",
     "evaluate",
+    "harden",
     "load_model",
     "quantize",
 ]

@@ -32,6 +32,7 @@ VERBS = {
     "alternates": "let a model write an alternate answer to each question, for method/altpo.yaml",
     "analyze": "weight change, bucket overlap and delivered shift of an unlearned model against its target",
     "convert": "make a checkpoint in Hugging Face format of a GGUF file",
+    "harden": "move a few weights of an unlearned model, so that formats bring nothing back",
     "quantize": "write a model as it will be deployed (awq4, gptq4, nf4, ...), with a model card",
     "evaluate": "evaluate saved models on a benchmark, or score a published log again",
     "folds": "unlearn several forget sets in turn (MUSE's sustainability and scalability)",

@@ -20,7 +20,39 @@ from quail_lightning.quantization.fitted_ranges import (
     refuse_misfits,
 )
 from quail_lightning.quantization.named import load_quantizer
-from quail_lightning.quantization.protocol import Bounds, Buckets, MixedBuckets, PreTrainedModel
+from quail_lightning.quantization.protocol import Bounds, Buckets, Fitted, MixedBuckets, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class FittedMatrix:
+    """A matrix and the levels that are fitted to it, whichever way its blocks lie.
+
+    Attributes:
+        matrix: [outputs, inputs] float32.
+        levels: fitted to it.
+        by_rows: blocks are whole rows, so that it is read row by row; else as one sequence.
+    """
+
+    matrix: Tensor
+    levels: Fitted
+    by_rows: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.matrix.device
+
+    def index(self, values: Tensor) -> Tensor:
+        """The bucket of each of other values [outputs, inputs] for the same weights, as ``value`` takes it."""
+        return self.levels.index(values.contiguous() if self.by_rows else values.flatten())
+
+    def value(self, index: Tensor) -> Tensor:
+        """[outputs, inputs] the weights that buckets stand for."""
+        return self.levels.value(index).reshape(self.matrix.shape)
+
+    def width(self, index: Tensor) -> Tensor:
+        """[outputs, inputs] Δ of buckets."""
+        return self.levels.width(index).reshape(self.matrix.shape)
 
 
 @dataclass(frozen=True)
@@ -55,7 +87,7 @@ class WeightLevels:
         found = levels_of(quantizer)
         if found is None:
             raise InputError(
-                "the levels of a format that is trained through must follow from the weights alone",
+                "levels that weights are rounded to for their gradients must follow from the weights alone",
                 given=name,
                 allowed=FROM_WEIGHTS_ALONE,
             )
@@ -66,8 +98,8 @@ class WeightLevels:
         of_each = found.of_each(shapes) if isinstance(found, MixedBuckets) else dict.fromkeys(shapes, found)
         return cls(name, found, of_each, {each: weight.layout for each, weight in body.items()})
 
-    def rounded(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-        """Each weight's name and its rounded values, float32 [...] of the whole weight, one weight at a time.
+    def fitted(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor, list[FittedMatrix]]]:
+        """Each weight's name, a copy of it in float32, and its matrices with the levels that are fitted to them.
 
         Args:
             model: of a sharded one all processes must call.
@@ -78,9 +110,19 @@ class WeightLevels:
         for name, buckets in self.buckets.items():
             weight = whole(model.get_parameter(name).detach()).float().clone()
             parts = matrices(weight, self.layouts[name])
+            own = [of_tensor[name] if len(parts) == 1 else _bounds(part) for part in parts]
+            fits = [_fitted(part, buckets, bounds, of_model) for part, bounds in zip(parts, own, strict=True)]
+            yield name, weight, fits
+
+    def rounded(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+        """Each weight's name and its rounded values, float32 [...] of the whole weight, one weight at a time.
+
+        Args:
+            model: of a sharded one all processes must call.
+        """
+        for name, weight, parts in self.fitted(model):
             for part in parts:
-                bounds = of_tensor[name] if len(parts) == 1 else _bounds(part)
-                part.copy_(_rounded(part, buckets, bounds, of_model))
+                part.matrix.copy_(part.value(part.index(part.matrix)))
             yield name, weight
 
 
@@ -122,13 +164,11 @@ def _put(parameter: nn.Parameter, values: Tensor) -> None:
     share(parameter.detach()).copy_(values[own_rows(parameter)])
 
 
-def _rounded(matrix: Tensor, buckets: Buckets, of_tensor: Bounds, of_model: Bounds) -> Tensor:
-    """[outputs, inputs], of a matrix [outputs, inputs] in float32."""
+def _fitted(matrix: Tensor, buckets: Buckets, of_tensor: Bounds, of_model: Bounds) -> FittedMatrix:
     inputs = matrix.shape[-1]
-    values = matrix.contiguous()
-    piece = values if buckets.unit(inputs) == inputs else values.flatten()
-    fitted = buckets.fit(piece, inputs, of_tensor, of_model)
-    return fitted.value(fitted.index(piece)).reshape(matrix.shape)
+    by_rows = buckets.unit(inputs) == inputs
+    piece = matrix.contiguous() if by_rows else matrix.flatten()
+    return FittedMatrix(matrix, buckets.fit(piece, inputs, of_tensor, of_model), by_rows)
 
 
 def _bounds(weight: Tensor) -> Bounds:

@@ -14,7 +14,7 @@ LAYERS = [
     {"commands"},
     {"sweep"},
     {"analysis", "callbacks", "report"},
-    {"unlearning", "evaluation", "comparison"},
+    {"unlearning", "evaluation", "comparison", "hardening"},
     {"inference"},
     {"attacks"},
     {"finetuning"},
