@@ -62,6 +62,8 @@ class Cell:
         optimizer: ``adamw``, or ``sign``: AdamW without momentum, whose steps are ± the learning rate.
         alpha: weight of the retain term; empty: the config's.
         epochs: at most; empty: the study's.
+        hardened: formats that the finished model is hardened for (``quail harden``), joined by ``+``; empty: it is
+            evaluated as it was unlearned.
     """
 
     method: str
@@ -72,11 +74,13 @@ class Cell:
     optimizer: str = "adamw"
     alpha: str = ""
     epochs: str = ""
+    hardened: str = ""
 
     @property
     def name(self) -> str:
         more = [self.export and f"export_{self.export}", self.optimizer if self.optimizer != "adamw" else ""]
         more += [self.alpha and f"alpha_{self.alpha}", self.epochs and f"epochs_{self.epochs}"]
+        more += [self.hardened and f"hardened_{self.hardened.replace('+', '_')}"]
         return "-".join([self.method, self.weights, self.rate, str(self.seed), *filter(None, more)])
 
     @property
@@ -252,7 +256,20 @@ class Run:
         if self.model(cell).is_dir():
             return
         shutil.rmtree(self.out / "runs" / cell.name, ignore_errors=True)  # what an interrupted run left
+        if cell.hardened:
+            self._harden(cell)
+            return
         drive(self.out / "output" / f"{cell.name}.txt", self.fitting(cell), threads=self.threads)
+
+    def _harden(self, cell: Cell) -> None:
+        """Make a hardened cell's model of the one that is not."""
+        plain = replace(cell, hardened="")
+        self.unlearn(plain)
+        data = {key: value for key, value in self.study.evaluated.items() if key.startswith("data.")}
+        settings = {**data, "benchmark": self.study.evaluated["benchmark"], "corpus": self.corpus}
+        settings |= {"retrained": self.models["retrained"], "out": self.model(cell)}
+        command = ["harden", str(self.models["target"]), str(self.model(plain))]
+        self._quail(cell.name, [*command, "--precisions", *cell.hardened.split("+")], settings)
 
     def fitting(self, cell: Cell) -> list[str]:
         """The verb and options that make a cell's model."""
@@ -343,11 +360,13 @@ def summary(run: Run, cells: Sequence[Cell]) -> dict[str, Any]:
     ``worst_return_baseline``: the largest M1(format) − M1(16 bits) of any other method, points;
     ``worst_return_robust``: the largest |M1(format) − M1(16 bits)| of ours; ``utility_share_robust``: the smallest
     exp(NLL_target − NLL_ours) on retain text, both in one format, in per cent. Ours is the method as the study's
-    own cell has it, of any seed; what was tried beside that counts in neither. Attacks are no formats. None where
-    no such cell was run.
+    own cell has it, of any seed; what was tried beside that counts in neither. ``worst_return_hardened`` and
+    ``utility_share_hardened`` are the same of hardened models, whatever unlearned them, in the formats that they
+    were hardened for. Attacks are no formats. None where no such cell was run.
     """
-    baseline, ours = list[float](), list[float]()
-    shares: list[float] = []
+    baseline = list[float]()
+    returns: dict[str, list[float]] = {"robust": [], "hardened": []}
+    shares: dict[str, list[float]] = {"robust": [], "hardened": []}
     written = []
     for cell in cells:
         rows = run.rows(cell)
@@ -369,16 +388,20 @@ def summary(run: Run, cells: Sequence[Cell]) -> dict[str, Any]:
             }
             if precision not in ATTACKS:
                 moved = _value(row, M1) - sixteen
-                if cell.method != OURS:
+                if cell.hardened:
+                    kind = "hardened" if precision in cell.hardened.split("+") else ""
+                else:
+                    kind = "robust" if is_ours else ""
+                if kind:
+                    returns[kind].append(abs(moved))
+                    shares[kind].append(share)
+                elif not cell.hardened and cell.method != OURS:
                     baseline.append(moved)
-                elif is_ours:
-                    ours.append(abs(moved))
-                    shares.append(share)
         written.append({"cell": cell.name, **vars(cell), "precisions": figures})
     return {
         "worst_return_baseline": max(baseline, default=None),
-        "worst_return_robust": max(ours, default=None),
-        "utility_share_robust": min(shares, default=None),
+        **{f"worst_return_{kind}": max(found, default=None) for kind, found in returns.items()},
+        **{f"utility_share_{kind}": min(found, default=None) for kind, found in shares.items()},
         "cells": written,
     }
 

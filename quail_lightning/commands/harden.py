@@ -18,9 +18,8 @@ from quail_lightning.conversion.located import located, sources_of
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
-from quail_lightning.evaluation.intervals import bootstrap_mean
+from quail_lightning.evaluation.intervals import bootstrap_mean, bootstrap_ratio
 from quail_lightning.evaluation.lineage import stored_format
-from quail_lightning.evaluation.survival import kept_forgetting
 from quail_lightning.hardening import ENOUGH, Goal, Hardened, Nlls, Windows, harden_model, nlls_of
 from quail_lightning.inference.encoding import positions
 from quail_lightning.inference.likelihood import window_problem
@@ -55,30 +54,31 @@ class HardenedModel:
         folder: the checkpoint.
         before, after: NLLs at 16 bits.
         formats: precision → what became of it.
-        kept: precision → share of the rise in forget NLL that it keeps, before and after; see ``kept_forgetting``.
+        came_back: precision → what windows fall short of their goals, as a share of the rise in forget NLL, before
+            and after, with intervals over the windows.
     """
 
     folder: Path
     before: Nlls
     after: Nlls
     formats: Mapping[str, Hardened]
-    kept: Mapping[str, tuple[Measure, Measure]]
+    came_back: Mapping[str, tuple[Measure, Measure]]
 
     @property
     def returning(self) -> list[str]:
         """Formats that still bring back more than ``ENOUGH`` of the rise."""
-        pairs = ((name, after) for name, (_, after) in self.kept.items())
-        return [name for name, kept in pairs if not isinstance(kept, Estimate) or kept.value < 1 - ENOUGH]
+        pairs = ((name, after) for name, (_, after) in self.came_back.items())
+        return [name for name, share in pairs if not isinstance(share, Estimate) or share.value > ENOUGH]
 
     def table(self) -> Table:
         """Before and after, a format a row."""
         table = Table(title="hardened", caption="NLL: nats a token, means over the windows")
-        for heading in ("format", "forget NLL ↑", "kept → 1", "retain NLL ↓", "weights moved"):
+        for heading in ("format", "forget NLL ↑", "came back, % ↓", "retain NLL ↓", "weights moved"):
             table.add_column(heading, justify="left" if heading == "format" else "right")
         table.add_row("16 bits", *_shown(self.before, self.after, "", ""))
         for name, found in self.formats.items():
-            kept = " → ".join(map(_figure, self.kept[name]))
-            table.add_row(name, *_shown(found.before, found.after, kept, f"{found.moved:,}"))
+            share = " → ".join(map(_percent, self.came_back[name]))
+            table.add_row(name, *_shown(found.before, found.after, share, f"{found.moved:,}"))
         return table
 
 
@@ -154,14 +154,11 @@ def harden(
         goals = _goals(of_target, start, of_never, levels)
         formats = harden_model(edited, levels, windows, goals, dtype, bar.show)
         (end,) = nlls(edited, None)
-    kept = {}
-    for number, (name, found) in enumerate(formats.items(), 1):
-        caps = [of_never[number], of_never[0]] if of_never else []
-        kept[name] = (
-            _kept(found.before, start, of_target, *caps),
-            _kept(found.after, end, of_target, *caps),
-        )
-    made = HardenedModel(out, start, end, formats, kept)
+    shares = {
+        name: (_share(goals[name], found.before), _share(goals[name], found.after))
+        for name, found in formats.items()
+    }
+    made = HardenedModel(out, start, end, formats, shares)
     noted = {
         "of": unlearned,
         "of_sha256": weights_digest(unlearned),
@@ -262,33 +259,34 @@ def _goals(target: Nlls, model: Nlls, never: Sequence[Nlls], formats: Collection
     return {name: Goal(risen.minimum(cap.forget), rise) for name, cap in zip(formats, caps, strict=True)}
 
 
-def _kept(quantized: Nlls, sixteen: Nlls, target: Nlls, *caps: Nlls) -> Measure:
-    return kept_forgetting(*(bootstrap_mean(each.forget.numpy()) for each in (quantized, sixteen, target, *caps)))
+def _share(goal: Goal, found: Nlls) -> Measure:
+    return bootstrap_ratio(goal.gap(found).numpy(), goal.rise.numpy())
 
 
-def _shown(before: Nlls, after: Nlls, kept: str, moved: str) -> tuple[str, str, str, str]:
+def _shown(before: Nlls, after: Nlls, came_back: str, moved: str) -> tuple[str, str, str, str]:
     forget, retain = (f"{a.mean():.3g} → {b.mean():.3g}" for a, b in zip(before, after, strict=True))
-    return forget, kept, retain, moved
+    return forget, came_back, retain, moved
 
 
-def _figure(measure: Measure) -> str:
+def _percent(measure: Measure) -> str:
     if not isinstance(measure, Estimate):
         return "–"
-    return f"{measure.value:.2f} ({measure.low:.2f} to {measure.high:.2f})"
+    value, low, high = (f"{100 * figure:.2g}" for figure in (measure.value, measure.low, measure.high))
+    return f"{value} ({low} to {high})"
 
 
 def _card(made: HardenedModel, model: str, target: str) -> str:
     rows = [
-        f"| {name} | {_figure(before)} | {_figure(after)} | {made.formats[name].moved:,} |"
-        for name, (before, after) in made.kept.items()
+        f"| {name} | {_percent(before)} | {_percent(after)} | {made.formats[name].moved:,} |"
+        for name, (before, after) in made.came_back.items()
     ]
     return "\n".join(
         [
             f"---\nlibrary_name: transformers\nbase_model: {json.dumps(target)}\ntags: [unlearning]\n---",
             f"# {made.folder.name}\n",
             f"`{model}`, unlearned from `{target}`, with a few weights moved across the boundaries of formats,",
-            "so that what was forgotten stays forgotten in them (`quail harden`). What each keeps of the",
-            "forgetting, in likelihood, with 95 % intervals:\n",
+            "so that what was forgotten stays forgotten in them (`quail harden`). What each brings back of the",
+            "forgetting, % of the rise in likelihood, with 95 % intervals:\n",
             "| format | before | after | weights moved |",
             "|---|---|---|---|",
             *rows,

@@ -72,6 +72,36 @@ def test_the_summary_is_the_largest_return_over_formats_and_the_smallest_share_o
     json.dumps(found)
 
 
+def test_a_hardened_model_counts_in_the_formats_that_it_was_hardened_for(tmp_path):
+    run = a_run("quick", tmp_path)
+    cell = survival.Cell("ga_gdr", "bf16-nearest", "1e-5", hardened="fp4+nf4")
+    results(run, cell, {"bf16": (14.0, 0.3), "fp4": (15.0, 0.9), "prune30": (60.0, 0.9)})
+    found = survival.summary(run, [cell])
+    assert found["worst_return_hardened"] == pytest.approx(1.0)
+    assert found["utility_share_hardened"] == pytest.approx(100 * math.exp(0.5 - 0.9))
+    assert found["worst_return_baseline"] is found["worst_return_robust"] is None
+    assert found["cells"][0]["hardened"] == "fp4+nf4"
+
+
+@pytest.mark.parametrize("name", survival.STUDIES)
+def test_a_hardened_cell_is_made_of_the_plain_one(name, tmp_path, monkeypatch, capsys):
+    run, asked = a_run(name, tmp_path), []
+    monkeypatch.setattr(
+        survival, "drive", lambda log, command, threads: asked.append([str(each) for each in command])
+    )
+    cell = survival.Cell("ga_gdr", hardened="fp4+q4_0")
+    run.unlearn(cell)
+    plain = survival.Cell("ga_gdr")
+    assert asked[0] == run.fitting(plain)
+    with pytest.raises(SystemExit) as ended:
+        main([*asked[1], "--print_config"])
+    assert ended.value.code in (None, 0)
+    printed = capsys.readouterr().out
+    assert f"model: {run.model(plain)}" in printed
+    assert f"out: {run.model(cell)}" in printed
+    assert "- q4_0" in printed
+
+
 def test_what_was_not_run_is_no_figure(tmp_path):
     run = a_run("quick", tmp_path)
     base = survival.Cell("ga_gdr", "bf16-nearest", "1e-5")

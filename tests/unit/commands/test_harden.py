@@ -81,8 +81,8 @@ def test_from_python_with_a_retrained_model_as_the_limit(tmp_path, checkpoint, u
         harden(checkpoint, unlearned, "fp4", tmp_path / "out", "own", data=texts, retrained=checkpoint)
     made = harden(checkpoint, unlearned, ["fp4"], tmp_path / "out", "own", data=texts)
     assert made.folder == tmp_path / "out"
-    before, after = made.kept["fp4"]
-    assert before.value < after.value or after.value > 0.99
+    before, after = made.came_back["fp4"]
+    assert 0 <= after.value < before.value or after.value <= 0.01
     assert set(made.returning) <= {"fp4"}
 
 
