@@ -126,4 +126,5 @@ def remedies(module: UnlearningModule) -> str:
         found.append("model.weight_precision: float32 (masters that lose no step)")
     if module.export_cast.rounding == "nearest" and module.export_cast.dtype.itemsize < 4:
         found.append("model.export_rounding: stochastic")
-    return ", ".join([*found, "a larger model.learning_rate (docs/forgetting.md)"])
+    found.append("a larger model.learning_rate (docs/forgetting.md)")
+    return ", ".join([*found, "or quail harden, on the finished model (docs/hardening.md)"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from quail_lightning.commands.device import named_device
 from quail_lightning.conversion.deployed import refuse_deployed
@@ -20,7 +20,7 @@ from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
 from quail_lightning.evaluation.intervals import bootstrap_mean, bootstrap_ratio
 from quail_lightning.evaluation.lineage import stored_format
-from quail_lightning.hardening import ENOUGH, Goal, Hardened, Nlls, Windows, harden_model, nlls_of
+from quail_lightning.hardening import ENOUGH, PORTION, Goal, Hardened, Nlls, Windows, harden_model, nlls_of
 from quail_lightning.inference.encoding import positions
 from quail_lightning.inference.likelihood import window_problem
 from quail_lightning.models.arithmetic import compute_dtype
@@ -36,6 +36,7 @@ from quail_lightning.models.empty import empty_model, stored_generation_config
 from quail_lightning.models.memory import check_main_memory
 from quail_lightning.models.rescue import save_or_rescue
 from quail_lightning.models.saving import try_saving, weight_bytes
+from quail_lightning.quantization.computing import cast_weights
 from quail_lightning.quantization.rounded_weights import WeightLevels
 from quail_lightning.run.results import Estimate, Measure
 from quail_lightning.run.tables import output_console
@@ -97,18 +98,20 @@ def harden(
 
     The weights that lie nearest to a boundary of a format are moved just across it, where the forget text grows
     unlikelier for it and the retain text does not, as few as will do (``hardening.moves``). It takes a backward
-    pass over the forget and the retain windows, at most 64 of each set, for each format and round.
+    pass over the forget and the retain windows, at most 64 of each set, for each format and round, and for every
+    268 million weights.
 
     Args:
         target: what it was unlearned from, a folder or a hub name.
-        model: the unlearned one.
+        model: the unlearned one. It is read and written in the dtype in which the run that made it evaluated it,
+            models of others in bfloat16.
         precisions: formats that it is hardened for; those whose levels follow from the weights alone.
         out: folder of the result.
         benchmark: whose forget and retain text it is, a stem of ``configs/benchmark/*.yaml`` as of ``evaluate``.
         corpus: folder in the benchmark's layout.
         data: other options of the benchmark's data, such as ``{"forget": "my.txt", "retain": "other.txt"}``.
-        retrained: never trained on the forget set: no window is made unlikelier than to this model at the same
-            precision. Without one the model's own NLL at 16 bits is the goal.
+        retrained: never trained on the forget set. A window's goal is the NLL of this model at the same precision,
+            or of the unlearned one at 16 bits where that is lower; None: the latter.
         device: that runs the models: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
 
     Returns:
@@ -130,27 +133,32 @@ def harden(
     empty = empty_model(load_config(unlearned), dtype)
     empty.generation_config = stored_generation_config(unlearned, empty)
     levels = _levels([precisions] if isinstance(precisions, str) else precisions, empty)
+    _refuse_other_shapes(empty, unlearned, names)
     for name in names:
         check_whole(name, held)
     tokenizer = _common_tokenizer(names)
     given = dict(data or {}) | ({} if corpus is None else {"corpus": str(corpus)})
     windows = _windows(asked, unlearned, given)
-    check_main_memory(2 * weight_bytes(empty, held), "the model with its rounded weights")
+    slopes = 12 * min(PORTION, empty.num_parameters())
+    check_main_memory(2 * weight_bytes(empty, held) + slopes, "the model with its rounded weights and slopes")
     try_saving(empty, tokenizer, out, weight_bytes(empty, dtype))
 
     def loaded(checkpoint: str) -> PreTrainedModel:
         found = load_model(checkpoint, dtype)
-        nn.Module.to(found, device=where, dtype=held)
+        nn.Module.to(found, where)
+        cast_weights(found, held)
         return found
 
     def nlls(of: PreTrainedModel, *formats: WeightLevels | None) -> list[Nlls]:
         return [nlls_of(of, each, windows, bar.show) for each in formats]
 
+    digest, provenance = weights_digest(unlearned), read_provenance(Path(unlearned)) or {}
     with Bar() as bar:
         (of_target,) = nlls(loaded(before), None)
-        of_never = nlls(loaded(names[2]), None, *levels.values()) if len(names) == 3 else []
         edited = loaded(unlearned)
         (start,) = nlls(edited, None)
+        _refuse_without_rise(start.forget - of_target.forget, "the model", of_target, start)
+        of_never = nlls(loaded(names[2]), None, *levels.values()) if len(names) == 3 else []
         goals = _goals(of_target, start, of_never, levels)
         formats = harden_model(edited, levels, windows, goals, dtype, bar.show)
         (end,) = nlls(edited, None)
@@ -161,13 +169,14 @@ def harden(
     made = HardenedModel(out, start, end, formats, shares)
     noted = {
         "of": unlearned,
-        "of_sha256": weights_digest(unlearned),
+        "of_sha256": digest,
         "benchmark": asked.name,
         "windows": {name: len(rows) for name, rows in windows._asdict().items()},
         "moved": {name: found.moved for name, found in formats.items()},
     }
-    provenance = (read_provenance(Path(unlearned)) or {}) | {"export_dtype": str(dtype), "hardened": noted}
-    nn.Module.to(edited, device="cpu", dtype=dtype)
+    nn.Module.to(edited, "cpu")
+    cast_weights(edited, dtype)
+    provenance |= {"export_dtype": str(dtype), "hardened": noted}
     save_or_rescue(edited, tokenizer, out, provenance, _card(made, unlearned, before))
     return made
 
@@ -195,8 +204,8 @@ def run(arguments: Any) -> None:
     print(f"saved: {made.folder}")
     if made.returning:
         print(
-            f"{', '.join(made.returning)}: more than {ENOUGH:.0%} of the forgetting still comes back; the rest "
-            "would cost the retain text, or is beyond the weights near a boundary"
+            f"{', '.join(made.returning)}: more than {ENOUGH:.0%} of the forgetting still comes back. Harden the "
+            "result once more; what is left then would cost the retain text, or is in weights far from a boundary"
         )
 
 
@@ -208,6 +217,14 @@ def _located(names: Sequence[str]) -> list[str]:
         if stored_format(name) is not None:
             raise InputError("the model is quantized already", given=name, remedy="Name the 16-bit checkpoint")
     return found
+
+
+def _refuse_other_shapes(empty: PreTrainedModel, model: str, names: Sequence[str]) -> None:
+    shapes = {name: weight.shape for name, weight in empty.named_parameters()}
+    for name in names:
+        other = empty_model(load_config(name), torch.float32)
+        if {key: weight.shape for key, weight in other.named_parameters()} != shapes:
+            raise InputError("the models have weights of other names or sizes", given=f"{name} and {model}")
 
 
 def _levels(precisions: Sequence[str], empty: PreTrainedModel) -> dict[str, WeightLevels]:
@@ -248,15 +265,26 @@ def _goals(target: Nlls, model: Nlls, never: Sequence[Nlls], formats: Collection
     """Of each format; ``never``: of the retrained model at 16 bits and in each format, or empty."""
     risen = model.forget.minimum(never[0].forget) if never else model.forget
     rise = risen - target.forget
-    measure = bootstrap_mean(rise.numpy())
-    if not isinstance(measure, Estimate) or measure.low <= 0:
-        raise InputError(
-            "nothing was forgotten at 16 bits, so that no format can bring it back",
-            given=f"forget NLL {float(model.forget.mean()):.3g}, the target's {float(target.forget.mean()):.3g}",
-            remedy="Unlearn first: quail fit",
-        )
+    if never:
+        _refuse_without_rise(rise, "the retrained model", target, never[0])
     caps = never[1:] or [model] * len(formats)
     return {name: Goal(risen.minimum(cap.forget), rise) for name, cap in zip(formats, caps, strict=True)}
+
+
+def _refuse_without_rise(rise: Tensor, which: str, target: Nlls, other: Nlls) -> None:
+    """Where the forget text is no unlikelier to a model than to the target, by the interval of [n] rises."""
+    measure = bootstrap_mean(rise.numpy())
+    if not isinstance(measure, Estimate):
+        raise InputError(f"the forget NLL of the target or of {which}: {measure.reason}")
+    if measure.low <= 0:
+        nothing = "nothing was forgotten at 16 bits, so that no format can bring it back: " * (
+            which == "the model"
+        )
+        raise InputError(
+            f"{nothing}{which} finds the forget text as likely as the target does",
+            given=f"forget NLL {float(other.forget.mean()):.3g}, the target's {float(target.forget.mean()):.3g}",
+            remedy="Unlearn first: quail fit" if nothing else "Name a model that never saw the forget text",
+        )
 
 
 def _share(goal: Goal, found: Nlls) -> Measure:
@@ -271,7 +299,7 @@ def _shown(before: Nlls, after: Nlls, came_back: str, moved: str) -> tuple[str, 
 def _percent(measure: Measure) -> str:
     if not isinstance(measure, Estimate):
         return "–"
-    value, low, high = (f"{100 * figure:.2g}" for figure in (measure.value, measure.low, measure.high))
+    value, low, high = (f"{100 * figure:.1f}" for figure in (measure.value, measure.low, measure.high))
     return f"{value} ({low} to {high})"
 
 
@@ -290,6 +318,7 @@ def _card(made: HardenedModel, model: str, target: str) -> str:
             "| format | before | after | weights moved |",
             "|---|---|---|---|",
             *rows,
-            "\nOther formats deliver what they delivered before.\n",
+            "\nOther formats deliver about what they delivered before. What a format quantizes besides the body's",
+            "weights (embeddings and head of GGUF, activations of fp8) is not in these figures.\n",
         ]
     )

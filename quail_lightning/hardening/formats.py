@@ -121,9 +121,12 @@ def harden_model(
     current, ended = set(formats), set[str]()  # whose NLLs are of the model as it is; whose moves are used up
     for _ in range(ROUNDS):
         for name, levels in formats.items():
+            if name in ended:
+                continue
             if name not in current:
                 found[name] = nlls_of(model, levels, windows, show)
-            if name in ended or goals[name].is_reached(found[name]):
+                current.add(name)
+            if goals[name].is_reached(found[name]):
                 continue
             made, found[name] = _round(model, levels, windows, goals[name], found[name], before[name], dtype, show)
             moved[name] += made
@@ -150,14 +153,15 @@ def _round(
     short = goal.gap(found) > 0
     wanted = float(goal.gap(found)[short].mean())
     slopes = slopes_at(model, levels, windows._replace(forget=windows.forget[short]), show)
-    moves = joined_moves([moves_across(model, levels, portion, dtype) for portion in slopes])
+    moves = joined_moves(map(partial(moves_across, model, levels, dtype), slopes))
+    wanted = min(wanted, float(moves.gain.sum()))
     for _ in range(TRIES):
         chosen = moves.cheapest(wanted)
         if not chosen.size:
             break
         undoing = exchange(model, levels, chosen)
         reached = nlls_of(model, levels, windows, show)
-        spared = reached.retain.mean() <= max(before.retain.mean(), found.retain.mean()) + MOST_LOSS
+        spared = reached.retain.mean() <= max(before.retain.mean() + MOST_LOSS, found.retain.mean())
         if spared and goal.gap(reached).mean() < goal.gap(found).mean():
             return chosen.size, reached
         exchange(model, levels, undoing)
@@ -189,6 +193,7 @@ def slopes_at(model: PreTrainedModel, levels: WeightLevels, windows: Windows, sh
                             curvature[name].add_(gradient.float().square(), alpha=1 / len(rows))
                     show(f"{side} slopes at {levels.name}", done, len(rows))
         yield Slopes(forget, retain, curvature)
+        del forget, retain, curvature  # before those of the next weights are made
 
 
 def _portions(model: PreTrainedModel, names: Collection[str]) -> list[list[str]]:

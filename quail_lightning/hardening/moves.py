@@ -68,7 +68,7 @@ class Moves(NamedTuple):
         return self.chosen(order[: int(torch.searchsorted(reached, gain)) + 1])
 
 
-def moves_across(model: PreTrainedModel, levels: WeightLevels, slopes: Slopes, dtype: torch.dtype) -> Moves:
+def moves_across(model: PreTrainedModel, levels: WeightLevels, dtype: torch.dtype, slopes: Slopes) -> Moves:
     """What can be moved, of the weights that the slopes name.
 
     A weight w with the quantized value q may go to the next value q′ towards higher forget NLL, where the boundary
@@ -76,22 +76,23 @@ def moves_across(model: PreTrainedModel, levels: WeightLevels, slopes: Slopes, d
     and r of the two sets at the quantized weights. It gains g · (q′ − q), and costs F · (q′ − q)² / 2 for its
     curvature F. About what an average weight of its matrix would cost, mean F times mean (q′ − q)² / 2, is added
     to each: no weight is thought free that few windows use, and a few large moves do not give way to thousands of
-    small ones.
+    small ones. A matrix that no retain window reaches is left out: nothing says what a move there would cost.
 
     Args:
         model: with the weights that are to be quantized, on any device.
         levels: of the format.
-        slopes: at the quantized weights.
         dtype: that the weights are stored in.
+        slopes: at the quantized weights.
     """
-    found, number = [], 0
-    for name, _, parts in levels.fitted(model):
-        layout = levels.layouts[name]
-        if name in slopes.forget:
-            of_parts = [matrices(each[name].to(parts[0].device), layout) for each in slopes]
-            for place, (part, *own) in enumerate(zip(parts, *of_parts, strict=True), number):
-                found.append(_across(place, part, own, dtype))
-        number += len(parts)
+    first, number = {}, 0
+    for name, layout in levels.layouts.items():
+        first[name] = number
+        number += len(matrices(model.get_parameter(name), layout))
+    found = []
+    for name, _, parts in levels.fitted(model, slopes.forget):
+        of_parts = [matrices(each[name].to(parts[0].device), levels.layouts[name]) for each in slopes]
+        for place, (part, *own) in enumerate(zip(parts, *of_parts, strict=True), first[name]):
+            found.append(_across(place, part, own, dtype))
     return joined_moves(found)
 
 
@@ -131,8 +132,8 @@ def _across(number: int, part: FittedMatrix, slopes: Sequence[Tensor], dtype: to
     behind = ((part.value(other) + value) / 2 + towards * MARGIN * width).to(dtype).float()
     gain, square = forget * jump, jump.square()
     arrives = (part.index(behind) == other).view_as(weight)  # once rounded to the dtype
-    free = (gain > 0) & (retain * jump <= 0) & ((behind - weight) * towards > 0) & arrives
     cost = (curvature * square + curvature.mean() * square.mean()) / 2
+    free = (gain > 0) & (retain * jump <= 0) & ((behind - weight) * towards > 0) & arrives & (cost > 0)
     worth = torch.where(free, gain / cost, 0.0).flatten()
     best = worth.topk(min(len(worth), math.ceil(len(worth) * MOST)))
     position = best.indices[best.values > 0]

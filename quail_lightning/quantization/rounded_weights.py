@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -80,8 +80,8 @@ class WeightLevels:
             model: its shapes alone are read, so that it may lie on the meta device.
 
         Raises:
-            InputError: no such precision, one whose levels depend on more than the weights, or one that does not
-                fit the architecture.
+            InputError: no such precision, or one whose levels depend on more than the weights, that quantizes
+                nothing, or that does not fit the architecture.
         """
         quantizer = load_quantizer(name)
         found = levels_of(quantizer)
@@ -92,22 +92,29 @@ class WeightLevels:
                 allowed=FROM_WEIGHTS_ALONE,
             )
         targets = set(quantizer.targets(model))
+        if not targets:
+            raise InputError(f"{name} quantizes no weight of the body", remedy="Name a format that does")
         body = {each.name: each for each in body_weights(model) if each.name in targets}
         shapes = {each: tuple(matrices(weight.parameter, weight.layout)[0].shape) for each, weight in body.items()}
         refuse_misfits(name, found, shapes)
         of_each = found.of_each(shapes) if isinstance(found, MixedBuckets) else dict.fromkeys(shapes, found)
         return cls(name, found, of_each, {each: weight.layout for each, weight in body.items()})
 
-    def fitted(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor, list[FittedMatrix]]]:
+    def fitted(
+        self, model: PreTrainedModel, names: Collection[str] | None = None
+    ) -> Iterator[tuple[str, Tensor, list[FittedMatrix]]]:
         """Each weight's name, a copy of it in float32, and its matrices with the levels that are fitted to them.
 
         Args:
             model: of a sharded one all processes must call.
+            names: of the weights that are wanted; None: all.
         """
         of_tensor = {name: _bounds(whole(model.get_parameter(name).detach())) for name in self.buckets}
         of_model = joined(of_tensor.values())
         of_tensor = fitted_ranges(self.levels, of_tensor)
         for name, buckets in self.buckets.items():
+            if names is not None and name not in names:
+                continue
             weight = whole(model.get_parameter(name).detach()).float().clone()
             parts = matrices(weight, self.layouts[name])
             own = [of_tensor[name] if len(parts) == 1 else _bounds(part) for part in parts]

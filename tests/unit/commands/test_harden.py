@@ -76,8 +76,8 @@ def test_the_checkpoint_is_what_the_table_says(tmp_path, checkpoint, unlearned, 
 
 
 def test_from_python_with_a_retrained_model_as_the_limit(tmp_path, checkpoint, unlearned, texts):
-    """The retrained model is the target here, so nothing counts as forgotten."""
-    with pytest.raises(InputError, match="nothing was forgotten at 16 bits"):
+    """A retrained model that knows the text is no limit."""
+    with pytest.raises(InputError, match="retrained model finds the forget text as likely"):
         harden(checkpoint, unlearned, "fp4", tmp_path / "out", "own", data=texts, retrained=checkpoint)
     made = harden(checkpoint, unlearned, ["fp4"], tmp_path / "out", "own", data=texts)
     assert made.folder == tmp_path / "out"
@@ -91,6 +91,7 @@ def test_from_python_with_a_retrained_model_as_the_limit(tmp_path, checkpoint, u
     [
         ({"precisions": ["awq4"]}, "follow from the weights alone"),
         ({"precisions": ["nf5"]}, "nf5"),
+        ({"precisions": ["bf16"]}, "bf16 quantizes no weight"),
         ({"precisions": []}, "no format to harden for"),
         ({"benchmark": "muse-mews"}, "no such benchmark"),
         ({"device": "tpu"}, "no such device"),
@@ -125,11 +126,22 @@ def test_a_quantized_model_is_refused(tmp_path, checkpoint, unlearned, texts):
         harden(checkpoint, tmp_path / "nf4", "fp4", tmp_path / "out", "own", data=texts)
 
 
+def test_a_retrained_model_of_other_sizes_is_refused(tmp_path, checkpoint, unlearned, texts):
+    from quail_lightning.models.tiny import tiny_llama
+
+    tokenizer = load_tokenizer(checkpoint)
+    model = tiny_llama(vocab_size=len(tokenizer), width=64, layers=2, heads=2, positions=256, seed=1)
+    save_model(model, tokenizer, tmp_path / "deeper", {})
+    with pytest.raises(InputError, match="other names or sizes"):
+        harden(checkpoint, unlearned, "fp4", tmp_path / "out", "own", data=texts, retrained=tmp_path / "deeper")
+
+
 def test_models_of_other_tokenizers_are_refused(tmp_path, checkpoint, unlearned, texts):
     from quail_lightning.models.tiny import tiny_llama, train_tokenizer
 
     tokenizer = train_tokenizer(["other words in another text, none of them known"], vocab_size=270)
-    model = tiny_llama(vocab_size=len(tokenizer), width=64, layers=1, heads=2, positions=64, seed=1)
+    vocabulary = len(load_tokenizer(checkpoint))
+    model = tiny_llama(vocab_size=vocabulary, width=64, layers=1, heads=2, positions=256, seed=1)
     save_model(model, tokenizer, tmp_path / "other", {})
     with pytest.raises(InputError, match="tokenizers differ"):
         harden(tmp_path / "other", unlearned, "fp4", tmp_path / "out", "own", data=texts)

@@ -8,7 +8,6 @@ import torch
 import quail_lightning.hardening.formats as hardening
 from quail_lightning.hardening import ENOUGH, Goal, Nlls, Windows, harden_model, nlls_of
 from quail_lightning.hardening.formats import MOST_LOSS, slopes_at
-from quail_lightning.hardening.moves import Moves
 from quail_lightning.inference.likelihood import window_nlls
 from quail_lightning.models.tiny import tiny_llama
 from quail_lightning.quantization import load_quantizer
@@ -87,8 +86,7 @@ def test_a_goal_that_is_reached_moves_nothing(learned, windows):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), learned.parameters(), strict=True))
 
 
-def test_what_would_cost_the_retain_set_is_undone_to_the_bit(learned, windows):
-    """The forget set is the retain set: nothing may be forgotten without loss."""
+def test_nothing_moves_where_the_forget_set_is_the_retain_set(learned, windows):
     model, levels = copy.deepcopy(learned), WeightLevels.of("fp4", learned)
     same = Windows(windows.forget, windows.forget)
     wanted = goal(model, same, levels, 2.0)
@@ -97,16 +95,35 @@ def test_what_would_cost_the_retain_set_is_undone_to_the_bit(learned, windows):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), learned.parameters(), strict=True))
 
 
-def test_moves_that_cost_too_much_are_halved_until_they_do_not(learned, windows, monkeypatch):
-    asked = []
-    cheapest = Moves.cheapest
-    monkeypatch.setattr(Moves, "cheapest", lambda moves, gain: asked.append(gain) or cheapest(moves, gain))
-    monkeypatch.setattr(hardening, "MOST_LOSS", -1.0)
+def test_moves_that_mend_nothing_are_halved_and_undone_to_the_bit(learned, windows, monkeypatch):
+    tried, exchange = [], hardening.exchange
+    monkeypatch.setattr(hardening, "exchange", lambda *given: tried.append(given[2].size) or exchange(*given))
+    monkeypatch.setattr(Goal, "gap", lambda goal, found: torch.full_like(goal.nll, 0.3))  # whatever is done
+    monkeypatch.setattr(Goal, "is_reached", lambda goal, found: False)
     model, levels = copy.deepcopy(learned), WeightLevels.of("fp4", learned)
     wanted = goal(model, windows, levels, 0.3)
-    harden_model(model, {"fp4": levels}, windows, {"fp4": wanted}, torch.bfloat16, show)
-    assert asked == [pytest.approx(0.3 / 2**number, rel=1e-5) for number in range(hardening.TRIES)]
+    (found,) = harden_model(model, {"fp4": levels}, windows, {"fp4": wanted}, torch.bfloat16, show).values()
+    assert tried[::2] == tried[1::2]  # each is taken back
+    assert len(tried) == 2 * hardening.TRIES
+    assert tried[::2] == sorted(set(tried), reverse=True)
+    assert found.moved == 0
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), learned.parameters(), strict=True))
+
+
+def test_the_retain_set_may_lose_so_much_over_all_rounds_and_no_more(learned, windows, monkeypatch):
+    """Each measurement finds it a little worse than the one before."""
+    model, levels = copy.deepcopy(learned), WeightLevels.of("fp4", learned)
+    start = nlls_of(model, levels, windows, show)
+    given = iter(range(100))
+
+    def measured(*_):
+        number = next(given)
+        return Nlls(start.forget + 0.001 * number, start.retain + 0.6 * MOST_LOSS * number)
+
+    monkeypatch.setattr(hardening, "nlls_of", measured)
+    wanted = Goal(start.forget + 9, torch.full_like(start.forget, 9.0))
+    (found,) = harden_model(model, {"fp4": levels}, windows, {"fp4": wanted}, torch.bfloat16, show).values()
+    assert found.after.retain.mean() <= start.retain.mean() + MOST_LOSS
 
 
 @pytest.mark.parametrize("portion", [1, 2**28])

@@ -64,7 +64,7 @@ def rounded(model, name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_moved_weights_go_to_the_next_value_and_no_other_does(model, slopes, name):
     levels = WeightLevels.of(name, model)
-    moves = moves_across(model, levels, slopes, torch.bfloat16)
+    moves = moves_across(model, levels, torch.bfloat16, slopes)
     assert moves.size > 50
     before = rounded(model, name)
     other = copy.deepcopy(model)
@@ -92,7 +92,7 @@ def test_moved_weights_go_to_the_next_value_and_no_other_does(model, slopes, nam
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_weight_moves_just_behind_the_boundary_and_is_exact_in_its_dtype(model, slopes, dtype):
     levels = WeightLevels.of("uniform4-group64", model)
-    moves = moves_across(model, levels, slopes, dtype)
+    moves = moves_across(model, levels, dtype, slopes)
     assert torch.equal(moves.value, moves.value.to(dtype).float())
     fitted = [part for _, _, parts in levels.fitted(model) for part in parts]
     for number, part in enumerate(fitted):
@@ -107,7 +107,7 @@ def test_a_weight_moves_just_behind_the_boundary_and_is_exact_in_its_dtype(model
 
 def test_exchanging_twice_leaves_every_bit(model, slopes):
     levels = WeightLevels.of("fp4", model)
-    moves = moves_across(model, levels, slopes, torch.bfloat16)
+    moves = moves_across(model, levels, torch.bfloat16, slopes)
     other = copy.deepcopy(model)
     undoing = exchange(other, levels, moves)
     assert any(not torch.equal(a, b) for a, b in zip(other.parameters(), model.parameters(), strict=True))
@@ -120,11 +120,11 @@ def test_slopes_of_a_part_of_the_weights_move_those_alone(model, slopes):
     levels = WeightLevels.of("fp4", model)
     names = list(levels.buckets)
     parts = [Slopes(*({name: each[name] for name in some} for each in slopes)) for some in (names[:3], names[3:])]
-    first, rest = (moves_across(model, levels, part, torch.bfloat16) for part in parts)
+    first, rest = (moves_across(model, levels, torch.bfloat16, part) for part in parts)
     assert set(first.matrix.tolist()) <= {0, 1, 2}
     assert set(rest.matrix.tolist()) <= set(range(3, len(names)))
     together = joined_moves([first, rest])
-    whole = moves_across(model, levels, slopes, torch.bfloat16)
+    whole = moves_across(model, levels, torch.bfloat16, slopes)
     assert together.size == whole.size
     assert all(torch.equal(a, b) for a, b in zip(together, whole, strict=True))
 
@@ -149,7 +149,7 @@ def test_other_layouts_are_moved_where_the_copy_has_them(architecture):
     ones = {name: torch.ones(model.get_parameter(name).shape) for name in levels.buckets}
     forget = {name: torch.randn(value.shape, generator=generator) for name, value in ones.items()}
     slopes = Slopes(forget, {name: torch.zeros_like(value) for name, value in ones.items()}, ones)
-    moves = moves_across(model, levels, slopes, torch.float32)
+    moves = moves_across(model, levels, torch.float32, slopes)
     other = copy.deepcopy(model)
     exchange(other, levels, moves)
     jumps = {
