@@ -19,17 +19,8 @@ from quail_lightning.models.tiny import tiny_llama
 from quail_lightning.quantization.body_weights import body_weights
 from quail_lightning.quantization.rounded_weights import WeightLevels, replace_by_rounded
 
-FORMATS = [
-    "nf4",
-    "fp4",
-    "nvfp4",
-    "mxfp4",
-    "uniform4-group64",
-    "uniform4-channel",
-    "uniform4-tensor",
-    "q4_0",
-    "q8_0",
-]
+GRIDS = [f"uniform4-{shared}" for shared in ("group64", "channel", "tensor")]
+FORMATS = ["nf4", "fp4", "nvfp4", "mxfp4", "q4_0", "q8_0", *GRIDS]
 
 
 @pytest.fixture(scope="module")
