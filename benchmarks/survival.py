@@ -373,7 +373,6 @@ def summary(run: Run, cells: Sequence[Cell]) -> dict[str, Any]:
         said = read_verdicts(run.out / "evaluated" / cell.name)
         by_format = {name: {row.precision: row for row in of} for name, of in rows.items()}
         sixteen = _value(by_format["unlearned"]["bf16"], M1)
-        is_ours = cell.method == OURS and replace(cell, seed=Cell.seed) in run.study.cells
         figures: dict[str, Any] = {}
         for precision, row in by_format["unlearned"].items():
             target = by_format["target"][precision]
@@ -386,17 +385,12 @@ def summary(run: Run, cells: Sequence[Cell]) -> dict[str, Any]:
                 "utility_share": share,
                 "verdict": said.get(precision, {}).get("text", ""),
             }
-            if precision not in ATTACKS:
-                moved = _value(row, M1) - sixteen
-                if cell.hardened:
-                    kind = "hardened" if precision in cell.hardened.split("+") else ""
-                else:
-                    kind = "robust" if is_ours else ""
-                if kind:
-                    returns[kind].append(abs(moved))
-                    shares[kind].append(share)
-                elif not cell.hardened and cell.method != OURS:
-                    baseline.append(moved)
+            counted_as = _counted_as(run, cell, precision)
+            if counted_as == "baseline":
+                baseline.append(figures[precision]["m1_return"])
+            elif counted_as is not None:
+                returns[counted_as].append(abs(figures[precision]["m1_return"]))
+                shares[counted_as].append(share)
         written.append({"cell": cell.name, **vars(cell), "precisions": figures})
     return {
         "worst_return_baseline": max(baseline, default=None),
@@ -404,6 +398,17 @@ def summary(run: Run, cells: Sequence[Cell]) -> dict[str, Any]:
         **{f"utility_share_{kind}": min(found, default=None) for kind, found in shares.items()},
         "cells": written,
     }
+
+
+def _counted_as(run: Run, cell: Cell, precision: str) -> str | None:
+    """``baseline``, ``robust`` or ``hardened``; None where a figure counts in none of them."""
+    if precision in ATTACKS:
+        return None
+    if cell.hardened:
+        return "hardened" if precision in cell.hardened.split("+") else None
+    if cell.method != OURS:
+        return "baseline"
+    return "robust" if replace(cell, seed=Cell.seed) in run.study.cells else None
 
 
 def _prepared(options: argparse.Namespace) -> Run:

@@ -13,14 +13,22 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from quail_lightning.commands.device import named_device
-from quail_lightning.conversion.deployed import refuse_deployed
-from quail_lightning.conversion.located import located, sources_of
+from quail_lightning.commands.sixteen_bit import located_sixteen_bit
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError
 from quail_lightning.evaluation.benchmarks import Benchmark, load_benchmark
 from quail_lightning.evaluation.intervals import bootstrap_mean, bootstrap_ratio
-from quail_lightning.evaluation.lineage import stored_format
-from quail_lightning.hardening import ENOUGH, PORTION, Goal, Hardened, Nlls, Windows, harden_model, nlls_of
+from quail_lightning.hardening import (
+    ENOUGH,
+    PORTION,
+    Goal,
+    Hardened,
+    Nlls,
+    Windows,
+    forget_nlls,
+    harden_model,
+    nlls_of,
+)
 from quail_lightning.inference.encoding import positions
 from quail_lightning.inference.likelihood import window_problem
 from quail_lightning.models.arithmetic import compute_dtype
@@ -40,7 +48,7 @@ from quail_lightning.quantization.computing import cast_weights
 from quail_lightning.quantization.rounded_weights import WeightLevels
 from quail_lightning.run.results import Estimate, Measure
 from quail_lightning.run.tables import output_console
-from quail_lightning.storage.durable import check_writable
+from quail_lightning.storage.durable import check_new
 from quail_lightning.terminal import Bar
 
 if TYPE_CHECKING:
@@ -122,11 +130,9 @@ def harden(
         RunError: the disk filled meanwhile; says where the model lies instead.
     """
     out, where = Path(out), named_device(device)
-    if out.exists():
-        raise InputError(f"out {out} exists already", remedy="Name another folder, or remove it first")
-    check_writable(out, "out")
+    check_new(out, "out")
     asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
-    names = _located([str(name) for name in (target, model, retrained) if name is not None])
+    names = located_sixteen_bit([str(name) for name in (target, model, retrained) if name is not None])
     before, unlearned = names[:2]
     dtype = evaluated_dtype(unlearned) or torch.bfloat16
     held = compute_dtype(dtype, where)
@@ -149,19 +155,25 @@ def harden(
         cast_weights(found, held)
         return found
 
-    def nlls(of: PreTrainedModel, *formats: WeightLevels | None) -> list[Nlls]:
-        return [nlls_of(of, each, windows, bar.show) for each in formats]
-
     digest, provenance = weights_digest(unlearned), read_provenance(Path(unlearned)) or {}
     with Bar() as bar:
-        (of_target,) = nlls(loaded(before), None)
+        of_target = forget_nlls(loaded(before), None, windows.forget, bar.show)
         edited = loaded(unlearned)
-        (start,) = nlls(edited, None)
-        _refuse_without_rise(start.forget - of_target.forget, "the model", of_target, start)
-        of_never = nlls(loaded(names[2]), None, *levels.values()) if len(names) == 3 else []
-        goals = _goals(of_target, start, of_never, levels)
+        start = nlls_of(edited, None, windows, bar.show)
+        if not _has_risen(of_target, start.forget):
+            raise InputError(
+                "nothing was forgotten at 16 bits, so that no format can bring it back",
+                given=_means(start.forget, of_target),
+                remedy="Unlearn first: quail fit",
+            )
+        of_never: list[Tensor] = []
+        if len(names) == 3:
+            never = loaded(names[2])
+            of_never = [forget_nlls(never, each, windows.forget, bar.show) for each in (None, *levels.values())]
+            del never
+        goals = _goals(of_target, start.forget, of_never, levels)
         formats = harden_model(edited, levels, windows, goals, dtype, bar.show)
-        (end,) = nlls(edited, None)
+        end = nlls_of(edited, None, windows, bar.show)
     shares = {
         name: (_share(goals[name], found.before), _share(goals[name], found.after))
         for name, found in formats.items()
@@ -209,16 +221,6 @@ def run(arguments: Any) -> None:
         )
 
 
-def _located(names: Sequence[str]) -> list[str]:
-    for source in sources_of(names).values():
-        refuse_deployed(source.header)
-    found = located(names)
-    for name in found:
-        if stored_format(name) is not None:
-            raise InputError("the model is quantized already", given=name, remedy="Name the 16-bit checkpoint")
-    return found
-
-
 def _refuse_other_shapes(empty: PreTrainedModel, model: str, names: Sequence[str]) -> None:
     shapes = {name: weight.shape for name, weight in empty.named_parameters()}
     for name in names:
@@ -261,30 +263,29 @@ def _windows(benchmark: Benchmark, model: str, given: Mapping[str, Any]) -> Wind
     return windows
 
 
-def _goals(target: Nlls, model: Nlls, never: Sequence[Nlls], formats: Collection[str]) -> dict[str, Goal]:
-    """Of each format; ``never``: of the retrained model at 16 bits and in each format, or empty."""
-    risen = model.forget.minimum(never[0].forget) if never else model.forget
-    rise = risen - target.forget
-    if never:
-        _refuse_without_rise(rise, "the retrained model", target, never[0])
-    caps = never[1:] or [model] * len(formats)
-    return {name: Goal(risen.minimum(cap.forget), rise) for name, cap in zip(formats, caps, strict=True)}
-
-
-def _refuse_without_rise(rise: Tensor, which: str, target: Nlls, other: Nlls) -> None:
-    """Where the forget text is no unlikelier to a model than to the target, by the interval of [n] rises."""
-    measure = bootstrap_mean(rise.numpy())
-    if not isinstance(measure, Estimate):
-        raise InputError(f"the forget NLL of the target or of {which}: {measure.reason}")
-    if measure.low <= 0:
-        nothing = "nothing was forgotten at 16 bits, so that no format can bring it back: " * (
-            which == "the model"
-        )
+def _goals(target: Tensor, model: Tensor, never: Sequence[Tensor], formats: Collection[str]) -> dict[str, Goal]:
+    """Of each format, by [n] NLLs; ``never``: of the retrained model at 16 bits and in each format, or empty."""
+    risen = model.minimum(never[0]) if never else model
+    if not _has_risen(target, risen):
         raise InputError(
-            f"{nothing}{which} finds the forget text as likely as the target does",
-            given=f"forget NLL {float(other.forget.mean()):.3g}, the target's {float(target.forget.mean()):.3g}",
-            remedy="Unlearn first: quail fit" if nothing else "Name a model that never saw the forget text",
+            "the retrained model finds the forget text as likely as the target does",
+            given=_means(never[0], target),
+            remedy="Name a model that never saw the forget text",
         )
+    caps = never[1:] or [model] * len(formats)
+    return {name: Goal(risen.minimum(cap), risen - target) for name, cap in zip(formats, caps, strict=True)}
+
+
+def _has_risen(target: Tensor, other: Tensor) -> bool:
+    """Whether the forget text is unlikelier than to the target, by the interval of the [n] rises."""
+    rise = bootstrap_mean((other - target).numpy())
+    if not isinstance(rise, Estimate):
+        raise InputError(f"the forget NLL cannot be compared with the target's: {rise.reason}")
+    return rise.low > 0
+
+
+def _means(other: Tensor, target: Tensor) -> str:
+    return f"forget NLL {float(other.mean()):.3g}, the target's {float(target.mean()):.3g}"
 
 
 def _share(goal: Goal, found: Nlls) -> Measure:

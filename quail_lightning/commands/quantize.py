@@ -13,14 +13,12 @@ from torch import Tensor
 
 from quail_lightning.commands.model_card import model_card
 from quail_lightning.commands.quantized_file import check_file, refuse_other_suffix, save_file
+from quail_lightning.commands.sixteen_bit import located_sixteen_bit
 from quail_lightning.configuration.files import find_config
-from quail_lightning.conversion.deployed import refuse_deployed
-from quail_lightning.conversion.located import located, sources_of
 from quail_lightning.data.calibration import CalibrationRequest, calibration_tokens
 from quail_lightning.data.protocol import TextData
 from quail_lightning.data.tokenizer import load_tokenizer
 from quail_lightning.errors import InputError, check_choice
-from quail_lightning.evaluation.lineage import stored_format
 from quail_lightning.inference.encoding import positions
 from quail_lightning.models.checkpoint import (
     check_whole,
@@ -42,7 +40,7 @@ from quail_lightning.quantization import (
 )
 from quail_lightning.quantization.body_weights import body_weights
 from quail_lightning.quantization.protocol import WritesFile
-from quail_lightning.storage.durable import check_writable
+from quail_lightning.storage.durable import check_new
 from quail_lightning.terminal import step
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -100,20 +98,13 @@ def _quantize(
     """Write it; how it was made, and what is to be said about it."""
     check_choice("dtype", dtype, (*get_args(Dtype), None))
     check_choice("device", device, get_args(Device))
-    if out.exists():
-        raise InputError(f"out {out} exists already", remedy="Name another folder, or remove it first")
-    check_writable(out, "out")
+    check_new(out, "out")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no CUDA device here", given="device: cuda", allowed="auto or cpu")
     quantizer = load_quantizer(to)
     refuse_other_suffix(quantizer, to, out)
-    for source in sources_of([model]).values():
-        if source.name == model:
-            refuse_deployed(source.header)
-    (model,) = located([model])
+    (model,) = located_sixteen_bit([model])
     config = load_config(model)
-    if stored_format(model) is not None:
-        raise InputError("the model is quantized already", given=model, remedy="Name the 16-bit checkpoint")
     held: torch.dtype = (evaluated_dtype(model) or torch.bfloat16) if dtype is None else getattr(torch, dtype)
     share = check_quantizers(config, {to: quantizer}, held)[to]
     check_whole(model, held)

@@ -85,10 +85,17 @@ def nlls_of(model: PreTrainedModel, levels: WeightLevels | None, windows: Window
         windows: of both sets.
         show: told of the progress.
     """
-    where = "16 bits" if levels is None else levels.name
     with _at(model, levels):
-        forget = window_nlls(model, windows.forget, None, partial(show, f"forget NLL at {where}"))
-        return Nlls(forget, window_nlls(model, windows.retain, None, partial(show, f"retain NLL at {where}")))
+        forget = window_nlls(model, windows.forget, None, partial(show, f"forget NLL at {_said(levels)}"))
+        return Nlls(
+            forget, window_nlls(model, windows.retain, None, partial(show, f"retain NLL at {_said(levels)}"))
+        )
+
+
+def forget_nlls(model: PreTrainedModel, levels: WeightLevels | None, forget: Tensor, show: Show) -> Tensor:
+    """[n] of the forget windows alone; see ``nlls_of``."""
+    with _at(model, levels):
+        return window_nlls(model, forget, None, partial(show, f"forget NLL at {_said(levels)}"))
 
 
 def harden_model(
@@ -212,3 +219,7 @@ def _portions(model: PreTrainedModel, names: Collection[str]) -> list[list[str]]
 
 def _at(model: PreTrainedModel, levels: WeightLevels | None) -> AbstractContextManager[object]:
     return nullcontext() if levels is None else rounded_weights(model, levels)
+
+
+def _said(levels: WeightLevels | None) -> str:
+    return "16 bits" if levels is None else levels.name

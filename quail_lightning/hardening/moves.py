@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -84,13 +84,12 @@ def moves_across(model: PreTrainedModel, levels: WeightLevels, dtype: torch.dtyp
         dtype: that the weights are stored in.
         slopes: at the quantized weights.
     """
-    first, number = {}, 0
-    for name, layout in levels.layouts.items():
-        first[name] = number
-        number += len(matrices(model.get_parameter(name), layout))
+    first: dict[str, int] = {}
+    for number, (name, _) in enumerate(_matrices(model, levels)):
+        first.setdefault(name, number)
     found = []
-    for name, _, parts in levels.fitted(model, slopes.forget):
-        of_parts = [matrices(each[name].to(parts[0].device), levels.layouts[name]) for each in slopes]
+    for name, weight, parts in levels.fitted(model, slopes.forget):
+        of_parts = [matrices(each[name].to(weight.device), levels.layouts[name]) for each in slopes]
         for place, (part, *own) in enumerate(zip(parts, *of_parts, strict=True), first[name]):
             found.append(_across(place, part, own, dtype))
     return joined_moves(found)
@@ -108,17 +107,21 @@ def exchange(model: PreTrainedModel, levels: WeightLevels, moves: Moves) -> Move
         the same with what the weights were: exchanged again, it undoes the first.
     """
     before = moves.value.clone()
-    number = 0
+    for number, (_, matrix) in enumerate(_matrices(model, levels)):
+        here = (moves.matrix == number).nonzero().flatten()
+        if len(here):
+            places = moves.position[here].to(matrix.device)
+            rows, columns = places // matrix.shape[-1], places % matrix.shape[-1]
+            before[here] = matrix[rows, columns].float().cpu()
+            matrix[rows, columns] = moves.value[here].to(matrix.device, matrix.dtype)
+    return moves._replace(value=before)
+
+
+def _matrices(model: PreTrainedModel, levels: WeightLevels) -> Iterator[tuple[str, Tensor]]:
+    """Each matrix of a model's quantized weights, with its weight's name, in the order that moves number them."""
     for name, layout in levels.layouts.items():
         for matrix in matrices(model.get_parameter(name).detach(), layout):
-            here = (moves.matrix == number).nonzero().flatten()
-            number += 1
-            if len(here):
-                places = moves.position[here].to(matrix.device)
-                rows, columns = places // matrix.shape[-1], places % matrix.shape[-1]
-                before[here] = matrix[rows, columns].float().cpu()
-                matrix[rows, columns] = moves.value[here].to(matrix.device, matrix.dtype)
-    return moves._replace(value=before)
+            yield name, matrix
 
 
 def _across(number: int, part: FittedMatrix, slopes: Sequence[Tensor], dtype: torch.dtype) -> Moves:

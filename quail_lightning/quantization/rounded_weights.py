@@ -37,11 +37,6 @@ class FittedMatrix:
     levels: Fitted
     by_rows: bool
 
-    @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        return self.matrix.device
-
     def index(self, values: Tensor) -> Tensor:
         """The bucket of each of other values [outputs, inputs] for the same weights, as ``value`` takes it."""
         return self.levels.index(values.contiguous() if self.by_rows else values.flatten())

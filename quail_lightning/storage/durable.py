@@ -135,6 +135,21 @@ def check_writable(folder: Path, what: str) -> None:
         raise InputError(f"{what} cannot be written to", given=str(folder), remedy="Name a folder that can")
 
 
+def check_new(path: Path, what: str) -> None:
+    """See that something can be written where there is nothing yet (``check_writable``).
+
+    Args:
+        path: of a folder or a file.
+        what: the option that names it.
+
+    Raises:
+        InputError: it exists, or cannot be made.
+    """
+    if path.exists():
+        raise InputError(f"{what} {path} exists already", remedy="Name another folder, or remove it first")
+    check_writable(path, what)
+
+
 def check_new_file(path: Path, what: str, endings: Sequence[str]) -> None:
     """See that a file can be written where there is none yet, before anything is computed that is to stand in it.
 
